@@ -1,0 +1,158 @@
+"""The C core as Python sees it: buffers in, bytes out, status to exception.
+
+Times are nanoseconds of CLOCK_BOOTTIME; `now=-1` means the binding reads the clock.
+Keys are `str` (UTF-8) or `bytes` of 1 to 1024 bytes; others raise `KeyRejected`.
+"""
+
+from typing import Any
+
+FOREVER: int
+SLOTS: int
+COUNTERS: tuple[str, ...]
+FRESH: int
+STALE: int
+DEAD: int
+VALUE: int
+PASS: int
+ERROR: int
+# answers of put
+OK: int
+MISS: int
+BUSY: int
+RAISED: int
+LOST: int
+OLDER: int
+TOO_LARGE: int
+DISABLED: int
+FULL: int
+# states of a claim word
+FREED: int
+TENTATIVE: int
+HELD: int
+FREED_STORED: int
+FREED_PASS: int
+FREED_REFUSED: int
+FREED_ERROR: int
+
+def plan(size: int, record_bytes: int) -> dict[str, int]:
+    """The geometry for a segment of `size` bytes; `SegmentError` if too small."""
+
+def layout_hash() -> int: ...
+def init(
+    buffer: Any,
+    *,
+    size: int,
+    record_bytes: int,
+    seed: bytes,
+    boot_id: bytes,
+    clock_ns: int,
+    config: int,
+    uid: int,
+) -> None:
+    """Write header and regions into a zeroed buffer; publish the state last."""
+
+def describe(buffer: Any) -> dict[str, Any] | None:
+    """Header of a segment: ready, layout, layout_hash, boot_id, clock_ns, config, uid,
+    geometry, regions; None where the magic is not there."""
+
+def tag_number(name: str | bytes) -> int:
+    """The 20-bit unkeyed number of a tag or a namespace, the same on every host."""
+
+class Words:
+    """The 64-bit atomic words of a region."""
+
+    def __len__(self) -> int: ...
+    def load(self, i: int) -> int: ...
+    def store(self, i: int, value: int) -> None: ...
+    def add(self, i: int, n: int) -> int:
+        """The new value."""
+    def cas(self, i: int, old: int, new: int) -> bool: ...
+    def lift(self, i: int, value: int) -> None:
+        """Raise to `value` if it stands below."""
+
+class Table:
+    """One attachment. The buffer is kept for ever: an attachment is never unmapped."""
+
+    def __init__(self, buffer: Any, *, read_only: bool = False) -> None: ...
+    geometry: dict[str, int]
+    def peek(self, key: str | bytes, now: int = -1) -> bytes | None:
+        """The value of a fresh record of kind VALUE, else None. Counts a hit only:
+        what else it was is counted by `get`."""
+    def get(self, key: str | bytes, now: int = -1) -> tuple[Any, ...] | None:
+        """(value, state, kind, birth, fresh_until, dead_at, stamp, nonce, fill_us,
+        tags), dead ones included; None where nothing stands. Counts stale hits and
+        misses (dead and absent), not fresh hits: `peek` did."""
+    def look(self, key: str | bytes, now: int = -1) -> tuple[Any, ...] | None:
+        """As `get`, counts nothing and sets no frequency."""
+    def put(
+        self,
+        key: str | bytes,
+        value: bytes,
+        *,
+        birth: int,
+        fresh_until: int,
+        dead_at: int,
+        stamp: int,
+        nonce: int = 0,
+        fill_us: int = 0,
+        kind: int = 0,
+        tags: tuple[int, ...] = (),
+        claim: tuple[int, int] | None = None,
+        newer_only: bool = False,
+        raise_: bool = False,
+        now: int = -1,
+    ) -> int:
+        """OK, or why not: BUSY RAISED LOST OLDER TOO_LARGE DISABLED."""
+    def drop(self, key: str | bytes, floor: int = 0, keep_nonce: int = 0) -> int:
+        """Remove the record, unless it bears `keep_nonce` (not 0). OK, MISS or BUSY;
+        when BUSY and `floor` is not 0 the key's floor is raised to it."""
+    # invalidation clock
+    def clock(self) -> int: ...
+    def number(self) -> int:
+        """Take the clock's next number."""
+    def raise_key(self, key: str | bytes, number: int, soft: bool = False) -> None: ...
+    def raise_tag(self, tag: int, number: int, soft: bool = False) -> None: ...
+    def raise_all(self, number: int, soft: bool = False) -> None: ...
+    def raise_gap(self, number: int, now: int = -1) -> None: ...
+    def highest(self, key: str | bytes, tags: tuple[int, ...] = ()) -> int:
+        """The highest hard raise that the key and these tags bear, clear included."""
+    # process slots
+    slot: int
+    """This attachment's slot, -1 before `take_slot`."""
+    incarnation: int
+    def take_slot(self, i: int, pid: int, now: int = -1) -> int:
+        """Raise the slot's incarnation and count there from now on. The caller holds
+        the lock on the slot's byte."""
+    def beat(self, now: int = -1) -> None: ...
+    def slot_info(self, i: int) -> tuple[int, int, int]:
+        """(incarnation, pid, beat)."""
+    def slot_offset(self, i: int) -> int:
+        """Byte of the slot in the file, for the liveness lock."""
+    def count(self, counter: int, n: int = 1) -> None: ...
+    def counters(self, slot: int = -1) -> tuple[int, ...]:
+        """Of one slot, or summed over all, dead processes included."""
+    def usage(self) -> dict[str, int]:
+        """records, live_bytes, capacity_bytes, disabled_shards."""
+    def words(self, region: str) -> Words: ...
+    # claims: `word` is what stood; `wake` is the bitmap of slots to wake
+    def claim_take(self, key: str | bytes) -> tuple[int, int, int, int]:
+        """(OK | HELD | FULL, index, word, wake). HELD: another's word to wait on."""
+    def claim_over(self, index: int, seen: int) -> tuple[int, int, int]:
+        """(OK | LOST, word, wake): take a dead, overdue or void claim by one CAS."""
+    def claim_free(self, index: int, word: int, state: int) -> tuple[int, int]:
+        """(OK | LOST, wake)."""
+    def claim_note(
+        self, index: int, word: int, stamp: int, deadline: int, token: bytes = b""
+    ) -> int:
+        """OK, or LOST when the claim is no longer ours."""
+    def claim_noted(self, index: int, word: int) -> tuple[int, int, bytes] | None:
+        """(stamp, deadline, token) written under this very word, else None."""
+    def claim_void(self, index: int, word: int, key: str | bytes) -> bool:
+        """Whether the claim's noted stamp lies under the key's stripe."""
+    def claim_wait(self, index: int, word: int) -> bool:
+        """Set our bit, read again: True if the word still stands (park), else False.
+        Slots from 64 on set no bit and must poll."""
+    def claim_word(self, index: int) -> int: ...
+    @staticmethod
+    def claim_parts(word: int) -> tuple[int, int, int, int, int]:
+        """(state, slot, incarnation, sequence, hash) of a claim word."""

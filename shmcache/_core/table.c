@@ -1,0 +1,420 @@
+/* table.c: the index and its records: find, copy, put, drop. */
+#include "inner.h"
+#include "hash.h"
+
+#define LOOKS 8                 /* at one slot that keeps changing under us */
+
+/* ---- bytes that may be reused while they are read --------------------------
+ *
+ * These two read an extent while a writer may be reusing it: a race, on purpose.
+ * Nothing they saw is believed before the extent's generation was found unchanged
+ * afterwards. No other function may touch a record without the shard's lock.
+ */
+#ifdef __SANITIZE_THREAD__
+
+__attribute__((no_sanitize("thread"), noinline))
+static void racing_copy(void *to, const void *from, size_t n)
+{
+    volatile uint8_t *d = to;   /* volatile: must not become a call of memcpy */
+    const volatile uint8_t *s = from;
+    for (size_t i = 0; i < n; i++)
+        d[i] = s[i];
+}
+
+__attribute__((no_sanitize("thread"), noinline))
+static int racing_equal(const void *a, const void *b, size_t n)
+{
+    const volatile uint8_t *x = a, *y = b;
+    for (size_t i = 0; i < n; i++)
+        if (x[i] != y[i])
+            return 0;
+    return 1;
+}
+
+#else
+
+static inline void racing_copy(void *to, const void *from, size_t n)
+{
+    memcpy(to, from, n);
+}
+
+static inline int racing_equal(const void *a, const void *b, size_t n)
+{
+    return !memcmp(a, b, n);
+}
+
+#endif
+
+/* Whether a generation is still the one seen before a copy: then it is whole. */
+static inline int unchanged(shmc_word *generation, uint64_t seen)
+{
+    return shmc_load_after(generation) == seen;
+}
+
+/* The hash of a key under the segment's seed. */
+uint64_t shmc_hash(const shmc *t, const void *key, size_t len)
+{
+    return shmc_siphash(t->header->seed, key, len);
+}
+
+/* Whether a stripe stands above a stamp. */
+static inline int above(const shmc_word *stripe, uint64_t stamp)
+{
+    return shmc_load(stripe) > stamp;
+}
+
+/* What a record is worth now: SHMC_FRESH, _STALE, _DEAD, or SHMC_MISS where an
+ * invalidation stands above its stamp. The gap is loaded before its time and the
+ * clear word after both: shmc_raise_gap writes them in the opposite order.
+ */
+int shmc_judge(shmc *t, const shmc_record *head, const uint32_t *tags,
+               uint64_t hash, int64_t now)
+{
+    const shmc_header *h = t->header;
+    uint64_t stamp = head->stamp;
+    int soft = 0;
+
+    if (above(&h->gap, stamp)) {
+        int64_t at = atomic_load_explicit(&h->gap_at, memory_order_acquire);
+        if (now - at >= SHMC_GAP_SOFT_NS)
+            return SHMC_MISS;
+        soft = 1;
+    }
+    if (above(&h->clear_hard, stamp) || above(shmc_key_floor(t, hash), stamp))
+        return SHMC_MISS;
+    for (uint32_t i = 0; i < head->ntags; i++) {
+        if (above(shmc_tag_stripe(t, tags[i], 0), stamp))
+            return SHMC_MISS;
+        soft |= above(shmc_tag_stripe(t, tags[i], 1), stamp);
+    }
+    if (now >= head->dead_at)
+        return SHMC_DEAD;
+    soft |= above(&h->clear_soft, stamp)
+        || above(shmc_key_stripe(t, hash, 1), stamp);
+    return soft || now >= head->fresh_until ? SHMC_STALE : SHMC_FRESH;
+}
+
+/* Look at the record that a slot word means. SHMC_OK: it is the key's, and *out
+ * is whole; SHMC_MISS: it is another key's; SHMC_CHANGED: it was reused.
+ *
+ * The slot is loaded again after the generation. Without that:
+ * 1. the reader loads the slot, and sleeps
+ * 2. the extent is reused many times, until a generation with the same low bits
+ * 3. the reader loads that generation; the offset now lies inside some value
+ * 4. the generation stays, so the bytes of a value pass for a record
+ * With it, the slot still meant this record when the generation was loaded.
+ */
+static int look(const shmc *t, uint32_t shard, shmc_word *slot, uint64_t word,
+                const void *key, uint32_t len, shmc_found *out)
+{
+    uint32_t e = shmc_word_extent(word), offset = shmc_word_offset(word);
+    shmc_word *generation = &t->shards[shard].generations[e];
+    SHMC_STEP("look.slot");
+    uint64_t seen = shmc_load(generation);
+    const shmc_record *head = &out->head;
+
+    if ((uint16_t)seen != word >> 48 || !shmc_word_same(shmc_load(slot), word))
+        return SHMC_CHANGED;
+    if (offset < SHMC_FIRST || offset + sizeof *head > t->g.extent_bytes)
+        return SHMC_MISS;
+    const uint8_t *p = shmc_at(t, shard, e, offset);
+    racing_copy(&out->head, p, sizeof *head);
+    uint32_t before = (uint32_t)sizeof *head + 4u * head->ntags;
+    uint64_t end = (uint64_t)offset + before + head->key_len + head->value_len;
+    int ours = head->key_len == len && head->ntags <= SHMC_TAGS_MAX
+        && end <= t->g.extent_bytes && racing_equal(p + before, key, len);
+    if (ours)
+        racing_copy(out->tags, p + sizeof *head, 4u * head->ntags);
+    if (!unchanged(generation, seen))
+        return SHMC_CHANGED;
+    out->slot = slot;
+    out->word = word;
+    out->generation = generation;
+    out->generation_seen = seen;
+    out->value = p + before + len;
+    return ours ? SHMC_OK : SHMC_MISS;
+}
+
+/* Look at one slot until it holds still. SHMC_OK, or SHMC_MISS. */
+static int look_at(shmc *t, const shmc_place *at, shmc_word *slot,
+                   const void *key, uint32_t len, shmc_found *out)
+{
+    uint64_t word = shmc_load(slot);
+
+    for (int i = 0; i < LOOKS; i++) {
+        if (!word || (word & SHMC_PRINT_MASK) != at->print)
+            return SHMC_MISS;
+        int rc = look(t, at->shard, slot, word, key, len, out);
+        if (rc != SHMC_CHANGED)
+            return rc;
+        /* a record that moved is no miss: look where the slot points now */
+        uint64_t again = shmc_load(slot);
+        if (shmc_word_same(again, word))
+            return SHMC_MISS;
+        word = again;
+        shmc_count(t, SHMC_C_RETRIES, 1);
+    }
+    return SHMC_MISS;
+}
+
+/* Find the key's record among its sixteen slots, whatever it is worth. */
+static int seek(shmc *t, const shmc_place *at, const void *key, uint32_t len,
+                shmc_found *out)
+{
+    __builtin_prefetch(at->bucket[1]);
+    for (int b = 0; b < 2; b++)
+        for (uint32_t i = 0; i < SHMC_WAYS; i++) {
+            shmc_word *slot = &at->bucket[b][i];
+            uint64_t word = atomic_load_explicit(slot, memory_order_relaxed);
+            if ((word & SHMC_PRINT_MASK) == at->print && word
+                && look_at(t, at, slot, key, len, out) == SHMC_OK)
+                return SHMC_OK;
+        }
+    return SHMC_MISS;
+}
+
+/* Find a key's record and say what it is worth now. SHMC_OK or SHMC_MISS. Takes no
+ * lock and waits for nobody. The value is copied by shmc_copy.
+ */
+int shmc_find(shmc *t, const void *key, uint32_t len, uint64_t hash, int64_t now,
+              shmc_found *out)
+{
+    shmc_place at;
+
+    shmc_place_of(t, hash, &at);
+    if (seek(t, &at, key, len, out) != SHMC_OK)
+        return SHMC_MISS;
+    int state = shmc_judge(t, &out->head, out->tags, hash, now);
+    if (state < 0)
+        return SHMC_MISS;
+    out->state = (uint32_t)state;
+    return SHMC_OK;
+}
+
+/* Copy the value of a found record, head.value_len bytes. SHMC_OK: it is whole;
+ * SHMC_CHANGED: its extent was reused, what was copied is nothing; find again.
+ */
+int shmc_copy(shmc *t, const shmc_found *f, void *to)
+{
+    racing_copy(to, f->value, f->head.value_len);
+    if (unchanged(f->generation, f->generation_seen))
+        return SHMC_OK;
+    shmc_count(t, SHMC_C_RETRIES, 1);
+    return SHMC_CHANGED;
+}
+
+/* Note a hit in the slot's frequency, up to 3. A slot that changed is let be. */
+void shmc_touch(shmc *t, const shmc_found *f)
+{
+    uint64_t word = f->word;
+
+    if (!t->read_only && shmc_word_freq(word) < 3)
+        atomic_compare_exchange_strong_explicit(
+            f->slot, &word, word + SHMC_FREQ_ONE, memory_order_relaxed,
+            memory_order_relaxed);
+}
+
+/* Bytes of a record in the log, or 0 if it can never fit (or is malformed). */
+static uint32_t size_of(const shmc *t, const shmc_store *s)
+{
+    uint64_t n = sizeof(shmc_record) + 4ull * s->ntags + s->key_len
+        + (uint64_t)s->value_len;
+
+    n = (n + 7) & ~7ull;
+    if (n > t->g.extent_bytes - SHMC_FIRST || s->ntags > SHMC_TAGS_MAX
+        || s->key_len < 1 || s->key_len > SHMC_KEY_MAX)
+        return 0;
+    return (uint32_t)n;
+}
+
+/* Write a record's bytes where nothing points yet. */
+static void append(uint8_t *to, const shmc_store *s, uint32_t bytes, uint64_t stamp)
+{
+    shmc_record head = {
+        .bytes = bytes, .value_len = s->value_len,
+        .key_len = (uint16_t)s->key_len, .ntags = s->ntags, .kind = s->kind,
+        .fill_us = s->fill_us, .birth = s->birth, .fresh_until = s->fresh_until,
+        .dead_at = s->dead_at, .stamp = stamp, .nonce = s->nonce,
+    };
+
+    memcpy(to, &head, sizeof head);
+    to += sizeof head;
+    if (s->ntags)
+        memcpy(to, s->tags, 4u * s->ntags);
+    to += 4u * s->ntags;
+    memcpy(to, s->key, s->key_len);
+    if (s->value_len)
+        memcpy(to + s->key_len, s->value, s->value_len);
+}
+
+/* A slot for a key that has none: an empty one of the emptier bucket; where all
+ * sixteen are taken, that of the least frequency, then of the oldest extent.
+ */
+static shmc_word *vacancy(shmc *t, const shmc_place *at)
+{
+    const shmc_shard *s = &t->shards[at->shard];
+    shmc_word *empty[2] = {NULL, NULL}, *victim = NULL;
+    uint32_t vacant[2] = {0, 0}, freq = 4;
+    uint64_t age = 0;
+
+    for (uint32_t i = 0; i < 2 * SHMC_WAYS; i++) {
+        shmc_word *slot = &at->bucket[i / SHMC_WAYS][i % SHMC_WAYS];
+        uint64_t w = shmc_load(slot), a;
+        if (!w || !shmc_word_current(s, w)) {
+            empty[i / SHMC_WAYS] = slot;
+            vacant[i / SHMC_WAYS]++;
+            continue;
+        }
+        a = s->extents[shmc_word_extent(w)].age;
+        if (shmc_word_freq(w) < freq || (shmc_word_freq(w) == freq && a < age)) {
+            victim = slot;
+            freq = shmc_word_freq(w);
+            age = a;
+        }
+    }
+    if (empty[0] || empty[1])
+        return empty[vacant[1] > vacant[0]];
+    shmc_count(t, SHMC_C_NO_SLOT, 1);
+    return victim;
+}
+
+/* Let a slot mean another record, by one swap; its old record is forgotten. The
+ * key's own slot keeps its frequency, which a reader may be raising.
+ */
+static void publish(shmc *t, uint32_t shard, shmc_word *slot, uint64_t word, int own)
+{
+    uint64_t old = shmc_load(slot);
+
+    while (!atomic_compare_exchange_weak_explicit(
+               slot, &old, own ? word | (old & SHMC_FREQ_MASK) : word,
+               memory_order_release, memory_order_relaxed))
+        ;
+    if (old && shmc_word_current(&t->shards[shard], old))
+        shmc_forget(t, shard, old);
+}
+
+/* Take a found record out of the index. */
+static void remove_found(shmc *t, uint32_t shard, const shmc_found *f)
+{
+    atomic_exchange_explicit(f->slot, 0, memory_order_release);
+    shmc_forget(t, shard, f->word);
+}
+
+/* Whether a store may be made: SHMC_OK, or why not. With `raise` the stamp is the
+ * number taken here, under the same hold of the lock as the store, so that no
+ * reader finds the key without either value.
+ */
+static int admit(shmc *t, const shmc_store *s, uint64_t hash,
+                 const shmc_found *standing, uint64_t *stamp)
+{
+    *stamp = s->stamp;
+    if (s->claim != SHMC_NO_CLAIM
+        && shmc_claim_word(t, s->claim) != s->claim_word)
+        return SHMC_LOST;
+    if (s->raise) {
+        *stamp = shmc_number(t);
+        shmc_raise(shmc_key_stripe(t, hash, 0), *stamp);
+    }
+    if (shmc_highest(t, hash, s->tags, s->ntags) > *stamp)
+        return SHMC_RAISED;
+    if (s->newer_only && standing && standing->head.birth > s->birth)
+        return SHMC_OLDER;
+    return SHMC_OK;
+}
+
+/* Append a record and let its slot mean it, in the order that costs a killed
+ * writer its own store only: bytes, fill mark, slot.
+ */
+static void store(shmc *t, const shmc_store *s, const shmc_place *at,
+                  uint32_t bytes, uint64_t stamp, int64_t now,
+                  const shmc_found *standing)
+{
+    shmc_shard *shard = &t->shards[at->shard];
+    uint32_t e, offset;
+
+    shmc_room(t, at->shard, bytes, now, &e, &offset);
+    append(shmc_at(t, at->shard, e, offset), s, bytes, stamp);
+    SHMC_STEP("store.bytes");
+    __atomic_store_n(&shard->extents[e].fill, offset + bytes, __ATOMIC_RELEASE);
+    SHMC_STEP("store.fill");
+    /* the key's own slot, even if the room was made by emptying its extent */
+    publish(t, at->shard, standing ? standing->slot : vacancy(t, at),
+            shmc_slot_word(shmc_load(&shard->generations[e]), e, offset, at->print),
+            standing != NULL);
+    SHMC_STEP("store.slot");
+    shmc_keep(shard, e, bytes);
+    shmc_count(t, SHMC_C_STORES, 1);
+    if (standing)
+        shmc_count(t, SHMC_C_REPLACED, 1);
+}
+
+/* The counter of a refusal. */
+static void count_refusal(shmc *t, int rc)
+{
+    shmc_count(t, rc == SHMC_LOST ? SHMC_C_REFUSED_LOST
+               : rc == SHMC_OLDER ? SHMC_C_REFUSED_OLDER
+               : SHMC_C_REFUSED_RAISED, 1);
+}
+
+/* Store a record. SHMC_OK, with the stamp it bears in *stamp; else nothing was
+ * stored: SHMC_TOO_LARGE (before anything is touched), _BUSY, _DISABLED, _LOST,
+ * _RAISED (with `raise`: the old record is gone, the key was raised over it),
+ * _OLDER. Waits for the shard's lock, at most 2 ms.
+ */
+int shmc_put(shmc *t, const shmc_store *s, int64_t now, uint64_t *stamp)
+{
+    uint32_t bytes = size_of(t, s);
+    shmc_found found;
+    shmc_place at;
+
+    if (!bytes) {
+        shmc_count(t, SHMC_C_TOO_LARGE, 1);
+        return SHMC_TOO_LARGE;
+    }
+    uint64_t hash = shmc_hash(t, s->key, s->key_len);
+    shmc_place_of(t, hash, &at);
+    int rc = shmc_lock(t, at.shard);
+    if (rc != SHMC_OK)
+        return rc;
+    SHMC_STEP("put.locked");
+    int stands = seek(t, &at, s->key, s->key_len, &found) == SHMC_OK;
+    /* what readers take for absent is not a later birth */
+    int counts = stands
+        && shmc_judge(t, &found.head, found.tags, hash, now) != SHMC_MISS;
+    rc = admit(t, s, hash, counts ? &found : NULL, stamp);
+    if (rc == SHMC_OK)
+        store(t, s, &at, bytes, *stamp, now, stands ? &found : NULL);
+    else
+        count_refusal(t, rc);
+    if (rc == SHMC_RAISED && s->raise && stands)
+        remove_found(t, at.shard, &found);
+    shmc_unlock(t, at.shard);
+    return rc;
+}
+
+/* Remove a key's record, unless it bears `nonce` (0: whatever it bears). SHMC_OK
+ * (also where it was kept), SHMC_MISS. Waits for the shard's lock, at most 2 ms;
+ * where it is not to be had, SHMC_BUSY, and the key's floor is raised to `floor`,
+ * so that readers miss the record all the same.
+ */
+int shmc_drop(shmc *t, const void *key, uint32_t len, uint64_t floor, uint64_t nonce)
+{
+    uint64_t hash = shmc_hash(t, key, len);
+    shmc_found found;
+    shmc_place at;
+
+    shmc_place_of(t, hash, &at);
+    int rc = shmc_lock(t, at.shard);
+    if (rc != SHMC_OK) {
+        if (floor)
+            shmc_raise(shmc_key_floor(t, hash), floor);
+        return SHMC_BUSY;
+    }
+    rc = seek(t, &at, key, len, &found);
+    if (rc == SHMC_OK && !(nonce && found.head.nonce == nonce)) {
+        remove_found(t, at.shard, &found);
+        shmc_count(t, SHMC_C_INVALIDATED, 1);
+    }
+    shmc_unlock(t, at.shard);
+    return rc;
+}

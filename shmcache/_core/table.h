@@ -1,0 +1,324 @@
+/* table.h: the segment drawn, the C API, the memory-order table, the caveats.
+ *
+ * One file of shared memory holds the records that all processes of a host
+ * share. Readers take no lock; writers of one shard take its one lock. The core
+ * knows no Python, allocates nothing, reads no clock (times are arguments, in
+ * nanoseconds of CLOCK_BOOTTIME; only the lock's own time-out reads
+ * CLOCK_MONOTONIC) and never waits but for that lock, at most 2 ms.
+ *
+ * SEGMENT
+ *   0          header, one page: geometry, seed, identity, directory of regions,
+ *              state (published last), the words of everything, the clock
+ *   4096 ...   regions, each 4096-aligned, found by name in the directory; an
+ *              attacher ignores regions it does not know
+ *
+ *   slots      one shmc_slot (1024 bytes) for each attached process
+ *   claims     sets of SHMC_CLAIM_WAYS claims, one cache line each
+ *   key_hard key_floor key_soft    one word for each key stripe
+ *   tag_hard tag_soft              one word for each tag stripe
+ *   breakers   words of the breakers the host shares (used from above)
+ *   stream     words of the stream's follower (used from above)
+ *   shards     one shmc_shard each: lock, extent headers, generations
+ *   index      per shard: buckets of eight slots, one cache line each
+ *   ghosts     per shard: buckets of sixteen {16-bit print, 16-bit age}
+ *   extents    per shard: 64 extents of equal size, the log of records
+ *
+ * SLOT of the index, one 64-bit word; 0 is empty (no record begins at offset 0)
+ *   63         48 47 46 45     40 39           18 17              0
+ *   | generation | freq | extent | offset / 8    | fingerprint      |
+ *
+ * RECORD, 8-byte aligned, never changed in place once its slot stands
+ *   shmc_record (56 bytes) | tags, 4 bytes each | key | value | pad to 8
+ *
+ * CLAIM WORD
+ *   63     44 43          24 23           12 11     3 2     0
+ *   | hash   | sequence     | incarnation   | slot   | state |
+ *
+ * FIELD            written by            store        read         guard
+ * header.state     creator               release      acquire      exclusive flock
+ * clock            any process           fetch_add seq_cst          -
+ * stripes, clear   any process           CAS max seq_cst   acquire  only ever rises
+ * slot word        writer / any reader   release, CAS      acquire  shard lock / CAS (freq)
+ * generation       writer, on reuse      release + fence   acquire  shard lock
+ * extent header    writer                relaxed           relaxed  shard lock
+ * record bytes     writer                plain memcpy      plain    generation unchanged
+ * claim word       any process           CAS seq_cst       seq_cst  CAS
+ * claim.noted ...  the holder            release           acquire  noted binds them
+ * claim.waiters    any process           or / exchange seq_cst      -
+ * process slot     its process           relaxed           relaxed  OFD lock on its byte
+ *
+ * CAVEATS
+ * - Same user, same trust: a process that may write the segment can corrupt it.
+ *   What a reader takes from it is still clamped before use.
+ * - The page of a lock is never unmapped or reused while a process may hold it
+ *   (robust lists point into it): an attachment is never unmapped.
+ * - A forked child must attach anew; the parent's locks and slot are not its own.
+ * - A thread killed between two steps of a write costs its own store, no more.
+ */
+#ifndef SHMC_TABLE_H
+#define SHMC_TABLE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define SHMC_LAYOUT 1u          /* raise on any change of what is drawn above */
+#define SHMC_PAGE 4096u
+#define SHMC_SHARDS_MAX 1024u
+#define SHMC_EXTENTS 64u        /* per shard: six bits of the slot word */
+#define SHMC_WAYS 8u            /* slots of a bucket: one cache line */
+#define SHMC_CLAIM_WAYS 8u
+#define SHMC_SLOTS 128u         /* processes attached at once */
+#define SHMC_COUNTERS 64u
+#define SHMC_REGIONS 32u
+#define SHMC_KEY_MAX 1024u
+#define SHMC_TAGS_MAX 33u       /* 32 tags and one namespace */
+#define SHMC_FOREVER INT64_MAX
+#define SHMC_NO_CLAIM UINT32_MAX
+#define SHMC_GAP_SOFT_NS 4000000000ll   /* the gap word is soft for so long */
+
+typedef _Atomic uint64_t shmc_word;
+
+/* What a call answers. Negative: nothing was done. */
+enum {
+    SHMC_OK = 0,
+    SHMC_MISS = -1,             /* no such record */
+    SHMC_BUSY = -2,             /* the shard's lock was not to be had in time */
+    SHMC_RAISED = -3,           /* an invalidation stands above the stamp */
+    SHMC_LOST = -4,             /* the claim is no longer the caller's */
+    SHMC_OLDER = -5,            /* a record of a later birth stands there */
+    SHMC_TOO_LARGE = -6,        /* the record can never fit */
+    SHMC_DISABLED = -7,         /* the shard could not be recovered */
+    SHMC_CHANGED = -8,          /* bytes were reused while they were copied */
+    SHMC_BAD_LAYOUT = -9,       /* not a segment, or not of this build */
+    SHMC_TOO_SMALL = -10,       /* the size cannot hold one shard */
+    SHMC_FULL = -11             /* every claim of the set is taken */
+};
+
+/* What a found record is worth now. */
+enum { SHMC_FRESH = 0, SHMC_STALE = 1, SHMC_DEAD = 2 };
+
+/* What kind of record it is. The core stores the number and reads none of it. */
+enum { SHMC_VALUE = 0, SHMC_PASS = 1, SHMC_ERROR = 2 };
+
+/* A process' counters, by index; names in the same order in stats.py. */
+enum {
+    SHMC_C_HITS, SHMC_C_STALE_HITS, SHMC_C_MISSES, SHMC_C_RETRIES, SHMC_C_STORES,
+    SHMC_C_REPLACED, SHMC_C_INVALIDATED, SHMC_C_EXPIRED, SHMC_C_EVICTED,
+    SHMC_C_REFUSED_RAISED, SHMC_C_REFUSED_LOST, SHMC_C_REFUSED_OLDER,
+    SHMC_C_TOO_LARGE, SHMC_C_NO_SLOT, SHMC_C_LOCK_TIMEOUTS, SHMC_C_LOCKS_RECOVERED,
+    SHMC_C_SHARDS_WIPED, SHMC_C_CLAIMS_FULL, SHMC_C_CORE_END
+};
+
+/* One named piece of the segment. */
+typedef struct shmc_region {
+    char name[16];              /* zero-padded */
+    uint64_t offset;            /* from the segment's start */
+    uint64_t length;            /* bytes */
+    uint32_t version;           /* of the region's own layout */
+    uint32_t spare;
+} shmc_region;
+
+/* Sizes chosen once, when the segment is made. */
+typedef struct shmc_geometry {
+    uint64_t size;              /* bytes of the whole segment */
+    uint32_t shards;            /* power of two */
+    uint32_t extent_bytes;      /* of each of a shard's 64 extents; multiple of 64 */
+    uint32_t buckets;           /* of the index, per shard */
+    uint32_t ghost_buckets;     /* per shard */
+    uint32_t claim_sets;        /* power of two */
+    uint32_t key_stripes;       /* power of two */
+    uint32_t tag_stripes;       /* power of two; the low bits of the tag's number */
+    uint32_t record_bytes;      /* expected mean record, as configured */
+} shmc_geometry;
+
+/* Who made the segment; an attacher compares before it trusts. */
+typedef struct shmc_identity {
+    uint8_t boot_id[16];        /* of the kernel: times do not outlive a boot */
+    uint64_t clock_ns;          /* inode of the clock namespace */
+    uint64_t config;            /* digest of what the creator was asked for */
+    uint32_t uid;               /* owner */
+    uint32_t spare;
+} shmc_identity;
+
+typedef struct shmc_header {
+    char magic[8];              /* "SHMCACHE" */
+    uint32_t layout;            /* SHMC_LAYOUT */
+    uint32_t layout_hash;       /* compiler, libc and struct sizes */
+    uint64_t seed[2];           /* of the keyed hash */
+    shmc_geometry geometry;
+    shmc_identity identity;
+    shmc_region regions[SHMC_REGIONS];
+    _Alignas(64) _Atomic uint32_t state;        /* 0 in the making, 1 ready */
+    _Alignas(64) shmc_word clear_hard;          /* stripe of everything */
+    shmc_word clear_soft;
+    shmc_word gap;              /* stripe of everything, soft for 4 s from gap_at */
+    _Atomic int64_t gap_at;     /* when it was raised, ns */
+    _Alignas(64) shmc_word clock;               /* the invalidation clock */
+} shmc_header;
+
+/* One attached process. Written by that process alone. */
+typedef struct shmc_slot {
+    shmc_word incarnation;      /* raised by each taker before it uses the slot */
+    _Atomic int64_t beat;       /* last sign of life of its event loop, ns */
+    _Atomic uint32_t pid;       /* told to people, decides nothing */
+    _Atomic uint32_t flags;
+    uint8_t spare[40];
+    _Alignas(64) shmc_word counters[SHMC_COUNTERS];     /* never zeroed */
+    uint8_t rest[448];
+} shmc_slot;
+
+/* One claim: who on this host computes a key. */
+typedef struct shmc_claim {
+    shmc_word word;             /* drawn above; changed by CAS alone */
+    shmc_word waiters;          /* bit i: the process in slot i is parked here */
+    shmc_word noted;            /* binds the word and what follows: a digest */
+    shmc_word stamp;            /* invalidation clock of the compute's start */
+    shmc_word token[2];         /* of the Redis lease, 0 if none */
+    _Atomic int64_t deadline;   /* ns; hard end of the compute */
+    shmc_word spare;
+} shmc_claim;
+
+/* State of a claim word. From SHMC_FREED on the claim may be taken; the last
+ * state tells those who waited how it ended. */
+enum {
+    SHMC_TENTATIVE = 1, SHMC_HELD = 2,
+    SHMC_FREED = 0, SHMC_FREED_STORED = 3, SHMC_FREED_PASS = 4,
+    SHMC_FREED_REFUSED = 5, SHMC_FREED_ERROR = 6
+};
+
+/* Head of a record in an extent. */
+typedef struct shmc_record {
+    uint32_t bytes;             /* whole record, padded; a multiple of 8 */
+    uint32_t value_len;
+    uint16_t key_len;
+    uint8_t ntags;
+    uint8_t kind;
+    uint32_t fill_us;           /* how long the compute took */
+    int64_t birth;              /* ns */
+    int64_t fresh_until;        /* ns; SHMC_FOREVER */
+    int64_t dead_at;            /* ns; end of grace */
+    uint64_t stamp;             /* clock it was begun under */
+    uint64_t nonce;             /* random, of its fill */
+} shmc_record;
+
+/* One extent's bookkeeping, under the shard's lock; reset at reuse. */
+typedef struct shmc_extent {
+    uint32_t queue;             /* FREE, PROBATION, MAIN, REWRITES, RESERVE */
+    uint32_t fill;              /* bytes appended and published */
+    uint64_t age;               /* order of opening within the shard */
+    uint32_t live_bytes;        /* of records still indexed; may drift if killed */
+    uint32_t live_records;
+    uint64_t spare;
+} shmc_extent;
+enum { SHMC_Q_FREE, SHMC_Q_PROBATION, SHMC_Q_MAIN, SHMC_Q_REWRITES, SHMC_Q_RESERVE };
+
+typedef struct shmc_shard {
+    pthread_mutex_t lock;       /* robust, process-shared */
+    _Alignas(64) uint64_t opened;       /* ages given out */
+    uint64_t evicted_bytes;     /* clock of the ghost list */
+    uint32_t disabled;          /* 1: not recoverable, every call misses; 2: being
+                                   wiped, whoever recovers the lock goes on */
+    uint32_t open[4];           /* extent being filled, by queue - 1; 64 = none */
+    _Alignas(64) shmc_extent extents[SHMC_EXTENTS];
+    _Alignas(64) shmc_word generations[SHMC_EXTENTS];   /* written on reuse only */
+} shmc_shard;
+
+/* One process' attachment. In that process' memory, given by the caller. */
+typedef struct shmc {
+    uint8_t *base;
+    shmc_header *header;
+    shmc_geometry g;            /* copied and checked at attach */
+    shmc_slot *slots;
+    shmc_claim *claims;
+    shmc_word *key_hard, *key_floor, *key_soft, *tag_hard, *tag_soft;
+    shmc_shard *shards;
+    shmc_word *index;
+    uint32_t *ghosts;
+    uint8_t *extents;
+    shmc_word *counters;        /* this process' slot, or scratch if it has none */
+    shmc_word scratch[SHMC_COUNTERS];
+    int read_only;              /* touch no frequency, count nothing */
+    int64_t try_until[SHMC_SHARDS_MAX]; /* CLOCK_MONOTONIC ns: only try till then */
+} shmc;
+
+/* A record found, before its value is copied. Believed only after shmc_copy. */
+typedef struct shmc_found {
+    shmc_word *slot;
+    uint64_t word;
+    shmc_word *generation;
+    uint64_t generation_seen;
+    const uint8_t *value;
+    uint32_t state;             /* SHMC_FRESH, _STALE, _DEAD */
+    shmc_record head;
+    uint32_t tags[SHMC_TAGS_MAX];
+} shmc_found;
+
+/* A record to store, and on what condition. */
+typedef struct shmc_store {
+    const void *key;
+    uint32_t key_len;
+    uint32_t value_len;
+    const void *value;
+    int64_t birth, fresh_until, dead_at;
+    uint64_t stamp, nonce;
+    uint32_t fill_us;
+    uint8_t kind, ntags;
+    const uint32_t *tags;
+    uint32_t claim;             /* index, or SHMC_NO_CLAIM */
+    uint64_t claim_word;        /* stored only if the claim still bears it */
+    int newer_only;             /* refused if a record of a later birth stands */
+    int raise;                  /* take a number, raise the key, bear it as stamp */
+} shmc_store;
+
+/* What stands in the segment now, read without a lock: near enough. */
+typedef struct shmc_usage {
+    uint64_t records, live_bytes, capacity_bytes, disabled_shards;
+} shmc_usage;
+
+/* Segment (segment.c) */
+int shmc_plan(uint64_t size, uint32_t record_bytes, shmc_geometry *out);
+uint32_t shmc_layout_hash(void);
+int shmc_init(void *base, const shmc_geometry *g, const shmc_identity *id,
+              const uint64_t seed[2]);
+int shmc_attach(shmc *t, void *base, uint64_t size, int read_only);
+const shmc_region *shmc_find_region(const shmc *t, const char *name);
+void shmc_measure(const shmc *t, shmc_usage *out);
+
+/* Table (table.c, extent.c) */
+uint64_t shmc_hash(const shmc *t, const void *key, size_t len);
+int shmc_find(shmc *t, const void *key, uint32_t len, uint64_t hash, int64_t now,
+              shmc_found *out);
+int shmc_copy(shmc *t, const shmc_found *f, void *to);
+void shmc_touch(shmc *t, const shmc_found *f);
+int shmc_put(shmc *t, const shmc_store *s, int64_t now, uint64_t *stamp);
+int shmc_drop(shmc *t, const void *key, uint32_t len, uint64_t floor, uint64_t nonce);
+
+/* Invalidation clock (invalidation.c) */
+uint64_t shmc_clock(const shmc *t);
+uint64_t shmc_number(shmc *t);
+void shmc_raise(shmc_word *stripe, uint64_t number);
+shmc_word *shmc_key_stripe(shmc *t, uint64_t hash, int soft);
+shmc_word *shmc_key_floor(shmc *t, uint64_t hash);
+shmc_word *shmc_tag_stripe(shmc *t, uint32_t tag, int soft);
+void shmc_raise_gap(shmc *t, uint64_t number, int64_t now);
+uint32_t shmc_tag_number(const void *name, size_t len);
+uint64_t shmc_highest(shmc *t, uint64_t hash, const uint32_t *tags, uint32_t ntags);
+
+/* Claims (claim.c). To *wake is added whom the caller must wake. */
+int shmc_claim_take(shmc *t, uint64_t hash, uint32_t slot, uint32_t *index,
+                    uint64_t *word, uint64_t *wake);
+int shmc_claim_over(shmc *t, uint32_t index, uint64_t seen, uint32_t slot,
+                    uint64_t *word, uint64_t *wake);
+int shmc_claim_free(shmc *t, uint32_t index, uint64_t word, uint32_t state,
+                    uint64_t *wake);
+int shmc_claim_note(shmc *t, uint32_t index, uint64_t word, uint64_t stamp,
+                    int64_t deadline, const uint64_t token[2]);
+int shmc_claim_noted(shmc *t, uint32_t index, uint64_t word, uint64_t *stamp,
+                     int64_t *deadline, uint64_t token[2]);
+int shmc_claim_void(shmc *t, uint32_t index, uint64_t word, uint64_t hash);
+int shmc_claim_wait(shmc *t, uint32_t index, uint64_t word, uint32_t slot);
+uint64_t shmc_claim_word(shmc *t, uint32_t index);
+
+#endif

@@ -1,0 +1,42 @@
+"""Keys: 1 to 1024 bytes, text as UTF-8; a namespace is a prefix of its own."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from .errors import KeyRejected
+
+Key = str | bytes
+KEY_MAX = 1024
+_SEPARATOR = b"\x1f"
+
+
+def to_bytes(key: Key) -> bytes:
+    """The key's bytes; `KeyRejected` if it is mistyped, empty or too long."""
+    if isinstance(key, str):
+        try:
+            raw = key.encode()
+        except UnicodeEncodeError as e:
+            raise KeyRejected(f"key {key!r}: not encodable as UTF-8") from e
+    elif isinstance(key, bytes):
+        raw = key
+    else:
+        kind = type(key).__name__
+        raise KeyRejected(f"key {key!r}: expected str or bytes, got {kind}")
+    if not 0 < len(raw) <= KEY_MAX:
+        raise KeyRejected(
+            f"key of {len(raw)} bytes: expected 1 to {KEY_MAX}; hash long keys first"
+        )
+    return raw
+
+
+def prefix(name: str) -> bytes:
+    """What the keys of namespace `name` begin with; no plain text key begins so."""
+    if not name or len(name) > 64 or not name.isprintable():
+        raise KeyRejected(f"namespace {name!r}: expected 1 to 64 printable characters")
+    return _SEPARATOR + name.encode() + _SEPARATOR
+
+
+def error_key(key: bytes) -> bytes:
+    """Where a failed compute leaves its words for those who waited on the host."""
+    return b"\x1f\x1f" + blake2b(key, digest_size=16).digest()

@@ -1,0 +1,76 @@
+"""What is counted, and the sum over a host's processes, the dead included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+CORE = (
+    "hits",
+    "stale_hits",
+    "misses",
+    "retries",
+    "stores",
+    "replaced",
+    "invalidated",
+    "expired",
+    "evicted",
+    "refused_raised",
+    "refused_lost",
+    "refused_older",
+    "too_large",
+    "no_slot",
+    "lock_timeouts",
+    "locks_recovered",
+    "shards_wiped",
+    "claims_full",
+)
+"""Counted by the C core; the order is that of its enum."""
+
+ABOVE = (
+    "computes",  # compute functions started
+    "compute_errors",  # of these, ended by an exception or a time-out
+    "coalesced",  # callers answered by somebody else's compute
+    "refreshes",  # computes that a stale hit started
+    "passed",  # computes whose answer may not be shared
+    "promotions",  # L2 records copied into L1
+    "l2_hits",
+    "l2_misses",
+    "l2_errors",  # operations that failed, timed out or met an open breaker
+    "leases_won",
+    "leases_waited",
+    "fills_refused",  # lost or raised: late holders and invalidated computes
+    "fills_full",  # L2 out of memory, or L1's lock not to be had
+    "claims_taken_over",
+    "claim_waits",
+    "invalidations",
+)
+"""Counted above the core, behind its own."""
+
+COUNTERS = CORE + ABOVE
+INDEX = {name: i for i, name in enumerate(COUNTERS)}
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counters of all processes that ever used the segment, and its occupancy now."""
+
+    counters: dict[str, int] = field(default_factory=dict)
+    records: int = 0
+    live_bytes: int = 0
+    """Key, value and head of the records that stand."""
+    capacity_bytes: int = 0
+    """Of all extents."""
+    segment: str = ""
+    size_bytes: int = 0
+    processes: int = 0
+    """Attached and alive."""
+    disabled_shards: int = 0
+    geometry: dict[str, int] = field(default_factory=dict)
+    l2: str = "none"
+    """none, up or down."""
+
+    def __getattr__(self, name: str) -> int:
+        try:
+            return self.counters[name]
+        except KeyError:
+            raise AttributeError(name) from None

@@ -1,0 +1,54 @@
+"""Settings: sizes, and that each wrong one is named."""
+
+import pytest
+
+from shmcache import CacheConfig, ConfigError, parse_size
+from shmcache.config import l2_from_environment
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("64MiB", 64 << 20),
+        ("1 GB", 1 << 30),
+        ("1.5K", 1536),
+        ("4096", 4096),
+        (4096, 4096),
+    ],
+)
+def test_size_forms_become_bytes(text, expected):
+    assert parse_size(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1MiB", "0", "64 mib", "1e9", True, 0])
+def test_size_of_wrong_form_is_named(text):
+    with pytest.raises(ConfigError, match="l1_size"):
+        parse_size(text, "l1_size")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("name", ""),
+        ("name", "a/b"),
+        ("name", "../x"),
+        ("app", "a b"),
+        ("codec", "pickle"),
+        ("l2_deadline", 0),
+        ("hard_timeout", -1),
+        ("lease_life", 1.0),
+        ("jitter", 1.5),
+        ("record_bytes", 0),
+    ],
+)
+def test_setting_out_of_range_is_named(setting, value):
+    settings = {"name": "n"} | {setting: value}
+    with pytest.raises(ConfigError, match=f"^{setting}="):
+        CacheConfig(**settings)
+
+
+def test_environment_names_l2(monkeypatch):
+    monkeypatch.delenv("SHMCACHE_L2", raising=False)
+    assert l2_from_environment() is None
+    monkeypatch.setenv("SHMCACHE_L2", "redis://localhost")
+    assert l2_from_environment() == "redis://localhost"
