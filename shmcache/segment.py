@@ -1,0 +1,273 @@
+"""Segment: the file in /dev/shm, made, attached, kept or removed; and who is alive.
+
+Attach
+    1. Open or create the file; refuse another user's, a link, a wrong mode.
+    2. Take a shared flock. Name and descriptor must be the same inode, else the
+       file was removed between 1 and 2: again.
+    3. A ready header that agrees is attached. Otherwise the exclusive flock is tried:
+       who has it is alone, so an empty file is made into a segment, and what a dead
+       creator or another build left is removed. Who cannot have it waits while
+       somebody else makes the segment, and is refused if it is in use and differs.
+
+Creation and removal happen only under the exclusive flock, and everyone attached
+holds the shared one, so nothing ever unlinks a segment that is in use. The kernel
+drops a flock with its last descriptor: `kill -9` leaves a file that nobody holds.
+
+Liveness
+    A slot's byte in the file is locked (an OFD lock) on a descriptor of its own for
+    as long as its process lives. A forked child closes that descriptor: it would
+    otherwise keep its parent alive, and takes a slot of its own.
+
+The file can be opened by `multiprocessing.shared_memory.SharedMemory(name)`. It is
+made by the calls beneath it, because its resource tracker would unlink a segment in
+use, and its bare ftruncate would let a full /dev/shm end in SIGBUS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import secrets
+import stat
+import struct
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+from .errors import LayoutMismatch, SegmentError, SegmentGone
+
+SHM = Path("/dev/shm")
+_ATTACH_DEADLINE = 10.0
+_attached: weakref.WeakSet[Segment] = weakref.WeakSet()
+
+Prepare = Callable[[mmap.mmap, bytes], None]
+"""Writes header and regions into zeroed memory, with this seed."""
+Verdict = Callable[[mmap.mmap], str | None]
+"""None where the header agrees, else why not; "empty" for none at all."""
+
+
+class Segment:
+    """One attachment to the file. The mapping outlives `close`: a thread may be
+    inside, and robust lists point into it."""
+
+    def __init__(self, path: Path, fd: int, memory: mmap.mmap, note: str) -> None:
+        self.path = path
+        self.memory = memory
+        self.note = note
+        """made, attached, or why an older one was replaced."""
+        self._fd = fd
+        self._slot_fd = -1
+        self._slot_byte = -1
+        _attached.add(self)
+
+    @classmethod
+    def open(cls, name: str, size: int, prepare: Prepare, verdict: Verdict) -> Segment:
+        """Attach to `name`, making it with `size` bytes where it is not there.
+
+        `LayoutMismatch` if it is in use and differs; `SegmentError` if it cannot be
+        made: too small a /dev/shm, another user's file.
+        """
+        path = SHM / name
+        note = ""
+        deadline = time.monotonic() + _ATTACH_DEADLINE
+        while time.monotonic() < deadline:
+            fd = _open_file(path)
+            try:
+                why = _settle(path, fd, size, prepare, verdict)
+            except BaseException:
+                os.close(fd)
+                raise
+            if why in ("made", "attached"):
+                return cls(path, fd, _map(fd), note or why)
+            os.close(fd)
+            if why == "busy":
+                time.sleep(0.002)  # another process is making it
+            elif why:
+                note = f"replaced: {why}"
+        raise SegmentGone(f"segment {path}: kept changing for {_ATTACH_DEADLINE:g} s")
+
+    # -- process slots
+
+    def lock_slot(self, byte: int) -> bool:
+        """Lock a slot's byte for the life of this attachment; False if it is taken."""
+        if self._slot_fd < 0:
+            self._slot_fd = _open_again(self._fd)
+        try:
+            fcntl.fcntl(self._slot_fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK, byte))
+        except OSError as e:
+            if e.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise
+        self._slot_byte = byte
+        return True
+
+    def alive(self, byte: int) -> bool:
+        """Whether some process holds the slot whose byte this is."""
+        if byte == self._slot_byte:
+            return True
+        reply = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, byte))
+        return bool(struct.unpack_from("h", reply)[0] != fcntl.F_UNLCK)
+
+    def wake_path(self, slot: int) -> str:
+        """Where the wake socket of the process in `slot` is bound."""
+        return f"{self.path}.w{slot}"
+
+    # -- end
+
+    def detach(self) -> None:
+        """Let go of slot and file; the mapping stays."""
+        for fd in (self._slot_fd, self._fd):
+            if fd >= 0:
+                os.close(fd)
+        self._slot_fd = self._fd = self._slot_byte = -1
+
+    def remove(self) -> bool:
+        """Remove the file if nobody else is attached; whether it is gone."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # A failed conversion may have dropped the shared lock.
+            fcntl.flock(self._fd, fcntl.LOCK_SH)
+            return False
+        if _same_file(self.path, self._fd):
+            _unlink(self.path)
+        return True
+
+    def _forget(self) -> None:
+        if self._slot_fd >= 0:
+            os.close(self._slot_fd)
+        self._slot_fd = self._slot_byte = -1
+
+
+def _open_file(path: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, 0o600)
+    except OSError as e:
+        raise SegmentError(f"segment {path}: cannot be opened: {e.strerror}") from e
+    found = os.fstat(fd)
+    if (
+        not stat.S_ISREG(found.st_mode)
+        or found.st_uid != os.geteuid()
+        or stat.S_IMODE(found.st_mode) & 0o177
+        or found.st_nlink > 1
+    ):
+        os.close(fd)
+        raise SegmentError(
+            f"segment {path}: expected a file of our own with mode 0600, found "
+            f"uid {found.st_uid}, mode {stat.filemode(found.st_mode)}, "
+            f"{found.st_nlink} links; remove it or choose another name"
+        )
+    return fd
+
+
+def _settle(
+    path: Path, fd: int, size: int, prepare: Prepare, verdict: Verdict
+) -> str | None:
+    """Bring the open file to an attachable state, holding the shared flock at the end.
+
+    "made" or "attached"; "busy" or None: try again; else why it was removed.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return "busy"
+    if not _same_file(path, fd):
+        return None
+    why = _judge(fd, verdict)
+    if why is None:
+        return "attached"
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if why == "empty":
+            return "busy"
+        raise LayoutMismatch(
+            f"segment {path}: in use, and {why}; stop its processes or choose "
+            "another name"
+        ) from None
+    if not _same_file(path, fd):
+        return None
+    why = _judge(fd, verdict)  # the conversion let go of the file for a moment
+    if why is None:
+        return None
+    if os.fstat(fd).st_size:
+        _unlink(path)
+        return "an unfinished one" if why == "empty" else why
+    _make(path, fd, size, prepare)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    return "made" if _same_file(path, fd) else None
+
+
+def _judge(fd: int, verdict: Verdict) -> str | None:
+    size = os.fstat(fd).st_size
+    if size < mmap.PAGESIZE:
+        return "empty"
+    with contextlib.closing(mmap.mmap(fd, size, access=mmap.ACCESS_READ)) as memory:
+        return verdict(memory)
+
+
+def _make(path: Path, fd: int, size: int, prepare: Prepare) -> None:
+    """Reserve every page, then let the header be written; nothing stays on failure."""
+    try:
+        os.posix_fallocate(fd, 0, size)
+        memory = mmap.mmap(fd, size)
+        prepare(memory, secrets.token_bytes(16))
+    except OSError as e:
+        _unlink(path)
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM):
+            raise
+        room = os.statvfs(path.parent)
+        raise SegmentError(
+            f"size: a segment of {size} bytes does not fit {path.parent}, which has "
+            f"{room.f_bavail * room.f_frsize} bytes free ({e.strerror}); "
+            "choose a smaller size or enlarge it"
+        ) from e
+    except BaseException:
+        _unlink(path)
+        raise
+
+
+def _map(fd: int) -> mmap.mmap:
+    """Map the file through a description of its own: the mapping keeps its
+    descriptor, and would keep the flock with it after `detach`."""
+    again = _open_again(fd)
+    try:
+        return mmap.mmap(again, os.fstat(again).st_size)
+    finally:
+        os.close(again)
+
+
+def _open_again(fd: int) -> int:
+    """Another description of the same inode, whatever its name is by now."""
+    return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+
+
+def _same_file(path: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
+def _unlink(path: Path) -> None:
+    """Remove the file and the wake sockets beside it; the exclusive flock is held."""
+    for socket in path.parent.glob(f"{path.name}.w*"):
+        socket.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def _flock(kind: int, byte: int) -> bytes:
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
+
+
+def _forget_slots() -> None:
+    for segment in list(_attached):
+        segment._forget()
+
+
+os.register_at_fork(after_in_child=_forget_slots)
