@@ -1,0 +1,53 @@
+"""One cache for all the worker processes of a host, one fetch per key for the fleet.
+
+The map
+    cache          Cache: the read path and the write path; start here
+    flight         one computation per key in this process
+    claim, holder  one computation per key on this host; who has it asks L2 and fills
+    lease          one computation per key in the fleet
+    invalidation   deletes, appended to a stream and applied on every host
+    l2             Redis, behind a deadline and a breaker
+    l1             the shared-memory segment; its core is C, in _core/table.h
+    fill, policy, codec, envelope, record    values, lives and their bytes
+    segment, clock, keys, config, stats, errors    the ground
+"""
+
+from .cache import MISSING, Cache, Entry, Prepared
+from .config import CacheConfig, parse_size
+from .errors import (
+    CacheError,
+    CodecError,
+    ComputeFailed,
+    ComputeTimeout,
+    ConfigError,
+    KeyRejected,
+    LayoutMismatch,
+    SegmentError,
+    SegmentGone,
+    TierUnavailable,
+    ValueTooLarge,
+)
+from .fill import Fill
+from .stats import Stats
+
+__all__ = [
+    "MISSING",
+    "Cache",
+    "CacheConfig",
+    "CacheError",
+    "CodecError",
+    "ComputeFailed",
+    "ComputeTimeout",
+    "ConfigError",
+    "Entry",
+    "Fill",
+    "KeyRejected",
+    "LayoutMismatch",
+    "Prepared",
+    "SegmentError",
+    "SegmentGone",
+    "Stats",
+    "TierUnavailable",
+    "ValueTooLarge",
+    "parse_size",
+]

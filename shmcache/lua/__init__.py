@@ -1,0 +1,1 @@
+"""The five scripts that run inside Redis, one file each."""

@@ -1,0 +1,371 @@
+"""The cache's verbs, on one segment opened twice as two processes would open it."""
+
+import asyncio
+import math
+
+import pytest
+
+from shmcache import (
+    MISSING,
+    Cache,
+    CacheConfig,
+    CacheError,
+    CodecError,
+    ConfigError,
+    Fill,
+    KeyRejected,
+    SegmentError,
+)
+from shmcache.clock import FakeClock
+from shmcache.segment import SHM
+from tests.helpers import segment_name
+
+SIZE = 2 << 20
+
+
+class Origin:
+    """A compute function that counts its calls and answers when it is let."""
+
+    def __init__(self, *answers, hold=False):
+        self.answers = list(answers)
+        self.calls = 0
+        self.started = asyncio.Event()
+        self.gate = asyncio.Event()
+        if not hold:
+            self.gate.set()
+
+    async def __call__(self):
+        self.calls += 1
+        self.started.set()
+        await self.gate.wait()
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+async def pair(clock):
+    config = CacheConfig(segment_name(), SIZE)
+    async with Cache(config, clock=clock) as one, Cache(config, clock=clock) as other:
+        yield one, other
+
+
+@pytest.fixture
+def cache(pair):
+    return pair[0]
+
+
+async def test_value_set_by_one_is_a_hit_in_the_other(pair):
+    one, other = pair
+    await one.set("k", {"a": [1, 2.5, None]})
+    assert other.peek("k") == {"a": [1, 2.5, None]}
+    assert await other.get("k") == {"a": [1, 2.5, None]}
+
+
+async def test_cached_none_is_a_hit(cache):
+    await cache.set("k", None)
+    assert cache.peek("k") is None
+    assert await cache.get("k", "default") is None
+    origin = Origin("computed")
+    assert await cache.get_or_set("k", origin) is None
+    assert origin.calls == 0
+
+
+async def test_absence_is_missing_or_the_default(cache):
+    assert cache.peek("k") is MISSING
+    assert not MISSING
+    assert await cache.get("k") is MISSING
+    assert await cache.get("k", 7) == 7
+
+
+@pytest.mark.parametrize("callers", [1, 50])
+async def test_cold_key_is_computed_once(pair, callers):
+    origin = Origin("v", hold=True)
+    asked = [
+        asyncio.ensure_future(cache.get_or_set("k", origin, ttl=10))
+        for cache in pair
+        for _ in range(callers)
+    ]
+    await origin.started.wait()
+    origin.gate.set()
+    assert await asyncio.gather(*asked) == ["v"] * 2 * callers
+    assert origin.calls == 1
+
+
+async def test_fresh_hit_computes_nothing(cache, clock):
+    origin = Origin("v")
+    for _ in range(3):
+        assert await cache.get_or_set("k", origin, ttl=10) == "v"
+        clock.advance(3)
+    assert origin.calls == 1
+
+
+async def test_value_dies_with_its_ttl(cache, clock):
+    origin = Origin("old", "new")
+    assert await cache.get_or_set("k", origin, ttl=0.4) == "old"
+    clock.advance(0.4)
+    assert cache.peek("k") is MISSING
+    assert await cache.get_or_set("k", origin, ttl=0.4) == "new"
+
+
+async def test_stale_hit_is_answered_at_once_and_starts_one_refresh(cache, clock):
+    assert await cache.get_or_set("k", Origin("old"), ttl=1, grace=10) == "old"
+    clock.advance(2)
+    origin = Origin("new", hold=True)
+    for _ in range(5):
+        assert await cache.get_or_set("k", origin, ttl=1, grace=10) == "old"
+    await origin.started.wait()
+    assert origin.calls == 1
+    origin.gate.set()
+    await cache._flights._flights[b"k"].task
+    assert cache.peek("k") == "new"
+
+
+async def test_failed_refresh_is_not_tried_again_before_a_second(cache, clock):
+    await cache.get_or_set("k", Origin("old"), ttl=1, grace=100)
+    clock.advance(2)
+    origin = Origin(ValueError("down"))
+
+    async def stale_hit():
+        assert await cache.get_or_set("k", origin, ttl=1, grace=100) == "old"
+        await asyncio.gather(*cache._flights._tasks)
+
+    await stale_hit()
+    await stale_hit()
+    assert origin.calls == 1
+    clock.advance(1.1)
+    await stale_hit()
+    assert origin.calls == 2
+    clock.advance(1.1)
+    await stale_hit()
+    assert origin.calls == 2
+    clock.advance(1)
+    await stale_hit()
+    assert origin.calls == 3
+
+
+async def test_negative_ttl_holds_for_an_absent_value(cache, clock):
+    origin = Origin(None, "there")
+    assert await cache.get_or_set("k", origin, ttl=100, negative_ttl=1) is None
+    assert await cache.get_or_set("k", origin, ttl=100, negative_ttl=1) is None
+    clock.advance(1)
+    assert await cache.get_or_set("k", origin, ttl=100, negative_ttl=1) == "there"
+
+
+async def test_delete_reaches_the_other(pair):
+    one, other = pair
+    await one.set("k", 1)
+    await other.delete("k")
+    assert one.peek("k") is MISSING
+
+
+async def test_fetch_overtaken_by_a_delete_is_not_stored(pair):
+    """1. a fetch begins; 2. a delete returns; 3. the fetch ends with the old value."""
+    one, other = pair
+    origin = Origin("old", hold=True)
+    early = asyncio.ensure_future(one.get_or_set("k", origin))
+    await origin.started.wait()
+    await other.delete("k")
+    late_origin = Origin("new")
+    assert await one.get_or_set("k", late_origin) == "new"
+    origin.gate.set()
+    assert await early == "old"  # it joined before the delete
+    assert one.peek("k") == other.peek("k") == "new"
+
+
+async def test_set_wins_over_a_fetch_that_began_before(pair):
+    one, other = pair
+    origin = Origin("fetched", hold=True)
+    early = asyncio.ensure_future(one.get_or_set("k", origin))
+    await origin.started.wait()
+    await other.set("k", "set")
+    origin.gate.set()
+    await early
+    assert one.peek("k") == "set"
+    assert one.stats().fills_refused == 1
+
+
+async def test_caller_that_leaves_does_not_end_the_fetch(cache):
+    origin = Origin("v", hold=True)
+    first = asyncio.ensure_future(cache.get_or_set("k", origin))
+    second = asyncio.ensure_future(cache.get_or_set("k", origin))
+    await origin.started.wait()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    origin.gate.set()
+    assert await second == "v"
+    assert origin.calls == 1
+
+
+async def test_failure_reaches_all_who_waited_and_is_not_repeated(pair):
+    one, other = pair
+    origin = Origin(ValueError("no"), hold=True)
+    asked = [
+        asyncio.ensure_future(c.get_or_set("k", origin)) for c in (one, one, other)
+    ]
+    await origin.started.wait()
+    for _ in range(1000):
+        await asyncio.sleep(0)
+        if one.stats().claim_waits:
+            break
+    origin.gate.set()
+    errors = await asyncio.gather(*asked, return_exceptions=True)
+    assert [str(e) for e in errors] == ["no", "no", "ValueError: no"]
+    assert origin.calls == 1
+    assert await one.get_or_set("k", Origin("next")) == "next"
+
+
+async def test_private_answer_goes_to_its_own_caller_only(pair):
+    def private(answer):
+        return Origin(Fill(answer, shareable=False))
+
+    one, other = pair
+    origins = [private("a"), private("b"), private("c")]
+    caches = (one, one, other)
+    asked = [c.get_or_set("k", o, ttl=10) for c, o in zip(caches, origins, strict=True)]
+    assert await asyncio.gather(*asked) == ["a", "b", "c"]
+    assert one.peek("k") is MISSING
+    assert await one.get_or_set("k", Origin("shared"), ttl=10) == "shared"
+
+
+async def test_ttl_of_zero_is_shared_with_who_waits_and_stored_nowhere(cache):
+    origin = Origin("v", hold=True)
+    asked = [asyncio.ensure_future(cache.get_or_set("k", origin, ttl=0)) for _ in "ab"]
+    await origin.started.wait()
+    origin.gate.set()
+    assert await asyncio.gather(*asked) == ["v", "v"]
+    assert origin.calls == 1
+    assert cache.peek("k") is MISSING
+
+
+async def test_fill_overrides_ttl_and_brings_its_age(cache, clock):
+    origin = Origin(Fill("v", ttl=10, age=4))
+    entry = await cache.get_or_set_entry("k", origin, ttl=1)
+    assert (entry.source, entry.state) == ("compute", "fresh")
+    assert entry.age == pytest.approx(4)
+    assert entry.ttl == pytest.approx(6)
+    clock.advance(5.9)
+    assert cache.peek("k") == "v"
+    clock.advance(0.2)
+    assert cache.peek("k") is MISSING
+
+
+async def test_entry_tells_state_age_and_source(cache, clock):
+    assert cache.entry("k") is None
+    await cache.set("k", "v", ttl=2, grace=2)
+    for state, age, ttl in (("fresh", 0, 2), ("stale", 2, 0), ("dead", 4, -2)):
+        entry = cache.entry("k")
+        assert (entry.value, entry.state, entry.source) == ("v", state, "l1")
+        assert (entry.age, entry.ttl) == (age, ttl)
+        clock.advance(2)
+    await cache.set("k", "v")
+    assert cache.entry("k").ttl is None
+
+
+async def test_compute_that_hangs_ends_at_the_hard_timeout():
+    config = CacheConfig(segment_name(), SIZE, hard_timeout=0.05)
+    async with Cache(config) as cache:
+        with pytest.raises(TimeoutError, match=r"0\.05"):
+            await cache.get_or_set("k", Origin("v", hold=True))
+        assert await cache.get_or_set("k", Origin("next")) == "next"
+
+
+async def test_own_timeout_of_a_compute_is_its_own(cache):
+    origin = Origin(TimeoutError("the database"))
+    with pytest.raises(TimeoutError, match="the database"):
+        await cache.get_or_set("k", origin)
+
+
+async def test_blocking_compute_is_taken_too(cache):
+    assert await cache.get_or_set("k", lambda: 3) == 3
+
+
+async def test_namespaces_hold_keys_of_their_own(pair):
+    one, other = pair
+    users, posts = one.namespace("users"), other.namespace("posts")
+    await users.set("1", "u")
+    await posts.set("1", "p")
+    assert (users.peek("1"), posts.peek("1")) == ("u", "p")
+    assert one.peek("1") is MISSING
+    assert other.namespace("users").peek("1") == "u"
+    with pytest.raises(KeyRejected):
+        users.peek("x" * 1024)
+
+
+@pytest.mark.parametrize("ttl", [-1, math.nan, math.inf, True, "30"])
+async def test_wrong_ttl_is_refused_before_any_compute(cache, ttl):
+    origin = Origin("v")
+    with pytest.raises(ValueError, match="ttl"):
+        await cache.get_or_set("k", origin, ttl=ttl)
+    with pytest.raises(ValueError, match="ttl"):
+        await cache.set("k", 1, ttl=ttl)
+    assert origin.calls == 0
+
+
+async def test_value_that_cannot_be_encoded_is_refused_and_loses_nothing(cache):
+    await cache.set("k", "old")
+    with pytest.raises(CodecError, match="object"):
+        await cache.set("k", object())
+    assert cache.peek("k") == "old"
+    with pytest.raises(CodecError, match="object"):
+        await cache.get_or_set("other", Origin(object()))
+
+
+async def test_closed_cache_says_so_and_leaves_nothing(clock):
+    name = segment_name()
+    cache = Cache.open(name, size=SIZE)
+    origin = Origin("v", hold=True)
+    asked = asyncio.ensure_future(cache.get_or_set("k", origin))
+    await origin.started.wait()
+    await cache.close()
+    with pytest.raises(CacheError, match="closed"):
+        await asked
+    with pytest.raises(CacheError, match="closed"):
+        await cache.set("k", 1)
+    assert not list(SHM.glob(f"*{name}*"))
+
+
+def test_cache_belongs_to_one_loop():
+    cache = Cache.open(segment_name(), size=SIZE)
+
+    async def elsewhere():
+        with pytest.raises(CacheError, match="one event loop"):
+            await cache.set("k", 2)
+
+    with asyncio.Runner() as loop:
+        loop.run(cache.set("k", 1))
+        asyncio.run(elsewhere())
+        assert cache.peek("k") == 1
+        loop.run(cache.close())
+
+
+def test_master_prepares_what_workers_attach():
+    config = CacheConfig(segment_name(), SIZE)
+    prepared = Cache.prepare(config)
+    assert prepared.note == "made"
+    worker = Cache(config)
+    assert not prepared.close(remove=True)
+    worker._l1.close(keep=True)
+    again = Cache.prepare(config)
+    assert again.note == "attached"
+    assert again.close(remove=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"size": "1KiB"}, SegmentError, "too small"),
+        ({"size": "huge"}, ConfigError, "size"),
+        ({"l2": "ftp://localhost"}, ConfigError, "l2"),
+    ],
+)
+def test_wrong_setting_is_named(settings, error, words):
+    with pytest.raises(error, match=words):
+        Cache.open(segment_name(), **settings)

@@ -1,0 +1,278 @@
+"""The order of a sender: no get after an invalidation sees an older fetch."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from shmcache.ask import WON
+from shmcache.invalidation import Invalidations
+from shmcache.l1 import L1, OK, RAISED
+from shmcache.l2 import L2
+from shmcache.record import FRESH, STALE, Record
+from shmcache.scripts import Names
+from tests.helpers import segment_name
+from tests.redis_server import RedisServer, eventually, redis_server
+
+NAMES = Names("app")
+SECOND = 10**9
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with redis_server() as running:
+        yield running
+
+
+class Host:
+    """A segment, and one process of it."""
+
+    def __init__(self, url: str | None) -> None:
+        self.l1 = L1.open(segment_name(), 2 << 20)
+        self.l1.join()
+        self.l2 = L2(url, "app") if url else None
+        self.invalidations = Invalidations(self.l1, self.l2)
+
+    async def follows(self) -> None:
+        await self.invalidations.start()
+        assert self.invalidations.follower is not None
+        await eventually(self.invalidations.follower.caught_up.is_set)
+
+    async def close(self) -> None:
+        await self.invalidations.close()
+        if self.l2 is not None:
+            await self.l2.close()
+        self.l1.close(keep=False)
+
+    def record(self, value: bytes = b"v", tags: tuple[int, ...] = ()) -> Record:
+        now, nonce = self.l1.clock.now(), int.from_bytes(os.urandom(8), "little")
+        until, stamp = now + 60 * SECOND, self.l1.table.clock()
+        dead = until + 60 * SECOND
+        return Record(value, FRESH, 0, now, until, dead, stamp, nonce, 1, tags)
+
+    def store(self, key: bytes, value: bytes = b"v", tags: tuple[int, ...] = ()) -> int:
+        return self.l1.put(key, self.record(value, tags))
+
+    def state(self, key: bytes = b"k") -> int | None:
+        record = self.l1.look(key)
+        return None if record is None else record.state
+
+    async def from_l2(self, key: bytes = b"k") -> bytes | None:
+        assert self.l2 is not None
+        record = (await self.l2.acquire(key)).record
+        return None if record is None else record.value
+
+
+@pytest.fixture
+async def hosts(server: RedisServer) -> AsyncIterator[list[Host]]:
+    server.command("FLUSHALL")
+    hosts = [Host(server.url), Host(server.url)]
+    yield hosts
+    for host in hosts:
+        await host.close()
+
+
+@pytest.fixture
+async def lone() -> AsyncIterator[Host]:
+    host = Host(None)
+    yield host
+    await host.close()
+
+
+@pytest.fixture
+async def cut_off() -> AsyncIterator[Host]:
+    host = Host("unix:///nowhere/redis.sock")
+    yield host
+    await host.close()
+
+
+VERBS = {
+    "delete": (lambda i: i.delete(b"k"), None),
+    "delete_tags": (lambda i: i.delete_tags(5), None),
+    "clear": (lambda i: i.clear(), None),
+    "expire": (lambda i: i.expire(b"k"), STALE),
+    "expire_tags": (lambda i: i.expire_tags(5), STALE),
+    "clear_soft": (lambda i: i.clear(soft=True), STALE),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_own_host_is_done_when_it_returns(hosts: list[Host], verb: str) -> None:
+    call, state = VERBS[verb]
+    hosts[0].store(b"k", tags=(5,))
+    assert await call(hosts[0].invalidations)
+    assert hosts[0].state() == state
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_other_hosts_follow(hosts: list[Host], verb: str) -> None:
+    call, state = VERBS[verb]
+    await hosts[1].follows()
+    hosts[1].store(b"k", tags=(5,))
+    assert await call(hosts[0].invalidations)
+    await eventually(lambda: hosts[1].state() == state)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_lone_host_needs_no_redis(lone: Host, verb: str) -> None:
+    call, state = VERBS[verb]
+    lone.store(b"k", tags=(5,))
+    assert await call(lone.invalidations)
+    assert lone.state() == state
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_host_without_redis_is_done_and_says_so(cut_off: Host, verb: str) -> None:
+    call, state = VERBS[verb]
+    cut_off.store(b"k", tags=(5,))
+    assert not await call(cut_off.invalidations)
+    assert cut_off.state() == state
+    assert cut_off.invalidations.unsent == 1
+
+
+async def test_many_keys_are_one_script(hosts: list[Host], server: RedisServer) -> None:
+    await hosts[0].invalidations.delete(b"warm")
+    server.command("CONFIG", "RESETSTAT")
+    await hosts[0].invalidations.delete(*(b"%d" % i for i in range(50)))
+    stats = server.command("INFO", "commandstats")
+    assert stats["cmdstat_evalsha"]["calls"] == 1
+    assert server.command("XLEN", NAMES.stream) == 51
+
+
+async def test_nothing_to_invalidate_asks_nothing(cut_off: Host) -> None:
+    assert await cut_off.invalidations.delete()
+    assert await cut_off.invalidations.delete_tags()
+    assert cut_off.invalidations.unsent == 0
+
+
+async def test_fill_begun_before_is_refused_while_the_script_runs(
+    hosts: list[Host], server: RedisServer
+) -> None:
+    """1. A fill begins. 2. Raise. 3. The script is under way. 4. The fill stores."""
+    host = hosts[0]
+    begun = host.record()
+    server.stop()
+    try:
+        delete = asyncio.create_task(host.invalidations.delete(b"k"))
+        await asyncio.sleep(0)
+        assert host.l1.put(b"k", begun) == RAISED
+    finally:
+        server.cont()
+    await delete
+
+
+async def test_promotion_while_the_script_runs_does_not_stand(
+    hosts: list[Host], server: RedisServer
+) -> None:
+    """1. Raise. 2. A value is promoted under a later stamp. 3. The script. 4. Raise."""
+    host = hosts[0]
+    server.stop()
+    try:
+        delete = asyncio.create_task(host.invalidations.delete(b"k"))
+        await asyncio.sleep(0)
+        promoted = host.record()
+        assert host.l1.put(b"k", promoted) == OK
+    finally:
+        server.cont()
+    await delete
+    assert host.state() is None
+    assert host.l1.put(b"k", promoted) == RAISED
+
+
+async def test_cancelled_delete_still_raises_twice(
+    hosts: list[Host], server: RedisServer
+) -> None:
+    host = hosts[0]
+    server.stop()
+    try:
+        delete = asyncio.create_task(host.invalidations.delete(b"k"))
+        await asyncio.sleep(0)
+        host.store(b"k")
+        delete.cancel()
+        await asyncio.gather(delete, return_exceptions=True)
+        assert host.state() is None
+    finally:
+        server.cont()
+
+
+# -- set
+
+
+async def test_set_stands_in_both_tiers(hosts: list[Host]) -> None:
+    host = hosts[0]
+    assert await host.invalidations.set(b"k", host.record(b"set"))
+    assert host.l1.peek(b"k") == b"set" == await host.from_l2()
+
+
+async def test_set_outlives_its_own_entry(hosts: list[Host]) -> None:
+    """Followed on both hosts: the value may be lost from L1, not from the fleet."""
+    for host in hosts:
+        await host.follows()
+    hosts[1].store(b"k", b"old")
+    for i in range(20):
+        value = b"%d" % i
+        assert await hosts[0].invalidations.set(b"k", hosts[0].record(value))
+        assert hosts[0].l1.peek(b"k") in (value, None)
+        assert await hosts[1].from_l2() == value
+    await eventually(lambda: hosts[1].state() is None)
+
+
+async def test_set_refuses_the_fill_under_way(hosts: list[Host]) -> None:
+    host, token = hosts[0], os.urandom(16)
+    assert host.l2 is not None
+    fill = await host.l2.acquire(b"k", offer=token)
+    assert fill.lease == WON
+    late = host.record(b"late")
+    assert await host.invalidations.set(b"k", host.record(b"set"))
+    assert await host.l2.put_fenced(b"k", token, late, fill.clock) == "lost"
+    assert host.l1.put(b"k", late) == RAISED
+    assert await host.from_l2() == b"set"
+
+
+async def test_delete_after_a_set_wins(hosts: list[Host]) -> None:
+    host = hosts[0]
+    sets = [host.invalidations.set(b"k", host.record(b"%d" % i)) for i in range(5)]
+    await asyncio.gather(*sets)
+    await host.invalidations.delete(b"k")
+    assert host.state() is None and await host.from_l2() is None
+
+
+async def test_overlapping_sets_never_leave_the_tiers_apart(
+    hosts: list[Host],
+) -> None:
+    for host in hosts:
+        await host.follows()
+    for i in range(10):
+        await asyncio.gather(
+            *(
+                host.invalidations.set(b"k", host.record(b"%d %d" % (i, n)))
+                for n, host in enumerate(hosts * 2)
+            )
+        )
+        await delivered(hosts)
+        in_l2 = await hosts[0].from_l2()
+        for host in hosts:
+            assert host.l1.peek(b"k") in (in_l2, None)
+
+
+async def delivered(hosts: list[Host]) -> None:
+    """Until both hosts have applied every entry."""
+    assert hosts[0].l2 is not None
+    last = (await hosts[0].l2.invalidate(b"d", [b"marker"])).clock
+    words = [host.l1.table.words("stream") for host in hosts]
+    await eventually(lambda: all(w.load(0) == last for w in words))
+
+
+@pytest.mark.parametrize("where", ["lone", "cut_off"])
+async def test_set_without_redis_stands_on_its_host(
+    where: str, request: pytest.FixtureRequest
+) -> None:
+    host: Host = request.getfixturevalue(where)
+    host.store(b"k", b"old")
+    begun = host.record(b"late")
+    assert await host.invalidations.set(b"k", host.record(b"set")) == (where == "lone")
+    assert host.l1.peek(b"k") == b"set"
+    assert host.l1.put(b"k", begun) == RAISED

@@ -1,0 +1,25 @@
+"""pyproject.toml lists packages and C files by hand: nothing may be missing there."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SETUPTOOLS = SETTINGS["tool"]["setuptools"]
+
+
+def test_packages_list_every_package() -> None:
+    found = set()
+    for top in (ROOT / "shmcache", ROOT / "server" / "shmcache_server"):
+        for init in top.rglob("__init__.py"):
+            found.add(".".join(init.parent.relative_to(top.parent).parts))
+    assert set(SETUPTOOLS["packages"]) == found
+
+
+def test_core_is_built_from_every_source_and_after_every_header() -> None:
+    (core,) = SETUPTOOLS["ext-modules"]
+    here = {p for p in (ROOT / "shmcache" / "_core").iterdir() if p.name != "binding.c"}
+    listed = {ROOT / p for p in core["sources"] + core["depends"]}
+    assert listed == {p for p in here if p.suffix in (".c", ".h", ".pyx", ".pxd")}

@@ -1,0 +1,248 @@
+"""The scripts inside a real Redis: what they leave, touch and survive."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from importlib.resources import files
+
+import pytest
+
+from shmcache.ask import WAIT, WON
+from shmcache.clock import SYSTEM
+from shmcache.errors import TierUnavailable
+from shmcache.l2 import L2
+from shmcache.record import STALE, Record
+from shmcache.scripts import Names
+from tests.redis_server import RedisServer, redis_server
+
+NAMES = Names("app")
+SCRIPTS = ("acquire", "renew", "put_fenced", "abandon", "invalidate")
+SECOND = 10**9
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with redis_server() as running:
+        yield running
+
+
+@pytest.fixture
+async def l2(server: RedisServer) -> AsyncIterator[L2]:
+    server.command("CONFIG", "SET", "maxmemory", "0")
+    server.command("FLUSHALL")
+    l2 = L2(server.url, "app", deadline=2.0)
+    yield l2
+    await l2.close()
+
+
+def token() -> bytes:
+    return os.urandom(16)
+
+
+def record(value: bytes = b"v", *, tags: tuple[int, ...] = ()) -> Record:
+    now = SYSTEM.now()
+    nonce = int.from_bytes(os.urandom(8), "little")
+    return Record(
+        value, 0, 0, now, now + 30 * SECOND, now + 60 * SECOND, 0, nonce, 1, tags
+    )
+
+
+async def fill(l2: L2, key: bytes, value: Record) -> str:
+    mine = token()
+    answer = await l2.acquire(key, offer=mine, early=True)
+    assert answer.lease == WON
+    return await l2.put_fenced(key, mine, value, answer.clock)
+
+
+def out_of_memory(server: RedisServer) -> None:
+    server.command("CONFIG", "SET", "maxmemory", "1")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_script_tells_keys_arguments_and_returns(name: str) -> None:
+    text = files("shmcache.lua").joinpath(f"{name}.lua").read_text()
+    assert text.startswith(f"-- {name}: ")  # and so no shebang
+    for part in ("-- KEYS", "-- ARGV", "-- returns", "-- One step, because"):
+        assert part in text
+    assert all(len(line) <= 88 for line in text.splitlines())
+
+
+async def test_forgotten_scripts_are_sent_again(l2: L2, server: RedisServer) -> None:
+    assert await fill(l2, b"k", record()) == "stored"
+    server.command("SCRIPT", "FLUSH")
+    assert await fill(l2, b"k", record(b"new")) == "stored"
+    found = (await l2.acquire(b"k")).record
+    assert found is not None and found.value == b"new"
+
+
+@pytest.mark.parametrize(
+    "foreign", [b"", b"short", b"x" * 300, b"SHMC\x01" + b"\0" * 20], ids=len
+)
+async def test_foreign_value_is_a_miss_and_deleted(
+    l2: L2, server: RedisServer, foreign: bytes
+) -> None:
+    await fill(l2, b"other", record())
+    server.command("SET", NAMES.value(b"k"), foreign)
+    answer = await l2.acquire(b"k", offer=token())
+    assert (answer.record, answer.lease) == (None, WON)
+    # an empty string is what GETRANGE answers for no key at all
+    assert server.command("GET", NAMES.value(b"k")) in (None, b"")
+
+
+async def test_value_of_another_type_is_a_miss_and_deleted(
+    l2: L2, server: RedisServer
+) -> None:
+    await fill(l2, b"other", record())
+    server.command("SADD", NAMES.value(b"k"), "member")
+    answer = await l2.acquire(b"k", offer=token())
+    assert (answer.record, answer.lease) == (None, WON)
+    assert server.command("EXISTS", NAMES.value(b"k")) == 0
+
+
+async def test_newer_format_is_a_miss_and_left_alone(
+    l2: L2, server: RedisServer
+) -> None:
+    await fill(l2, b"k", record())
+    server.command("SETRANGE", NAMES.value(b"k"), 4, b"\x63")
+    answer = await l2.acquire(b"k", offer=token())
+    assert (answer.record, answer.lease) == (None, WON)
+    assert server.command("EXISTS", NAMES.value(b"k")) == 1
+
+
+@pytest.mark.parametrize("at", [8, 60, 70], ids=["digest", "crc", "value"])
+async def test_damaged_value_is_a_miss_deleted_and_computed(
+    l2: L2, server: RedisServer, at: int
+) -> None:
+    await fill(l2, b"k", record(b"v" * 20))
+    server.command("SETRANGE", NAMES.value(b"k"), at, b"\x99")
+    answer = await l2.acquire(b"k", offer=token())
+    assert (answer.record, answer.lease) == (None, WON)
+    assert server.command("EXISTS", NAMES.value(b"k")) == 0
+
+
+async def test_value_of_another_key_is_a_miss(l2: L2, server: RedisServer) -> None:
+    await fill(l2, b"mine", record(b"mine"))
+    server.command(
+        "SET", NAMES.value(b"k"), server.command("GET", NAMES.value(b"mine"))
+    )
+    assert (await l2.acquire(b"k")).record is None
+
+
+async def test_persisted_value_is_stale(l2: L2, server: RedisServer) -> None:
+    """Somebody lengthened its life: none of its ttl is believed."""
+    await fill(l2, b"k", record())
+    server.command("PERSIST", NAMES.value(b"k"))
+    answer = await l2.acquire(b"k", offer=token())
+    assert answer.record is not None and answer.record.state == STALE
+    assert answer.lease == WON
+
+
+async def test_flushed_redis_has_another_incarnation(
+    l2: L2, server: RedisServer
+) -> None:
+    mine = token()
+    before = await l2.acquire(b"k", offer=mine)
+    await fill(l2, b"saved", record())
+    saved = server.command("GET", NAMES.value(b"saved"))
+    server.command("FLUSHALL")
+    after = await l2.acquire(b"k", offer=token())
+    assert after.lease == WON
+    assert after.clock.incarnation != before.clock.incarnation
+    assert await l2.put_fenced(b"k", mine, record(), before.clock) == "lost"
+    server.command("SET", NAMES.value(b"saved"), saved, "PX", 50_000)
+    assert (await l2.acquire(b"saved")).record is None
+
+
+async def test_fill_of_a_lost_incarnation_is_raised(
+    l2: L2, server: RedisServer
+) -> None:
+    mine = token()
+    begun = (await l2.acquire(b"k", offer=mine)).clock
+    server.command("DEL", NAMES.generations)
+    await l2.invalidate(b"t", [1])
+    assert await l2.put_fenced(b"k", mine, record(), begun) == "raised"
+
+
+async def test_new_generations_delete_the_old_stream(
+    l2: L2, server: RedisServer
+) -> None:
+    for _ in range(3):
+        await l2.invalidate(b"d", [b"k"])
+    server.command("DEL", NAMES.generations)
+    assert (await l2.invalidate(b"d", [b"k"])).clock == 1
+    assert server.command("XLEN", NAMES.stream) == 1
+
+
+async def test_entry_ids_are_the_clock(l2: L2, server: RedisServer) -> None:
+    server.command("HSET", NAMES.generations, "i", b"incarnat", "c", 10**15)
+    clock = (await l2.invalidate(b"t", [7, 8, 9])).clock
+    assert clock == 10**15 + 3
+    ids = [entry for entry, _ in server.command("XRANGE", NAMES.stream, "-", "+")]
+    assert ids == [b"%d-0" % (clock - i) for i in (2, 1, 0)]
+
+
+async def test_store_without_memory_is_full_and_frees_the_lease(
+    l2: L2, server: RedisServer
+) -> None:
+    mine = token()
+    begun = (await l2.acquire(b"k", offer=mine)).clock
+    out_of_memory(server)
+    assert await l2.put_fenced(b"k", mine, record(), begun) == "full"
+    assert server.command("EXISTS", NAMES.lease(b"k"), NAMES.value(b"k")) == 0
+
+
+async def test_lease_without_memory_is_no_failure_of_redis(
+    l2: L2, server: RedisServer
+) -> None:
+    await fill(l2, b"other", record())
+    out_of_memory(server)
+    for _ in range(10):
+        with pytest.raises(TierUnavailable, match="memory"):
+            await l2.acquire(b"k", offer=token())
+    assert l2.available
+
+
+@pytest.mark.parametrize("kind", [b"d", b"x", b"t", b"u", b"c", b"y"])
+async def test_invalidation_without_memory_is_not_lost(
+    l2: L2, server: RedisServer, kind: bytes
+) -> None:
+    names: list[bytes | int] = (
+        [b"k"] if kind in b"dx" else [5] if kind in b"tu" else [b""]
+    )
+    await fill(l2, b"k", record(tags=(5,)))
+    out_of_memory(server)
+    await l2.invalidate(kind, names)
+    assert server.command("XLEN", NAMES.stream) == 1
+    found = (await l2.acquire(b"k")).record
+    assert found is None if kind in b"dtc" else found is not None
+    assert found is None or found.state == STALE
+
+
+async def test_right_to_publish_missing_loses_no_store(
+    l2: L2, server: RedisServer
+) -> None:
+    server.command(
+        *("ACL", "SETUSER", "mute", "on", ">x", "~shmcache:*", "resetchannels"),
+        *("+@all", "-@dangerous"),
+    )
+    mute = L2(server.url + "?username=mute&password=x", "app", deadline=2.0)
+    try:
+        mine = token()
+        begun = (await mute.acquire(b"k", offer=mine)).clock
+        waiting = await l2.acquire(b"k", offer=token(), channel=b"c")
+        assert waiting.lease == WAIT
+        assert await mute.put_fenced(b"k", mine, record(), begun) == "stored"
+        assert server.command("EXISTS", NAMES.lease(b"k"), NAMES.waiters(b"k")) == 0
+        await mute.invalidate(b"d", [b"k"])
+    finally:
+        await mute.close()
+
+
+async def test_keys_are_in_one_slot_and_declared_form() -> None:
+    key = b"a:{b}\xff"
+    assert NAMES.value(key) == b"shmcache:{app:0}:v:a:{b}\xff"
+    assert NAMES.generations == b"shmcache:{app:0}:g"
+    assert NAMES.stream == b"shmcache:{app:0}:s"
+    assert NAMES.channels == b"shmcache:{app}:c:"
+    assert NAMES.key(NAMES.lease(key)) == key
