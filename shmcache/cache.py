@@ -312,6 +312,16 @@ class Cache:
         await self.start()
         await self._invalidations.delete(raw)
 
+    # -- for those who share what is not stored yet
+
+    def note(self) -> int:
+        """The invalidation clock now: what is begun after it is as new as it says."""
+        return self._l1.table.clock()
+
+    def raised(self, key: Key, note: int) -> bool:
+        """Whether the key was invalidated after `note`."""
+        return self._l1.table.highest(self._key(key), self._tags) > note
+
     # -- views
 
     def namespace(self, name: str) -> Self:

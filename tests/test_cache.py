@@ -369,3 +369,11 @@ def test_master_prepares_what_workers_attach():
 def test_wrong_setting_is_named(settings, error, words):
     with pytest.raises(error, match=words):
         Cache.open(segment_name(), **settings)
+
+
+async def test_invalidation_after_a_note_is_told(pair):
+    one, other = pair
+    note = one.note()
+    await other.delete("k")
+    assert one.raised("k", note)
+    assert not one.raised("k", one.note())

@@ -2,6 +2,9 @@
 
 Times are nanoseconds of CLOCK_BOOTTIME; `now=-1` means the binding reads the clock.
 Keys are `str` (UTF-8) or `bytes` of 1 to 1024 bytes; others raise `KeyRejected`.
+Incarnations are their low 12 bits, as a claim word bears them. Whatever writes raises
+`SegmentError` on an attachment for reading only; an index outside its range raises
+`IndexError`.
 """
 
 from typing import Any
@@ -53,13 +56,14 @@ def init(
 
 def describe(buffer: Any) -> dict[str, Any] | None:
     """Header of a segment: ready, layout, layout_hash, boot_id, clock_ns, config, uid,
-    geometry, regions; None where the magic is not there."""
+    geometry (as `plan`), regions (name to offset, length, version); None where the
+    magic is not there. The buffer is released."""
 
 def tag_number(name: str | bytes) -> int:
     """The 20-bit unkeyed number of a tag or a namespace, the same on every host."""
 
 class Words:
-    """The 64-bit atomic words of a region."""
+    """The 64-bit atomic words of a region; made by `Table.words`."""
 
     def __len__(self) -> int: ...
     def load(self, i: int) -> int: ...
@@ -71,7 +75,10 @@ class Words:
         """Raise to `value` if it stands below."""
 
 class Table:
-    """One attachment. The buffer is kept for ever: an attachment is never unmapped."""
+    """One attachment. The buffer is kept for ever: an attachment is never unmapped.
+
+    Raises `LayoutMismatch` where the buffer is no ready segment of this build.
+    """
 
     def __init__(self, buffer: Any, *, read_only: bool = False) -> None: ...
     geometry: dict[str, int]
@@ -102,10 +109,16 @@ class Table:
         raise_: bool = False,
         now: int = -1,
     ) -> int:
-        """OK, or why not: BUSY RAISED LOST OLDER TOO_LARGE DISABLED."""
+        """OK, or why not: BUSY RAISED LOST OLDER TOO_LARGE DISABLED.
+
+        `raise_`: take a number, raise the key to it and bear it as stamp, under one
+        hold of the lock; RAISED then means that a tag or everything was raised
+        meanwhile, and the old record is gone too. At most 33 tags, else `ValueError`.
+        """
     def drop(self, key: str | bytes, floor: int = 0, keep_nonce: int = 0) -> int:
         """Remove the record, unless it bears `keep_nonce` (not 0). OK, MISS or BUSY;
-        when BUSY and `floor` is not 0 the key's floor is raised to it."""
+        when BUSY and `floor` is not 0 the key's floor is raised to it. A kept record
+        answers OK."""
     # invalidation clock
     def clock(self) -> int: ...
     def number(self) -> int:
@@ -113,7 +126,9 @@ class Table:
     def raise_key(self, key: str | bytes, number: int, soft: bool = False) -> None: ...
     def raise_tag(self, tag: int, number: int, soft: bool = False) -> None: ...
     def raise_all(self, number: int, soft: bool = False) -> None: ...
-    def raise_gap(self, number: int, now: int = -1) -> None: ...
+    def raise_gap(self, number: int, now: int = -1) -> None:
+        """What stands below is stale for 4 s, then gone. A gap within those 4 s keeps
+        the first one's time; what an earlier gap hid stays hidden."""
     def highest(self, key: str | bytes, tags: tuple[int, ...] = ()) -> int:
         """The highest hard raise that the key and these tags bear, clear included."""
     # process slots
@@ -138,7 +153,8 @@ class Table:
     def claim_take(self, key: str | bytes) -> tuple[int, int, int, int]:
         """(OK | HELD | FULL, index, word, wake). HELD: another's word to wait on."""
     def claim_over(self, index: int, seen: int) -> tuple[int, int, int]:
-        """(OK | LOST, word, wake): take a dead, overdue or void claim by one CAS."""
+        """(OK | LOST, word, wake): take a dead, overdue or void claim by one CAS. LOST:
+        it bears `word` by now, or it was tentative and another one stands."""
     def claim_free(self, index: int, word: int, state: int) -> tuple[int, int]:
         """(OK | LOST, wake)."""
     def claim_note(

@@ -98,7 +98,7 @@ cdef dict geometry_dict(const shmc_geometry *g):
 
 cdef int make_plan(uint64_t size, uint32_t record_bytes, shmc_geometry *g) except -1:
     if shmc_plan(size, record_bytes, g) != SHMC_OK:
-        raise SegmentError(f"a segment of {size} bytes is too small: give 1 MiB or more")
+        raise SegmentError(f"a segment of {size} bytes is too small: 1 MiB at least")
     return 0
 
 
@@ -499,7 +499,8 @@ cdef class Table:
         )
 
     def claim_noted(self, index, uint64_t word):
-        cdef uint64_t stamp, words[2]
+        cdef uint64_t stamp
+        cdef uint64_t words[2]
         cdef int64_t deadline
         if shmc_claim_noted(&self.t, self.claim_index(index), word, &stamp, &deadline,
                             words) != SHMC_OK:

@@ -1,16 +1,19 @@
 /* claim.c: who on this host computes a key, and who waits for it.
  *
- * Two processes that want one key may take different claims of its set at the same
- * moment, so a claim is taken in two steps. A taker writes a *tentative* word, then
- * looks at the whole set: a held claim of the key, or a lower tentative one, and it
- * withdraws; a higher tentative one it voids by CAS; then it confirms by CAS, which
- * fails if somebody voided it. "The lowest entry wins" alone gives two holders:
+ * Two processes that want one key may take different claims of its set at the
+ * same moment, so a claim is taken in two steps. A taker writes a *tentative*
+ * word, then looks at the whole set: a held claim of the key, or a lower
+ * tentative one, and it withdraws; a higher tentative one it voids by CAS;
+ * then it confirms by CAS, which fails if somebody voided it. "The lowest
+ * entry wins" alone gives two holders:
  * 1. A is tentative at 5, finds nothing below, and sleeps before it says held
  * 2. B takes 2, finds A above, and as the lower one is held
  * 3. A wakes and is held too
+ *
  * Here B voids A's word first, and A's confirming CAS fails.
  *
- * Whoever changes a word takes the bitmap of waiters, whom the caller must wake.
+ * Whoever changes a word takes the bitmap of waiters, whom the caller must
+ * wake.
  */
 #include "inner.h"
 #include "hash.h"
@@ -60,7 +63,9 @@ static uint32_t set_of(const shmc *t, uint64_t hash)
     return ((uint32_t)hash & (t->g.claim_sets - 1)) * SHMC_CLAIM_WAYS;
 }
 
-/* The entry that has the key: held rather than tentative. SHMC_HELD, or SHMC_MISS. */
+/* The entry that has the key: held rather than tentative. SHMC_HELD, or
+ * SHMC_MISS.
+ */
 static int standing(shmc *t, uint32_t set, uint64_t hash20, uint32_t *index,
                     uint64_t *word)
 {
@@ -80,9 +85,9 @@ static int standing(shmc *t, uint32_t set, uint64_t hash20, uint32_t *index,
     return found;
 }
 
-/* An entry to take: a freed one, searched from a place of the key's own so that how
- * a claim ended stands a while; else one whose owner's slot has been taken anew,
- * which proves the owner dead. SHMC_NO_CLAIM if there is none.
+/* An entry to take: a freed one, searched from a place of the key's own so
+ * that how a claim ended stands a while; else one whose owner's slot has been
+ * taken anew, which proves the owner dead. SHMC_NO_CLAIM if there is none.
  */
 static uint32_t vacant(shmc *t, uint32_t set, uint64_t hash20, uint64_t *word)
 {
@@ -107,9 +112,9 @@ static uint32_t vacant(shmc *t, uint32_t set, uint64_t hash20, uint64_t *word)
     return dead;
 }
 
-/* Settle with entry `j` of the set for the tentative claim `mine` at `i`. SHMC_OK:
- * it is no rival (any more); SHMC_HELD: it wins, we have withdrawn, *index and *word
- * say who.
+/* Settle with entry `j` of the set for the tentative claim `mine` at `i`.
+ * SHMC_OK: it is no rival (any more); SHMC_HELD: it wins, we have withdrawn,
+ * *index and *word say who.
  */
 static int settle_with(shmc *t, uint32_t i, uint64_t mine, uint32_t j,
                        uint32_t *index, uint64_t *word, uint64_t *wake)
@@ -130,8 +135,8 @@ static int settle_with(shmc *t, uint32_t i, uint64_t mine, uint32_t j,
     }
 }
 
-/* Confirm the tentative claim `mine` at `i`, once the whole set has been looked at
- * again. SHMC_OK, SHMC_HELD (withdrawn), LOST_ROUND (voided).
+/* Confirm the tentative claim `mine` at `i`, once the whole set has been
+ * looked at again. SHMC_OK, SHMC_HELD (withdrawn), LOST_ROUND (voided).
  */
 static int settle(shmc *t, uint32_t i, uint64_t mine, uint32_t *index,
                   uint64_t *word, uint64_t *wake)
@@ -140,7 +145,8 @@ static int settle(shmc *t, uint32_t i, uint64_t mine, uint32_t *index,
 
     for (uint32_t j = set; j < set + SHMC_CLAIM_WAYS; j++) {
         SHMC_STEP("claim.look");
-        if (j != i && settle_with(t, i, mine, j, index, word, wake) == SHMC_HELD)
+        if (j != i
+            && settle_with(t, i, mine, j, index, word, wake) == SHMC_HELD)
             return SHMC_HELD;
     }
     if (!change(&t->claims[i], mine, with_state(mine, SHMC_HELD), wake))
@@ -151,9 +157,9 @@ static int settle(shmc *t, uint32_t i, uint64_t mine, uint32_t *index,
 }
 
 /* Claim a key for the process in `slot`. SHMC_OK: *index and *word are ours;
- * SHMC_HELD: the key's claim is theirs (or, by an earlier call, our own), *word is
- * what to wait on; SHMC_FULL: nothing was taken, the lease alone decides. Never
- * waits.
+ * SHMC_HELD: the key's claim is theirs (or, by an earlier call, our own),
+ * *word is what to wait on; SHMC_FULL: nothing was taken, the lease alone
+ * decides. Never waits.
  */
 int shmc_claim_take(shmc *t, uint64_t hash, uint32_t slot, uint32_t *index,
                     uint64_t *word, uint64_t *wake)
@@ -181,11 +187,13 @@ int shmc_claim_take(shmc *t, uint64_t hash, uint32_t slot, uint32_t *index,
     return SHMC_FULL;
 }
 
-/* Take over a claim that bears `seen`, whose owner is dead or overdue or which is
- * void. SHMC_OK: *word is ours; SHMC_LOST: it has moved on, *word is how it stands.
+/* Take over a claim that bears `seen`, whose owner is dead or overdue or which
+ * is void. SHMC_OK: *word is ours; SHMC_LOST: it has moved on, *word is how it
+ * stands.
  *
- * A held claim is the only one of its key, and stays so by one CAS. A tentative one
- * is not, so it is made ours as tentative and settled like any other:
+ * A held claim is the only one of its key, and stays so by one CAS. A
+ * tentative one is not, so it is made ours as tentative and settled like any
+ * other:
  * 1. A finds 2 and 5 empty and takes 2; D takes 5, and dies before it looks
  * 2. A looked at 5 before D came, and is held
  * 3. B takes over D's word straight to held: two holders
@@ -209,8 +217,8 @@ int shmc_claim_over(shmc *t, uint32_t index, uint64_t seen, uint32_t slot,
     return SHMC_LOST;
 }
 
-/* Free a claim that bears `word`, saying how it ended (SHMC_FREED...). SHMC_OK or
- * SHMC_LOST.
+/* Free a claim that bears `word`, saying how it ended (SHMC_FREED...). SHMC_OK
+ * or SHMC_LOST.
  */
 int shmc_claim_free(shmc *t, uint32_t index, uint64_t word, uint32_t state,
                     uint64_t *wake)
@@ -220,22 +228,24 @@ int shmc_claim_free(shmc *t, uint32_t index, uint64_t word, uint32_t state,
     return SHMC_LOST;
 }
 
-/* What binds a note's fields to each other and to the word they were noted under.
- * A holder notes again under the same word, and a holder that was stopped and
- * superseded may still be writing: an equal word alone would let a reader believe
- * half of one note and half of another.
+/* What binds a note's fields to each other and to the word they were noted
+ * under. A holder notes again under the same word, and a holder that was
+ * stopped and superseded may still be writing: an equal word alone would let a
+ * reader believe half of one note and half of another.
  */
 static uint64_t bind(uint64_t word, uint64_t stamp, int64_t deadline,
                      const uint64_t token[2])
 {
     static const uint64_t seed[2] = {0, 0};
-    const uint64_t all[5] = {word, stamp, (uint64_t)deadline, token[0], token[1]};
+    const uint64_t all[5] = {
+        word, stamp, (uint64_t)deadline, token[0], token[1]
+    };
 
     return shmc_siphash(seed, all, sizeof all);
 }
 
-/* Note beside a claim what its compute began under. SHMC_OK, or SHMC_LOST when the
- * claim is no longer ours (then what was noted binds to nothing).
+/* Note beside a claim what its compute began under. SHMC_OK, or SHMC_LOST when
+ * the claim is no longer ours (then what was noted binds to nothing).
  */
 int shmc_claim_note(shmc *t, uint32_t index, uint64_t word, uint64_t stamp,
                     int64_t deadline, const uint64_t token[2])
@@ -253,8 +263,8 @@ int shmc_claim_note(shmc *t, uint32_t index, uint64_t word, uint64_t stamp,
     return atomic_load(&c->word) == word ? SHMC_OK : SHMC_LOST;
 }
 
-/* What was noted under this very word. SHMC_OK, or SHMC_MISS: nothing yet, and the
- * claim is new and valid.
+/* What was noted under this very word. SHMC_OK, or SHMC_MISS: nothing yet, and
+ * the claim is new and valid.
  */
 int shmc_claim_noted(shmc *t, uint32_t index, uint64_t word, uint64_t *stamp,
                      int64_t *deadline, uint64_t token[2])
@@ -269,8 +279,8 @@ int shmc_claim_noted(shmc *t, uint32_t index, uint64_t word, uint64_t *stamp,
     return noted == bind(word, *stamp, *deadline, token) ? SHMC_OK : SHMC_MISS;
 }
 
-/* Whether a claim is void: noted under this word with a stamp that lies under the
- * key's stripe, so that its value would be refused. 1 or 0.
+/* Whether a claim is void: noted under this word with a stamp that lies under
+ * the key's stripe, so that its value would be refused. 1 or 0.
  */
 int shmc_claim_void(shmc *t, uint32_t index, uint64_t word, uint64_t hash)
 {
@@ -281,9 +291,9 @@ int shmc_claim_void(shmc *t, uint32_t index, uint64_t word, uint64_t hash)
         && stamp < atomic_load(shmc_key_stripe(t, hash, 0));
 }
 
-/* Join a claim's waiters. SHMC_OK: it still bears `word`, so whoever changes it will
- * see our bit: park. SHMC_LOST: it changed, look again. Slots from 64 on have no bit
- * and poll.
+/* Join a claim's waiters. SHMC_OK: it still bears `word`, so whoever changes
+ * it will see our bit: park. SHMC_LOST: it changed, look again. Slots from 64
+ * on have no bit and poll.
  */
 int shmc_claim_wait(shmc *t, uint32_t index, uint64_t word, uint32_t slot)
 {

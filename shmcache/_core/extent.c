@@ -1,9 +1,9 @@
 /* extent.c: the extents' life and the shard's lock.
  *
- * An extent is free, then open (appended to), then full, then emptied as a whole.
- * Nothing links extents: the oldest is found by a scan of the shard's headers, so
- * a writer killed between any two steps leaves nothing half linked. The order of
- * the steps keeps each header valid by itself.
+ * An extent is free, then open (appended to), then full, then emptied as a
+ * whole. Nothing links extents: the oldest is found by a scan of the shard's
+ * headers, so a writer killed between any two steps leaves nothing half
+ * linked. The order of the steps keeps each header valid by itself.
  */
 #define _GNU_SOURCE             /* pthread_mutex_clocklock */
 #include "inner.h"
@@ -29,8 +29,8 @@ void shmc_keep(shmc_shard *s, uint32_t extent, uint32_t bytes)
     SHMC_SET(x->live_records, x->live_records + 1);
 }
 
-/* Book the record of a slot word as gone. Counts never fall below zero: a killed
- * writer may have left them short.
+/* Book the record of a slot word as gone. Counts never fall below zero: a
+ * killed writer may have left them short.
  */
 void shmc_forget(shmc *t, uint32_t shard, uint64_t word)
 {
@@ -52,7 +52,9 @@ static int fill_sane(const shmc *t, const shmc_extent *x)
     return x->fill <= t->g.extent_bytes && x->fill % 8 == 0;
 }
 
-/* Whether the record at `offset` lies, with all its parts, below the fill mark. */
+/* Whether the record at `offset` lies, with all its parts, below the fill
+ * mark.
+ */
 static int record_sane(const shmc_record *r, uint32_t offset, uint32_t fill)
 {
     uint64_t parts = sizeof *r + 4ull * r->ntags + r->key_len
@@ -64,7 +66,8 @@ static int record_sane(const shmc_record *r, uint32_t offset, uint32_t fill)
 }
 
 /* Count why a record goes: it was invalidated, it had expired, or for room. */
-static void count_gone(shmc *t, const shmc_record *r, uint64_t hash, int64_t now)
+static void count_gone(shmc *t, const shmc_record *r, uint64_t hash,
+                       int64_t now)
 {
     int state = shmc_judge(t, r, (const uint32_t *)(r + 1), hash, now);
 
@@ -72,7 +75,9 @@ static void count_gone(shmc *t, const shmc_record *r, uint64_t hash, int64_t now
                : state == SHMC_DEAD ? SHMC_C_EXPIRED : SHMC_C_EVICTED, 1);
 }
 
-/* Clear the slot of the record at `offset`, if one of its key's slots means it. */
+/* Clear the slot of the record at `offset`, if one of its key's slots means
+ * it.
+ */
 static void clear_slot(shmc *t, uint32_t shard, uint32_t e, uint32_t offset,
                        int64_t now)
 {
@@ -82,8 +87,8 @@ static void clear_slot(shmc *t, uint32_t shard, uint32_t e, uint32_t offset,
     shmc_place at;
 
     shmc_place_of(t, hash, &at);
-    word = shmc_slot_word(shmc_load(&t->shards[shard].generations[e]), e, offset,
-                          at.print);
+    word = shmc_slot_word(shmc_load(&t->shards[shard].generations[e]), e,
+                          offset, at.print);
     for (int i = 0; i < 2 * (int)SHMC_WAYS; i++) {
         shmc_word *slot = &at.bucket[i / SHMC_WAYS][i % SHMC_WAYS];
         if (!shmc_word_same(shmc_load(slot), word))
@@ -141,8 +146,8 @@ static void wipe(shmc *t, uint32_t shard)
     shmc_count(t, SHMC_C_SHARDS_WIPED, 1);
 }
 
-/* Empty an extent: clear the slots of its records, raise its generation, free it.
- * A header that no append can have left wipes the shard.
+/* Empty an extent: clear the slots of its records, raise its generation, free
+ * it. A header that no append can have left wipes the shard.
  */
 static void empty(shmc *t, uint32_t shard, uint32_t e, int64_t now)
 {
@@ -155,7 +160,8 @@ static void empty(shmc *t, uint32_t shard, uint32_t e, int64_t now)
     }
     SHMC_STEP("empty");
     while (offset < fill) {
-        const shmc_record *r = (const shmc_record *)shmc_at(t, shard, e, offset);
+        const shmc_record *r =
+            (const shmc_record *)shmc_at(t, shard, e, offset);
         if (fill - offset < sizeof *r || !record_sane(r, offset, fill)) {
             wipe(t, shard);
             return;
@@ -206,7 +212,8 @@ static uint32_t free_extent(shmc *t, uint32_t shard, int64_t now)
 }
 
 /* Open a fresh extent for a queue. */
-static uint32_t open_extent(shmc *t, uint32_t shard, uint32_t queue, int64_t now)
+static uint32_t open_extent(shmc *t, uint32_t shard, uint32_t queue,
+                            int64_t now)
 {
     shmc_shard *s = &t->shards[shard];
     uint32_t e = free_extent(t, shard, now);
@@ -222,8 +229,8 @@ static uint32_t open_extent(shmc *t, uint32_t shard, uint32_t queue, int64_t now
 }
 
 /* Find room for `bytes`, which an extent can hold, in the open extent of
- * probation, evicting if need be. Sets *extent and *offset; the fill mark is the
- * caller's to publish once the bytes stand.
+ * probation, evicting if need be. Sets *extent and *offset; the fill mark is
+ * the caller's to publish once the bytes stand.
  */
 void shmc_room(shmc *t, uint32_t shard, uint32_t bytes, int64_t now,
                uint32_t *extent, uint32_t *offset)
@@ -239,8 +246,9 @@ void shmc_room(shmc *t, uint32_t shard, uint32_t bytes, int64_t now,
     *offset = s->extents[e].fill;
 }
 
-/* Whether a shard's headers agree with each other, as every killed writer leaves
- * them. Looks at the headers alone: a recount of records would hold the lock long.
+/* Whether a shard's headers agree with each other, as every killed writer
+ * leaves them. Looks at the headers alone: a recount of records would hold the
+ * lock long.
  */
 static int consistent(const shmc *t, const shmc_shard *s)
 {
@@ -253,14 +261,16 @@ static int consistent(const shmc *t, const shmc_shard *s)
         uint32_t e = s->open[q - 1];
         if (e > SHMC_NO_EXTENT
             || (e < SHMC_NO_EXTENT
-                && (s->extents[e].queue != q || s->extents[e].fill < SHMC_FIRST)))
+                && (s->extents[e].queue != q
+                    || s->extents[e].fill < SHMC_FIRST)))
             return 0;
     }
     return s->disabled == 0;
 }
 
-/* Take over the lock of a writer that died. Nothing needs mending by construction
- * and nothing is recounted; killed in here, the next one starts over.
+/* Take over the lock of a writer that died. Nothing needs mending by
+ * construction and nothing is recounted; killed in here, the next one starts
+ * over.
  */
 static int recover(shmc *t, uint32_t shard)
 {
@@ -274,8 +284,8 @@ static int recover(shmc *t, uint32_t shard)
     return SHMC_OK;
 }
 
-/* A lock that nobody can have any more: empty the shard's index, so that all its
- * reads miss, and raise its generations. No writer can be inside.
+/* A lock that nobody can have any more: empty the shard's index, so that all
+ * its reads miss, and raise its generations. No writer can be inside.
  */
 static int disable(shmc *t, uint32_t shard)
 {
@@ -309,7 +319,8 @@ static int wait_lock(shmc *t, uint32_t shard)
 
     if (now < t->try_until[shard])
         return EBUSY;
-    int rc = pthread_mutex_clocklock(&t->shards[shard].lock, CLOCK_MONOTONIC, &ts);
+    int rc = pthread_mutex_clocklock(&t->shards[shard].lock, CLOCK_MONOTONIC,
+                                     &ts);
     if (rc == ETIMEDOUT) {
         t->try_until[shard] = monotonic() + TRY_NS;
         shmc_count(t, SHMC_C_LOCK_TIMEOUTS, 1);
@@ -317,8 +328,9 @@ static int wait_lock(shmc *t, uint32_t shard)
     return rc;
 }
 
-/* Take a shard's lock: try first, else wait, at most 2 ms; after a time-out this
- * process only tries that shard for 100 ms. SHMC_OK, SHMC_BUSY, SHMC_DISABLED.
+/* Take a shard's lock: try first, else wait, at most 2 ms; after a time-out
+ * this process only tries that shard for 100 ms. SHMC_OK, SHMC_BUSY,
+ * SHMC_DISABLED.
  */
 int shmc_lock(shmc *t, uint32_t shard)
 {

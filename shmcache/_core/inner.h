@@ -4,7 +4,7 @@
 
 #include "table.h"
 
-#define SHMC_FIRST 8u           /* offset of an extent's first record: never 0 */
+#define SHMC_FIRST 8u           /* offset of an extent's first record, not 0 */
 #define SHMC_NO_EXTENT SHMC_EXTENTS
 
 /* A point at which a test may kill, stop or count the caller. */
@@ -104,7 +104,7 @@ static inline uint32_t shmc_word_offset(uint64_t w)
     return (uint32_t)(w >> 18 & 0x3fffff) * 8;
 }
 
-/* Whether two slot words mean the same record: a reader may set the frequency. */
+/* Whether two slot words mean one record: a reader may set the frequency. */
 static inline int shmc_word_same(uint64_t a, uint64_t b)
 {
     return ((a ^ b) & ~SHMC_FREQ_MASK) == 0;
@@ -117,8 +117,8 @@ typedef struct shmc_place {
     shmc_word *bucket[2];
 } shmc_place;
 
-/* Shard, fingerprint and two different buckets of a hash. The shard's ten bits,
- * the first bucket's 32 and the fingerprint's 18 do not overlap by more than six.
+/* Shard, fingerprint and two different buckets of a hash. The shard's ten
+ * bits, the first bucket's 32 and the fingerprint's 18 do not overlap.
  */
 static inline void shmc_place_of(const shmc *t, uint64_t hash, shmc_place *out)
 {

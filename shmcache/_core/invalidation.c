@@ -1,4 +1,4 @@
-/* invalidation.c: the invalidation clock and its stripes; they only ever rise. */
+/* invalidation.c: the invalidation clock and its stripes: they only rise. */
 #include "inner.h"
 #include "hash.h"
 
@@ -19,7 +19,8 @@ void shmc_raise(shmc_word *stripe, uint64_t number)
 {
     uint64_t seen = atomic_load(stripe);
 
-    while (seen < number && !atomic_compare_exchange_weak(stripe, &seen, number))
+    while (seen < number
+           && !atomic_compare_exchange_weak(stripe, &seen, number))
         ;
 }
 
@@ -46,7 +47,7 @@ shmc_word *shmc_tag_stripe(shmc *t, uint32_t tag, int soft)
     return (soft ? t->tag_soft : t->tag_hard) + (tag & (t->g.tag_stripes - 1));
 }
 
-/* The 20-bit number of a tag or a namespace. Unkeyed: the same on every host. */
+/* The 20-bit number of a tag or namespace. Unkeyed: the same on every host. */
 uint32_t shmc_tag_number(const void *name, size_t len)
 {
     static const uint64_t seed[2] = {0, 0};
@@ -59,8 +60,9 @@ uint32_t shmc_tag_number(const void *name, size_t len)
  * 1. a key is deleted elsewhere during gap A, its record stands here
  * 2. 4 s after A was raised the record is gone for readers
  * 3. gap B is raised: with a new gap_at the record would be served as stale
- * So a gap that is hard already is noted in the clear word first, and one that is
- * still soft keeps its time. Readers load gap, gap_at and clear in this order.
+ *
+ * So a gap that is hard already is noted in the clear word first, and one that
+ * is still soft keeps its time. Readers load gap, gap_at, clear in this order.
  */
 void shmc_raise_gap(shmc *t, uint64_t number, int64_t now)
 {
@@ -77,7 +79,8 @@ void shmc_raise_gap(shmc *t, uint64_t number, int64_t now)
 /* The highest hard raise that stands over a key with these tags: a store whose
  * stamp lies below is refused.
  */
-uint64_t shmc_highest(shmc *t, uint64_t hash, const uint32_t *tags, uint32_t ntags)
+uint64_t shmc_highest(shmc *t, uint64_t hash, const uint32_t *tags,
+                      uint32_t ntags)
 {
     uint64_t top = atomic_load(&t->header->clear_hard);
     uint64_t one = atomic_load(shmc_key_stripe(t, hash, 0));

@@ -54,8 +54,10 @@ static void lengths_of(const shmc_geometry *g, uint64_t out[REGIONS])
     uint64_t shards = g->shards;
 
     out[R_SLOTS] = SHMC_SLOTS * sizeof(shmc_slot);
-    out[R_CLAIMS] = (uint64_t)g->claim_sets * SHMC_CLAIM_WAYS * sizeof(shmc_claim);
-    out[R_KEY_HARD] = out[R_KEY_FLOOR] = out[R_KEY_SOFT] = 8ull * g->key_stripes;
+    out[R_CLAIMS] =
+        (uint64_t)g->claim_sets * SHMC_CLAIM_WAYS * sizeof(shmc_claim);
+    out[R_KEY_HARD] = 8ull * g->key_stripes;
+    out[R_KEY_FLOOR] = out[R_KEY_SOFT] = out[R_KEY_HARD];
     out[R_TAG_HARD] = out[R_TAG_SOFT] = 8ull * g->tag_stripes;
     out[R_BREAKERS] = out[R_STREAM] = WORDS_REGION;
     out[R_SHARDS] = shards * sizeof(shmc_shard);
@@ -107,7 +109,7 @@ int shmc_plan(uint64_t size, uint32_t record_bytes, shmc_geometry *out)
     g.tag_stripes = power(g.size / 256 / 8, 1u << 10, 1u << 20);
     fixed = bytes_of(&g);
     each = (g.size - fixed) / g.shards;
-    /* a full log fills three quarters of the slots: beyond, inserts find none */
+    /* a full log fills three quarters of the slots; beyond, inserts find none */
     g.buckets = (uint32_t)(each / (whole * 3 / 4) / SHMC_WAYS) + 2;
     g.ghost_buckets = (uint32_t)(each / whole * 6 / 64) + 1;
     fixed = bytes_of(&g);
@@ -158,7 +160,7 @@ static int lock_init(shmc_shard *s)
     return rc;
 }
 
-/* Put a shard of zeroed memory into its first state: all free but the reserve. */
+/* Put a shard of zeroed memory into its first state: free but the reserve. */
 static int init_shard(shmc_shard *s)
 {
     for (uint32_t e = 0; e < SHMC_EXTENTS; e++)
@@ -240,7 +242,9 @@ const shmc_region *shmc_find_region(const shmc *t, const char *name)
     return r;
 }
 
-/* Point `t` at the regions. SHMC_BAD_LAYOUT if one is missing, short or outside. */
+/* Point `t` at the regions. SHMC_BAD_LAYOUT if one is missing, short or
+ * outside.
+ */
 static int find_regions(shmc *t)
 {
     uint64_t length[REGIONS];
@@ -302,5 +306,6 @@ void shmc_measure(const shmc *t, shmc_usage *out)
             out->live_bytes += SHMC_GET(s->extents[e].live_bytes);
         }
     }
-    out->capacity_bytes = (uint64_t)t->g.shards * SHMC_EXTENTS * t->g.extent_bytes;
+    out->capacity_bytes =
+        (uint64_t)t->g.shards * SHMC_EXTENTS * t->g.extent_bytes;
 }

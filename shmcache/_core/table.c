@@ -6,9 +6,10 @@
 
 /* ---- bytes that may be reused while they are read --------------------------
  *
- * These two read an extent while a writer may be reusing it: a race, on purpose.
- * Nothing they saw is believed before the extent's generation was found unchanged
- * afterwards. No other function may touch a record without the shard's lock.
+ * These two read an extent while a writer may be reusing it: a race, on
+ * purpose. Nothing they saw is believed before the extent's generation was
+ * found unchanged afterwards. No other function may touch a record without the
+ * shard's lock.
  */
 #ifdef __SANITIZE_THREAD__
 
@@ -45,7 +46,7 @@ static inline int racing_equal(const void *a, const void *b, size_t n)
 
 #endif
 
-/* Whether a generation is still the one seen before a copy: then it is whole. */
+/* Whether a generation is still the one seen before a copy: it is whole. */
 static inline int unchanged(shmc_word *generation, uint64_t seen)
 {
     return shmc_load_after(generation) == seen;
@@ -64,8 +65,8 @@ static inline int above(const shmc_word *stripe, uint64_t stamp)
 }
 
 /* What a record is worth now: SHMC_FRESH, _STALE, _DEAD, or SHMC_MISS where an
- * invalidation stands above its stamp. The gap is loaded before its time and the
- * clear word after both: shmc_raise_gap writes them in the opposite order.
+ * invalidation stands above its stamp. The gap is loaded before its time and
+ * the clear word after both: shmc_raise_gap writes them in the opposite order.
  */
 int shmc_judge(shmc *t, const shmc_record *head, const uint32_t *tags,
                uint64_t hash, int64_t now)
@@ -173,11 +174,11 @@ static int seek(shmc *t, const shmc_place *at, const void *key, uint32_t len,
     return SHMC_MISS;
 }
 
-/* Find a key's record and say what it is worth now. SHMC_OK or SHMC_MISS. Takes no
- * lock and waits for nobody. The value is copied by shmc_copy.
+/* Find a key's record and say what it is worth now. SHMC_OK or SHMC_MISS.
+ * Takes no lock and waits for nobody. The value is copied by shmc_copy.
  */
-int shmc_find(shmc *t, const void *key, uint32_t len, uint64_t hash, int64_t now,
-              shmc_found *out)
+int shmc_find(shmc *t, const void *key, uint32_t len, uint64_t hash,
+              int64_t now, shmc_found *out)
 {
     shmc_place at;
 
@@ -203,7 +204,7 @@ int shmc_copy(shmc *t, const shmc_found *f, void *to)
     return SHMC_CHANGED;
 }
 
-/* Note a hit in the slot's frequency, up to 3. A slot that changed is let be. */
+/* Note a hit in the slot's frequency, up to 3. A changed slot is let be. */
 void shmc_touch(shmc *t, const shmc_found *f)
 {
     uint64_t word = f->word;
@@ -228,7 +229,8 @@ static uint32_t size_of(const shmc *t, const shmc_store *s)
 }
 
 /* Write a record's bytes where nothing points yet. */
-static void append(uint8_t *to, const shmc_store *s, uint32_t bytes, uint64_t stamp)
+static void append(uint8_t *to, const shmc_store *s, uint32_t bytes,
+                   uint64_t stamp)
 {
     shmc_record head = {
         .bytes = bytes, .value_len = s->value_len,
@@ -266,7 +268,8 @@ static shmc_word *vacancy(shmc *t, const shmc_place *at)
             continue;
         }
         a = s->extents[shmc_word_extent(w)].age;
-        if (shmc_word_freq(w) < freq || (shmc_word_freq(w) == freq && a < age)) {
+        if (shmc_word_freq(w) < freq
+            || (shmc_word_freq(w) == freq && a < age)) {
             victim = slot;
             freq = shmc_word_freq(w);
             age = a;
@@ -281,7 +284,8 @@ static shmc_word *vacancy(shmc *t, const shmc_place *at)
 /* Let a slot mean another record, by one swap; its old record is forgotten. The
  * key's own slot keeps its frequency, which a reader may be raising.
  */
-static void publish(shmc *t, uint32_t shard, shmc_word *slot, uint64_t word, int own)
+static void publish(shmc *t, uint32_t shard, shmc_word *slot, uint64_t word,
+                    int own)
 {
     uint64_t old = shmc_load(slot);
 
@@ -300,9 +304,9 @@ static void remove_found(shmc *t, uint32_t shard, const shmc_found *f)
     shmc_forget(t, shard, f->word);
 }
 
-/* Whether a store may be made: SHMC_OK, or why not. With `raise` the stamp is the
- * number taken here, under the same hold of the lock as the store, so that no
- * reader finds the key without either value.
+/* Whether a store may be made: SHMC_OK, or why not. With `raise` the stamp is
+ * the number taken here, under the same hold of the lock as the store, so that
+ * no reader finds the key without either value.
  */
 static int admit(shmc *t, const shmc_store *s, uint64_t hash,
                  const shmc_found *standing, uint64_t *stamp)
@@ -339,7 +343,8 @@ static void store(shmc *t, const shmc_store *s, const shmc_place *at,
     SHMC_STEP("store.fill");
     /* the key's own slot, even if the room was made by emptying its extent */
     publish(t, at->shard, standing ? standing->slot : vacancy(t, at),
-            shmc_slot_word(shmc_load(&shard->generations[e]), e, offset, at->print),
+            shmc_slot_word(shmc_load(&shard->generations[e]), e, offset,
+                           at->print),
             standing != NULL);
     SHMC_STEP("store.slot");
     shmc_keep(shard, e, bytes);
@@ -392,12 +397,13 @@ int shmc_put(shmc *t, const shmc_store *s, int64_t now, uint64_t *stamp)
     return rc;
 }
 
-/* Remove a key's record, unless it bears `nonce` (0: whatever it bears). SHMC_OK
- * (also where it was kept), SHMC_MISS. Waits for the shard's lock, at most 2 ms;
- * where it is not to be had, SHMC_BUSY, and the key's floor is raised to `floor`,
- * so that readers miss the record all the same.
+/* Remove a key's record, unless it bears `nonce` (0: whatever it bears).
+ * SHMC_OK (also where it was kept), SHMC_MISS. Waits for the shard's lock, at
+ * most 2 ms; where it is not to be had, SHMC_BUSY, and the key's floor is
+ * raised to `floor`, so that readers miss the record all the same.
  */
-int shmc_drop(shmc *t, const void *key, uint32_t len, uint64_t floor, uint64_t nonce)
+int shmc_drop(shmc *t, const void *key, uint32_t len, uint64_t floor,
+              uint64_t nonce)
 {
     uint64_t hash = shmc_hash(t, key, len);
     shmc_found found;

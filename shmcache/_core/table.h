@@ -288,12 +288,13 @@ void shmc_measure(const shmc *t, shmc_usage *out);
 
 /* Table (table.c, extent.c) */
 uint64_t shmc_hash(const shmc *t, const void *key, size_t len);
-int shmc_find(shmc *t, const void *key, uint32_t len, uint64_t hash, int64_t now,
-              shmc_found *out);
+int shmc_find(shmc *t, const void *key, uint32_t len, uint64_t hash,
+              int64_t now, shmc_found *out);
 int shmc_copy(shmc *t, const shmc_found *f, void *to);
 void shmc_touch(shmc *t, const shmc_found *f);
 int shmc_put(shmc *t, const shmc_store *s, int64_t now, uint64_t *stamp);
-int shmc_drop(shmc *t, const void *key, uint32_t len, uint64_t floor, uint64_t nonce);
+int shmc_drop(shmc *t, const void *key, uint32_t len, uint64_t floor,
+              uint64_t nonce);
 
 /* Invalidation clock (invalidation.c) */
 uint64_t shmc_clock(const shmc *t);
@@ -304,7 +305,8 @@ shmc_word *shmc_key_floor(shmc *t, uint64_t hash);
 shmc_word *shmc_tag_stripe(shmc *t, uint32_t tag, int soft);
 void shmc_raise_gap(shmc *t, uint64_t number, int64_t now);
 uint32_t shmc_tag_number(const void *name, size_t len);
-uint64_t shmc_highest(shmc *t, uint64_t hash, const uint32_t *tags, uint32_t ntags);
+uint64_t shmc_highest(shmc *t, uint64_t hash, const uint32_t *tags,
+                      uint32_t ntags);
 
 /* Claims (claim.c). To *wake is added whom the caller must wake. */
 int shmc_claim_take(shmc *t, uint64_t hash, uint32_t slot, uint32_t *index,

@@ -1,5 +1,5 @@
-/* harness.h: what the C tests share: a segment in shared memory, records that name
- * themselves, and a hook at the core's steps.
+/* harness.h: what the C tests share: a segment in shared memory, records that
+ * name themselves, and a hook at the core's steps.
  */
 #ifndef SHMC_HARNESS_H
 #define SHMC_HARNESS_H
@@ -19,10 +19,11 @@
 
 #define MIB (1u << 20)
 #define CHECK(what) do { if (!(what)) { \
-    fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #what); abort(); } } while (0)
+    fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #what); \
+    abort(); } } while (0)
 
 typedef void (*step_hook)(const char *at);
-extern step_hook on_step;       /* called at each step of the core; NULL: nothing */
+extern step_hook on_step;       /* called at each step of the core, or NULL */
 
 /* The segment under test: mapped shared, with unreadable pages behind it. */
 static inline void *map_segment(size_t size)

@@ -1,7 +1,7 @@
 /* test_table.c: the core without Python: layout, index, reuse, kills, locks.
  *
- * Built with -DSHMC_STEPS, so that a test can stand at any step of the core. Run
- * without arguments under ASan and UBSan.
+ * Built with -DSHMC_STEPS, so that a test can stand at any step of the core.
+ * Run without arguments under ASan and UBSan.
  */
 #include "harness.h"
 #include "hash.h"
@@ -52,7 +52,8 @@ static void test_attach_refuses_what_contradicts_itself(void)
 
     CHECK(shmc_attach(&other, h, MIB / 2, 0) == SHMC_BAD_LAYOUT);
 #define REFUSED(change) do { change; \
-    CHECK(shmc_attach(&other, h, MIB, 0) == SHMC_BAD_LAYOUT); *h = good; } while (0)
+    CHECK(shmc_attach(&other, h, MIB, 0) == SHMC_BAD_LAYOUT); \
+    *h = good; } while (0)
     REFUSED(h->magic[0] = 's');
     REFUSED(h->state = 0);
     REFUSED(h->layout++);
@@ -107,12 +108,13 @@ static void test_sizes_at_their_limits_are_stored_whole(void)
     CHECK(put_bytes(&t, key, SHMC_KEY_MAX, UINT32_MAX, 0) == SHMC_TOO_LARGE);
     for (uint32_t len = 1; len <= SHMC_KEY_MAX; len += 341) {
         shmc_found f;
+        uint64_t hash = shmc_hash(&t, key, len);
         CHECK(put_bytes(&t, key, len, most, SHMC_TAGS_MAX) == SHMC_OK);
-        CHECK(shmc_find(&t, key, len, shmc_hash(&t, key, len), 1, &f) == SHMC_OK);
+        CHECK(shmc_find(&t, key, len, hash, 1, &f) == SHMC_OK);
         CHECK(f.head.value_len == most && f.head.ntags == SHMC_TAGS_MAX);
         CHECK(shmc_copy(&t, &f, value) == SHMC_OK);
         CHECK(put_bytes(&t, key, len, 0, 0) == SHMC_OK);
-        CHECK(shmc_find(&t, key, len, shmc_hash(&t, key, len), 1, &f) == SHMC_OK);
+        CHECK(shmc_find(&t, key, len, hash, 1, &f) == SHMC_OK);
         CHECK(f.head.value_len == 0 && shmc_copy(&t, &f, value) == SHMC_OK);
     }
 }
@@ -217,11 +219,11 @@ static void test_emptying_counts_why_a_record_went(void)
     shmc_store s = {.key = &key, .key_len = 4, .value = "", .birth = 1,
         .fresh_until = 2, .dead_at = 2, .claim = SHMC_NO_CLAIM};
 
-    CHECK(shmc_put(&t, &s, 1, &stamp) == SHMC_OK);      /* will have expired */
+    CHECK(shmc_put(&t, &s, 1, &stamp) == SHMC_OK);  /* will have expired */
     s.tags = &tag;
     s.ntags = 1;
     key++;
-    CHECK(shmc_put(&t, &s, 1, &stamp) == SHMC_OK);      /* and been invalidated */
+    CHECK(shmc_put(&t, &s, 1, &stamp) == SHMC_OK);  /* been invalidated */
     shmc_raise(shmc_tag_stripe(&t, tag, 0), shmc_number(&t));
     for (uint32_t k = 0; !t.counters[SHMC_C_EVICTED]; k++) {
         char value[1024];
@@ -230,7 +232,8 @@ static void test_emptying_counts_why_a_record_went(void)
             .stamp = 9, .claim = SHMC_NO_CLAIM};
         CHECK(shmc_put(&t, &s, 5, &stamp) == SHMC_OK);
     }
-    CHECK(t.counters[SHMC_C_EXPIRED] == 1 && t.counters[SHMC_C_INVALIDATED] == 1);
+    CHECK(t.counters[SHMC_C_EXPIRED] == 1);
+    CHECK(t.counters[SHMC_C_INVALIDATED] == 1);
 }
 
 static void test_reader_that_slept_through_a_reuse_learns_it(void)
@@ -250,8 +253,8 @@ static void test_reader_that_slept_through_a_reuse_learns_it(void)
 
 static shmc *shared;
 
-/* Stand in for 65,536 reuses between a reader's load of the slot and its load of
- * the generation: the low bits are the same again, the slot means nothing.
+/* Stand in for 65,536 reuses between a reader's load of the slot and its load
+ * of the generation: the low bits are the same again, the slot means nothing.
  */
 static void wrap_generation(const char *at)
 {
@@ -384,7 +387,7 @@ static void test_headers_that_contradict_are_wiped_and_only_then(void)
     for (uint32_t k = 0; k < 50; k++)
         put_number(&t, k, 0);
     t.shards[0].opened = 0;     /* younger than its extents */
-    for (int n = 0; n < 2; n++) /* killed with the lock: "put.locked", a recovery */
+    for (int n = 0; n < 2; n++) /* killed with the lock, then recovering */
         CHECK(dies_at(n, put_one, &t));
     for (int n = 1; n < 3; n++) /* killed in the wipe */
         CHECK(dies_at(n, put_one, &t));
@@ -466,7 +469,7 @@ static void test_stopped_holder_costs_two_milliseconds_once(void)
     CHECK(t.counters[SHMC_C_LOCKS_RECOVERED] == 1);
 }
 
-/* Die with the lock, and let the next owner give it back as it is: it is lost. */
+/* Die with the lock, and let the next owner give it back as it is: lost. */
 static void test_shard_that_cannot_be_recovered_misses(void)
 {
     shmc t;
@@ -501,7 +504,7 @@ static void claim_one(shmc *t)
         shmc_claim_free(t, index, word, SHMC_FREED_STORED, &wake);
 }
 
-/* A claim word by hand, as another process of that slot would have written it. */
+/* A claim word by hand, as the process of that slot would have written it. */
 static uint64_t claim_word(uint64_t hash20, uint32_t slot, uint32_t state)
 {
     return hash20 << 44 | 7ull << 24 | 1ull << 12 | (uint64_t)slot << 3 | state;
@@ -617,6 +620,13 @@ static void test_taker_killed_at_any_step_leaves_a_claim_to_take(void)
     CHECK(n > 8);
 }
 
+/* Claim the key of the first set whose 20 bits are `hash20`. */
+static int take(shmc *t, uint64_t hash20, uint32_t slot, uint32_t *index,
+                uint64_t *word, uint64_t *wake)
+{
+    return shmc_claim_take(t, hash20 << 44, slot, index, word, wake);
+}
+
 static void test_full_set_takes_only_claims_of_slots_taken_anew(void)
 {
     shmc t;
@@ -626,16 +636,15 @@ static void test_full_set_takes_only_claims_of_slots_taken_anew(void)
     uint64_t word, wake = 0, first = 0;
 
     for (uint64_t k = 0; k < SHMC_CLAIM_WAYS; k++) {
-        CHECK(shmc_claim_take(&t, k << 44, (uint32_t)k, &index, &word, &wake)
-              == SHMC_OK);
+        CHECK(take(&t, k, (uint32_t)k, &index, &word, &wake) == SHMC_OK);
         first = k == 3 ? word : first;
     }
-    CHECK(shmc_claim_take(&t, 9ull << 44, 9, &index, &word, &wake) == SHMC_FULL);
+    CHECK(take(&t, 9, 9, &index, &word, &wake) == SHMC_FULL);
     CHECK(index == SHMC_NO_CLAIM && t.counters[SHMC_C_CLAIMS_FULL] == 1);
-    CHECK(shmc_claim_take(&t, 3ull << 44, 9, &index, &word, &wake) == SHMC_HELD);
+    CHECK(take(&t, 3, 9, &index, &word, &wake) == SHMC_HELD);
     CHECK(shmc_claim_wait(&t, index, word, 17) == SHMC_OK);
     atomic_fetch_add(&t.slots[3].incarnation, 1);
-    CHECK(shmc_claim_take(&t, 9ull << 44, 9, &index, &word, &wake) == SHMC_OK);
+    CHECK(take(&t, 9, 9, &index, &word, &wake) == SHMC_OK);
     CHECK(wake == 1ull << 17);  /* who waited on the dead one's claim */
     CHECK(shmc_claim_free(&t, index, first, SHMC_FREED, &wake) == SHMC_LOST);
 }

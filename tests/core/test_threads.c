@@ -1,5 +1,6 @@
-/* test_threads.c: threads on one mapping, for TSan: it sees neither other processes
- * nor a second mapping of the same page. Each thread has an attachment of its own.
+/* test_threads.c: threads on one mapping, for TSan: it sees neither other
+ * processes nor a second mapping of the same page. Each thread has an
+ * attachment of its own.
  */
 #include "harness.h"
 
@@ -29,7 +30,7 @@ int pthread_mutex_clocklock(pthread_mutex_t *lock, clockid_t clock,
 #endif
 
 static void *base;
-static shmc_word holder[CLAIMED];       /* thread + 1 that holds the key's claim */
+static shmc_word holder[CLAIMED];       /* thread + 1 that has the claim */
 static shmc_word held;
 
 static void records(shmc *t, unsigned *seed)
@@ -45,7 +46,8 @@ static void records(shmc *t, unsigned *seed)
         shmc_drop(t, &key, 4, shmc_number(t), 0);
         break;
     case 3:
-        shmc_raise(shmc_key_stripe(t, shmc_hash(t, &key, 4), 1), shmc_number(t));
+        shmc_raise(shmc_key_stripe(t, shmc_hash(t, &key, 4), 1),
+                   shmc_number(t));
         break;
     default:
         get_number(t, key);
@@ -56,12 +58,13 @@ static void records(shmc *t, unsigned *seed)
 static void claims(shmc *t, uint32_t me, unsigned *seed)
 {
     uint32_t which = (uint32_t)rand_r(seed) % CLAIMED, index;
-    uint64_t hash = (uint64_t)which << 44, word, wake = 0, stamp, token[2] = {me, me};
+    uint64_t hash = (uint64_t)which << 44, word, wake = 0, stamp, token[2];
     int64_t deadline;
     int rc = shmc_claim_take(t, hash, me, &index, &word, &wake);
 
     if (rc == SHMC_HELD) {
-        if (shmc_claim_noted(t, index, word, &stamp, &deadline, token) == SHMC_OK)
+        if (shmc_claim_noted(t, index, word, &stamp, &deadline, token)
+            == SHMC_OK)
             CHECK(token[0] == token[1] && (uint64_t)deadline == token[0]);
         shmc_claim_wait(t, index, word, me);
         return;
@@ -70,7 +73,8 @@ static void claims(shmc *t, uint32_t me, unsigned *seed)
     CHECK(atomic_exchange(&holder[which], me + 1) == 0);
     for (uint64_t i = 1; i < 4; i++) {
         token[0] = token[1] = i * 1000 + me;
-        CHECK(shmc_claim_note(t, index, word, i, (int64_t)token[0], token) == SHMC_OK);
+        CHECK(shmc_claim_note(t, index, word, i, (int64_t)token[0], token)
+              == SHMC_OK);
     }
     CHECK(atomic_exchange(&holder[which], 0) == me + 1);
     CHECK(shmc_claim_free(t, index, word, SHMC_FREED_STORED, &wake) == SHMC_OK);
@@ -108,7 +112,7 @@ int main(void)
         CHECK(!t.slots[i].counters[SHMC_C_SHARDS_WIPED]);
     }
     CHECK(stores > THREADS * ROUNDS / 8 && evicted > 100 && held > ROUNDS);
-    printf("stores %llu evicted %llu claims held %llu\n", (unsigned long long)stores,
-           (unsigned long long)evicted, (unsigned long long)held);
+    printf("stores %lu evicted %lu claims held %lu\n", (unsigned long)stores,
+           (unsigned long)evicted, (unsigned long)held);
     return 0;
 }
