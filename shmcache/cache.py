@@ -86,27 +86,36 @@ class Cache:
         self.config = config
         self._codec = MSGPACK if config.codec == "msgpack" else DOCUMENT
         self._l1 = _open_l1(config, clock)
-        self._l1.join()
+        try:
+            self._wire()
+        except BaseException:
+            self._l1.close(keep=config.keep)
+            raise
         self._peek = self._l1.peek
-        table = self._l1.table
-        self._l2 = self._leases = None
+        self._prefix = b""
+        self._tags: tuple[int, ...] = ()
+        self._state = _State()
+
+    def _wire(self) -> None:
+        """Put the parts together on the open segment."""
+        config, l1 = self.config, self._l1
+        l1.join()
+        self._l2: L2 | None = None
+        self._leases: Leases | None = None
         if config.l2 is not None:
             self._l2 = L2(
                 config.l2,
                 config.app or config.name,
                 deadline=config.l2_deadline,
                 lease_life=config.lease_life,
-                words=table.words("breakers"),
+                words=l1.table.words("breakers"),
             )
             self._leases = Leases(self._l2)
-        self._claims = Claims(self._l1, overdue=config.lease_life)
+        self._claims = Claims(l1, overdue=config.lease_life)
         self._flights = Flights(
-            Home(config, self._l1, self._claims, self._codec, self._l2, self._leases)
+            Home(config, l1, self._claims, self._codec, self._l2, self._leases)
         )
-        self._invalidations = Invalidations(self._l1, self._l2)
-        self._prefix = b""
-        self._tags: tuple[int, ...] = ()
-        self._state = _State()
+        self._invalidations = Invalidations(l1, self._l2)
 
     @classmethod
     def open(
@@ -255,7 +264,9 @@ class Cache:
             value = self._decode(document, MISSING)
             if value is not MISSING:
                 return value
-        return (await self._resolve(raw, compute, terms)).value
+        await self.start()
+        entry = await self._resolve(raw, self._l1.get(raw), compute, terms)
+        return entry.value
 
     async def get_or_set_entry(
         self,
@@ -267,8 +278,28 @@ class Cache:
         negative_ttl: Any = UNSET,
     ) -> Entry:
         """As `get_or_set`, with age, ttl, state and source."""
+        found = self.entry(key)
+        if found is not None and found.state == "fresh":
+            return found
+        return await self.resolve(
+            key, compute, ttl=ttl, grace=grace, negative_ttl=negative_ttl
+        )
+
+    async def resolve(
+        self,
+        key: Key,
+        compute: Callable[[], Any],
+        *,
+        ttl: Ttl = None,
+        grace: Ttl = 0.0,
+        negative_ttl: Any = UNSET,
+    ) -> Entry:
+        """Steps 2 to 7 of `get_or_set_entry`, for who has looked by `entry` already:
+        no hit or miss is counted again."""
+        terms = self._terms(ttl, grace, negative_ttl)
         raw = self._key(key)
-        return await self._resolve(raw, compute, self._terms(ttl, grace, negative_ttl))
+        await self.start()
+        return await self._resolve(raw, self._l1.look(raw), compute, terms)
 
     def refresh(
         self,
@@ -359,11 +390,13 @@ class Cache:
         )
 
     async def _resolve(
-        self, key: bytes, compute: Callable[[], Any], terms: Terms
+        self,
+        key: bytes,
+        record: Record | None,
+        compute: Callable[[], Any],
+        terms: Terms,
     ) -> Entry:
-        """Steps 2 to 7."""
-        await self.start()
-        record = self._l1.get(key)
+        """Steps 2 to 7; `record` is what L1 has."""
         if record is not None and record.kind == VALUE and record.state == STALE:
             self._flights.refresh(key, compute, terms)
             return self._entry(record, "l1")

@@ -30,7 +30,7 @@ from typing import Any, Protocol
 from .breaker import Words
 from .clock import SYSTEM, Clock
 from .l2 import L2
-from .link import Connection, ask, hang_up, pauses
+from .link import Connection, ask, cut, hang_up, pauses
 
 POSITION, INCARNATION, FOLLOWER, BEAT = 0, 1, 2, 3
 """Words of the region `stream`."""
@@ -40,6 +40,7 @@ BLOCK = 0.5
 """Seconds that a read waits for entries; half of the heartbeat."""
 HEARTBEAT = 1.0
 COUNT = 256
+_LOOK = 0.002
 
 log = logging.getLogger("shmcache.follower")
 
@@ -102,11 +103,15 @@ class Follower:
             loop.create_task(self._follow_forever(), name="shmcache-follower"),
         ]
 
+    async def placed(self) -> None:
+        """Until the host has a position in the stream, whoever follows; bound it from
+        outside. What is filled before is stale once the first position is taken."""
+        while not self._words.load(INCARNATION):  # noqa: ASYNC110 another process writes
+            await asyncio.sleep(_LOOK)
+
     async def close(self) -> None:
         """Leave the role to a sibling."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cut(self._tasks)
         self._tasks = []
         self._words.cas(FOLLOWER, self._me, 0)
 
@@ -155,23 +160,27 @@ class Follower:
             beat = 0.0
             while self.leads:
                 if loop.time() >= beat:
-                    await self._heartbeat(connection)
+                    if not await self._heartbeat(connection):
+                        continue
                     beat = loop.time() + HEARTBEAT
                 await self._read(connection, "BLOCK", round(BLOCK * 1000))
         finally:
             await hang_up(connection)
 
-    async def _heartbeat(self, connection: Connection) -> None:
-        """Find the gaps that no entry tells of."""
+    async def _heartbeat(self, connection: Connection) -> bool:
+        """Find the gaps that no entry tells of. Whether there was none."""
         generations = self._l2.names.generations
         (meta,) = await self._ask(connection, "HMGET", generations, "i", "c")
         if not meta[0] or _incarnation(meta[0]) != self._words.load(INCARNATION):
-            return await self._gap("another incarnation")
+            await self._gap("another incarnation")
+            return False
         if not await self._read(connection):  # after the clock: it must be there
             behind = int(meta[1] or 0) - self._words.load(POSITION)
             if behind > 0:
-                return await self._gap(f"{behind} entries are gone")
+                await self._gap(f"{behind} entries are gone")
+                return False
         self.caught_up.set()
+        return True
 
     async def _read(self, connection: Connection, *block: str | int) -> bool:
         """Apply what stands behind the position; whether there was anything."""

@@ -22,17 +22,17 @@ What if Redis is away
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Sequence
 
 from .ask import FleetClock
-from .errors import TierUnavailable
+from .errors import TierUnavailable, ValueTooLarge
 from .follower import Follower, raise_and_drop
-from .l1 import BUSY, L1
-from .l2 import L2, LOST, RAISED
+from .l1 import L1, OK, RAISED, TOO_LARGE
+from .l2 import L2, LOST
+from .l2 import RAISED as L2_RAISED
 from .record import Record
-
-_BUSY_STEP, _BUSY_TRIES = 0.005, 20
 
 
 class Invalidations:
@@ -51,9 +51,14 @@ class Invalidations:
             self.follower = Follower(l1.table, l2, words, clock=l1.clock)
 
     async def start(self) -> None:
-        """Stand for the follower's role."""
-        if self.follower is not None:
-            await self.follower.start()
+        """Stand for the follower's role, and give the host's first position a moment:
+        with Redis away it is not waited for longer than one operation."""
+        if self.follower is None or self._l2 is None:
+            return
+        await self.follower.start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._l2.deadline):
+                await self.follower.placed()
 
     async def close(self) -> None:
         """Leave the role to a sibling."""
@@ -84,25 +89,26 @@ class Invalidations:
         """Store the record in both tiers, in place of whatever stands or is on its way.
 
         The record's stamp is noted here. False if it stands on this host alone, or not
-        at all because a later invalidation or set came between.
+        at all because a later invalidation or set came between. `ValueTooLarge` if
+        no tier can hold it; what stood there is gone then too.
         """
         token = os.urandom(16)
         if self._l2 is None:
             self._l1.count("invalidations")
-            await self._store(key, record, raising=True)
+            await self._store_here(key, record)
             return True
         begun = await self.begin_sets([(key, token, record.nonce)])
         if begun is None:
-            await self._store(key, record, raising=True)
+            await self._store_here(key, record)
             return False
         record = record._replace(stamp=self._l1.table.clock())
         try:
             answer = await self._l2.put_fenced(key, token, record, begun)
         except TierUnavailable:
             answer = ""
-        if answer in (LOST, RAISED):
+        if answer in (LOST, L2_RAISED):
             return False
-        await self._store(key, record, raising=False)
+        await self._l1.put_patiently(key, record, newer_only=True)
         return bool(answer)
 
     async def begin_sets(
@@ -142,11 +148,13 @@ class Invalidations:
         for name in names:
             raise_and_drop(self._l1.table, kind, name, floor=floor)
 
-    async def _store(self, key: bytes, record: Record, *, raising: bool) -> None:
-        """Into L1, tried again while a stopped writer has the shard's lock."""
-        for _ in range(_BUSY_TRIES):
-            if self._l1.put(key, record, raising=raising) != BUSY:
-                return
-            await asyncio.sleep(_BUSY_STEP)
-        if raising:  # nothing was raised either: then at least the old value goes
+    async def _store_here(self, key: bytes, record: Record) -> None:
+        """Raise and store in L1; what stood there goes, whatever becomes of the new."""
+        stored = await self._l1.put_patiently(key, record, raising=True)
+        if stored not in (OK, RAISED):
             self._apply(b"d", (key,), floor=True)
+        if stored == TOO_LARGE:
+            raise ValueTooLarge(
+                f"value of {len(record.value)} bytes: an extent of the segment has "
+                f"{self._l1.table.geometry['extent_bytes']}; make the segment larger"
+            )

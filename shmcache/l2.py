@@ -40,7 +40,7 @@ from .envelope import (
     unpack_envelope,
 )
 from .errors import CodecError, ConfigError, TierUnavailable
-from .link import Link
+from .link import Link, cut
 from .record import FOREVER, Record
 from .scripts import Names, Scripts
 
@@ -107,10 +107,7 @@ class L2:
         self._asks = []
         if self._tasks:  # leases that are being given back
             await asyncio.wait(self._tasks, timeout=self.deadline)
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cut(self._tasks)
         await self.link.close()
 
     async def check(self) -> None:
@@ -150,7 +147,8 @@ class L2:
         ask = Ask(key, offer, instead_of, early, channel, waited)
         self._asks.append(ask)
         if len(self._asks) == 1:  # all of this turn of the loop travel together
-            asyncio.get_running_loop().call_soon(self._send_asks)
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._send_asks, loop.time() + self.deadline)
         await asyncio.wait({ask.settled}, timeout=self.deadline)
         if not ask.settled.done():
             raise self._late()
@@ -256,7 +254,8 @@ class L2:
         entered = self.breaker.enter()
         if entered is Pass.REFUSED:
             raise TierUnavailable("l2: its breaker is open")
-        task = self._spawn(self._bounded(work, entered))
+        ends = asyncio.get_running_loop().time() + self.deadline
+        task = self._spawn(self._bounded(work, entered, ends))
         await asyncio.wait({task}, timeout=self.deadline)
         if not task.done():
             raise self._late()
@@ -264,12 +263,12 @@ class L2:
         return result
 
     async def _bounded(
-        self, work: Callable[[], Awaitable[list[T]]], entered: Pass
+        self, work: Callable[[], Awaitable[list[T]]], entered: Pass, ends: float
     ) -> list[T]:
-        """The operation itself. It counts as failed once it is late, for a Redis that
-        always answers too late is of no use."""
-        late = asyncio.get_running_loop().call_later(
-            self.deadline, self._failed, entered, "no answer in time"
+        """The operation itself. It counts as failed at `ends`, before its caller gives
+        up: a Redis that always answers too late is of no use."""
+        late = asyncio.get_running_loop().call_at(
+            ends, self._failed, entered, "no answer in time"
         )
         try:
             async with asyncio.timeout(self.deadline * PATIENCE):
@@ -309,17 +308,17 @@ class L2:
 
     # -- asks
 
-    def _send_asks(self) -> None:
+    def _send_asks(self, ends: float) -> None:
         asks, self._asks = self._asks, []
         for i in range(0, len(asks), BATCH):
-            self._spawn(self._send(asks[i : i + BATCH]))
+            self._spawn(self._send(asks[i : i + BATCH], ends))
 
-    async def _send(self, asks: list[Ask]) -> None:
+    async def _send(self, asks: list[Ask], ends: float) -> None:
         try:
             entered = self.breaker.enter()
             if entered is Pass.REFUSED:
                 raise TierUnavailable("l2: its breaker is open")
-            await self._bounded(lambda: self._ask(asks), entered)
+            await self._bounded(lambda: self._ask(asks), entered, ends)
         except TierUnavailable as error:
             self._settle(asks, error)
 

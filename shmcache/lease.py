@@ -30,7 +30,7 @@ from collections import OrderedDict
 from .ask import FleetClock
 from .errors import TierUnavailable
 from .l2 import L2
-from .link import Connection, hang_up, pauses, read
+from .link import Connection, cut, hang_up, pauses, read
 
 POLL = 0.5
 JITTER = 0.05
@@ -100,8 +100,7 @@ class Leases:
     async def close(self) -> None:
         """Hang up, and end every wait."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cut([self._task])
             self._task = None
         self._wake_all()
 
@@ -169,8 +168,7 @@ class Leases:
         connection: Connection, message: asyncio.Task[object] | None
     ) -> None:
         if message is not None:
-            message.cancel()
-            await asyncio.gather(message, return_exceptions=True)
+            await cut([message])
         await hang_up(connection)
 
     def _received(self, message: object) -> None:

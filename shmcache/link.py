@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
@@ -35,6 +35,7 @@ __all__ = [
     "Link",
     "NoScriptError",
     "ask",
+    "cut",
     "hang_up",
     "pauses",
     "read",
@@ -146,6 +147,19 @@ async def hang_up(connection: Connection) -> None:
         await connection.disconnect()
     except Exception:  # a peer that is gone, in any of its forms
         await connection.disconnect(nowait=True)
+
+
+async def cut(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel the tasks until they have ended.
+
+    Once is not enough: the library writes under `asyncio.wait_for`, which before
+    Python 3.12 forgets a cancellation that comes as the write ends.
+    """
+    left = {task for task in tasks if not task.done()}
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=0.1)
 
 
 def pauses(low: float = 0.1, high: float = 5.0) -> Iterator[float]:

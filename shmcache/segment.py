@@ -126,12 +126,17 @@ class Segment:
         self._slot_fd = self._fd = self._slot_byte = -1
 
     def remove(self) -> bool:
-        """Remove the file if nobody else is attached; whether it is gone."""
+        """Remove the file if nobody else is attached; whether it is gone. Only before
+        `detach`: the shared flock is given up first.
+
+        1. Two processes that are the last close at once. 2. Each, still holding its
+        shared lock, asks for the exclusive one: both are refused, the file stays. So
+        each lets go first; whoever asks last then has it.
+        """
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            # A failed conversion may have dropped the shared lock.
-            fcntl.flock(self._fd, fcntl.LOCK_SH)
             return False
         if _same_file(self.path, self._fd):
             _unlink(self.path)

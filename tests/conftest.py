@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 
 import pytest
+
+from tests.helpers import SHM
 
 MEASURED = pytest.StashKey[list[str]]()
 
@@ -28,3 +31,13 @@ def pytest_terminal_summary(
 def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Add a line to the report at the end of the run."""
     return request.config.stash[MEASURED].append
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_in_shm() -> Iterator[None]:
+    """A test that leaves a segment or a socket of its own fails, and it is removed."""
+    yield
+    left = sorted(SHM.glob(f"*test-{os.getpid()}-*"))
+    for path in left:
+        path.unlink()
+    assert not left

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,6 +49,12 @@ def segment_name() -> str:
 def shm_names(segment: str) -> set[str]:
     """What stands in /dev/shm for a segment: itself and its wake sockets."""
     return {p.name for p in SHM.iterdir() if segment in p.name}
+
+
+def attached(segment: str) -> int:
+    """How many processes have a wake socket there: workers that run their loop, and
+    hear a signal."""
+    return sum(".w" in name for name in shm_names(segment))
 
 
 # --- /proc ------------------------------------------------------------------------
@@ -191,13 +197,15 @@ class Server:
         try:
             until(self._up, 20, "the server and all its workers ready")
         except AssertionError as slow:
-            self.stop()
+            self.process.kill()
+            self.process.wait()
+            self.clean(family=[])
             raise AssertionError(f"{slow}\n{log.read_text()}") from None
 
     def _up(self) -> bool:
         if self.process.poll() is not None:
             raise AssertionError(f"exit code {self.process.returncode}")
-        return answers(self.port, "/readyz") and len(self.pids()) == self.workers
+        return answers(self.port, "/readyz") and attached(self.name) == self.workers
 
     def pids(self) -> list[int]:
         """The workers: children of the master that run Python."""
@@ -206,8 +214,28 @@ class Server:
     def get(self, path: str, **headers: str) -> Answer:
         return get(self.port, path, **headers)
 
-    def stop(self) -> int:
-        return end(self.process)
+    def warm(self, path: str) -> Answer:
+        """The first hit: an answer reaches its client before it is stored."""
+        return until(lambda: (a := self.get(path)).hit and a, 5, "a hit")
+
+    def stop(self) -> None:
+        """SIGTERM; fails if it takes long or leaves anything, which is removed."""
+        family = descendants(self.process.pid)
+        try:
+            code = end(self.process)
+            assert code == 0, f"exit code {code}"
+            assert not any(map(alive, family))
+            assert not shm_names(self.name)
+        finally:
+            self.clean(family)
+
+    def clean(self, family: list[int]) -> None:
+        """Remove what a killed server leaves."""
+        for pid in family:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for name in shm_names(self.name):
+            (SHM / name).unlink(missing_ok=True)
 
 
 def _comm(pid: int) -> str:
@@ -224,8 +252,9 @@ def served(log: Path, origin: str, **settings: Any) -> Iterator[Server]:
     server.start(log)
     try:
         yield server
+        server.stop()
     except BaseException:
         print(f"--- log of the server on port {server.port}\n{log.read_text()}")
+        if server.process.poll() is None:
+            server.stop()
         raise
-    finally:
-        server.stop()

@@ -15,6 +15,7 @@ from shmcache import (
     Fill,
     KeyRejected,
     SegmentError,
+    ValueTooLarge,
 )
 from shmcache.clock import FakeClock
 from shmcache.segment import SHM
@@ -377,3 +378,33 @@ async def test_invalidation_after_a_note_is_told(pair):
     await other.delete("k")
     assert one.raised("k", note)
     assert not one.raised("k", one.note())
+
+
+async def test_each_get_is_counted_once(cache, clock):
+    origin = Origin("v")
+    await cache.get_or_set("k", origin, ttl=1, grace=1)
+    await cache.get_or_set_entry("k", origin, ttl=1, grace=1)
+    await cache.get_or_set_entry("other", origin, ttl=1)
+    assert cache.entry("absent") is None
+    await cache.resolve("absent", origin, ttl=1)
+    clock.advance(1.5)
+    await cache.get_or_set_entry("k", origin, ttl=1, grace=1)
+    stats = cache.stats()
+    assert (stats.hits, stats.stale_hits, stats.misses) == (1, 1, 3)
+
+
+async def test_value_too_large_is_refused_and_the_old_one_is_gone(cache):
+    await cache.set("k", "old")
+    with pytest.raises(ValueTooLarge, match="extent"):
+        await cache.set("k", bytes(SIZE))
+    assert cache.peek("k") is MISSING
+
+
+async def test_value_too_large_to_store_is_answered_and_shared(cache):
+    origin = Origin(bytes(SIZE), hold=True)
+    asked = [asyncio.ensure_future(cache.get_or_set("k", origin)) for _ in "ab"]
+    await origin.started.wait()
+    origin.gate.set()
+    assert await asyncio.gather(*asked) == [bytes(SIZE)] * 2
+    assert origin.calls == 1
+    assert cache.peek("k") is MISSING

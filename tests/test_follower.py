@@ -222,12 +222,14 @@ async def test_incarnation_is_noted_last(l1: L1, l2: L2) -> None:
 
 
 async def test_one_of_two_processes_follows(l1: L1, l2: L2) -> None:
-    async with following(l1, l2) as first:
-        async with following(l1, l2, at_once=False) as second:
-            assert (first.leads, second.leads) == (True, False)
-            await first.close()
-            await eventually(second.caught_up.is_set)
-            assert second.leads
+    async with (
+        following(l1, l2) as first,
+        following(l1, l2, at_once=False) as second,
+    ):
+        assert (first.leads, second.leads) == (True, False)
+        await first.close()
+        await eventually(second.caught_up.is_set)
+        assert second.leads
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])

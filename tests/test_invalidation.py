@@ -268,9 +268,9 @@ async def delivered(hosts: list[Host]) -> None:
 
 @pytest.mark.parametrize("where", ["lone", "cut_off"])
 async def test_set_without_redis_stands_on_its_host(
-    where: str, request: pytest.FixtureRequest
+    where: str, lone: Host, cut_off: Host
 ) -> None:
-    host: Host = request.getfixturevalue(where)
+    host = lone if where == "lone" else cut_off
     host.store(b"k", b"old")
     begun = host.record(b"late")
     assert await host.invalidations.set(b"k", host.record(b"set")) == (where == "lone")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from shmcache.errors import ConfigError
-from shmcache.link import CONNECTIONS, Link, pauses
+from shmcache.link import CONNECTIONS, Link, cut, pauses
 from tests.helpers import free_port
 from tests.redis_server import RedisServer, eventually, redis_server
 
@@ -179,6 +180,19 @@ async def test_other_protocol_is_a_setting() -> None:
         with pytest.raises(ConfigError, match="not Redis"):
             await link.check()
         await link.close()
+
+
+async def test_task_that_forgets_a_cancellation_is_cut() -> None:
+    async def deaf() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        await asyncio.sleep(60)
+
+    task = asyncio.create_task(deaf())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await cut([task])
+    assert task.cancelled()
 
 
 def test_pauses_double_to_their_limit_and_are_spread() -> None:

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import pytest
 
-from shmcache.ask import WAIT, WON
+from shmcache.ask import WAIT, WON, FleetClock
 from shmcache.clock import SYSTEM
 from shmcache.errors import TierUnavailable
 from shmcache.l2 import L2
@@ -48,11 +48,16 @@ def record(value: bytes = b"v", *, tags: tuple[int, ...] = ()) -> Record:
     )
 
 
-async def fill(l2: L2, key: bytes, value: Record) -> str:
+async def won(l2: L2, key: bytes) -> tuple[bytes, FleetClock]:
     mine = token()
     answer = await l2.acquire(key, offer=mine, early=True)
     assert answer.lease == WON
-    return await l2.put_fenced(key, mine, value, answer.clock)
+    return mine, answer.clock
+
+
+async def fill(l2: L2, key: bytes, value: Record) -> str:
+    mine, begun = await won(l2, key)
+    return await l2.put_fenced(key, mine, value, begun)
 
 
 def out_of_memory(server: RedisServer) -> None:
@@ -129,10 +134,12 @@ async def test_value_of_another_key_is_a_miss(l2: L2, server: RedisServer) -> No
     assert (await l2.acquire(b"k")).record is None
 
 
-async def test_persisted_value_is_stale(l2: L2, server: RedisServer) -> None:
-    """Somebody lengthened its life: none of its ttl is believed."""
+@pytest.mark.parametrize("command", [("PERSIST",), ("PEXPIRE", 61_000)], ids=str)
+async def test_value_whose_life_was_lengthened_is_stale(
+    l2: L2, server: RedisServer, command: tuple[str | int, ...]
+) -> None:
     await fill(l2, b"k", record())
-    server.command("PERSIST", NAMES.value(b"k"))
+    server.command(command[0], NAMES.value(b"k"), *command[1:])
     answer = await l2.acquire(b"k", offer=token())
     assert answer.record is not None and answer.record.state == STALE
     assert answer.lease == WON
@@ -172,6 +179,9 @@ async def test_new_generations_delete_the_old_stream(
     server.command("DEL", NAMES.generations)
     assert (await l2.invalidate(b"d", [b"k"])).clock == 1
     assert server.command("XLEN", NAMES.stream) == 1
+    server.command("DEL", NAMES.generations)
+    await won(l2, b"k")
+    assert server.command("EXISTS", NAMES.generations, NAMES.stream) == 1
 
 
 async def test_entry_ids_are_the_clock(l2: L2, server: RedisServer) -> None:
@@ -234,7 +244,13 @@ async def test_right_to_publish_missing_loses_no_store(
         assert waiting.lease == WAIT
         assert await mute.put_fenced(b"k", mine, record(), begun) == "stored"
         assert server.command("EXISTS", NAMES.lease(b"k"), NAMES.waiters(b"k")) == 0
+        await won(l2, b"k")
+        await l2.acquire(b"k", offer=token(), channel=b"c", early=True)
         await mute.invalidate(b"d", [b"k"])
+        mine, _ = await won(mute, b"k")
+        await l2.acquire(b"k", offer=token(), channel=b"c")
+        assert await mute.abandon(b"k", mine)
+        assert server.command("EXISTS", NAMES.waiters(b"k")) == 0
     finally:
         await mute.close()
 

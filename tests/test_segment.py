@@ -1,5 +1,6 @@
 """The segment's file: made once, attached, refused, replaced, removed; who is alive."""
 
+import fcntl
 import mmap
 import os
 import subprocess
@@ -86,7 +87,7 @@ def test_kept_segment_is_attached_again(name):
 
 def test_segment_in_use_with_another_size_is_refused(name):
     first = L1.open(name, SIZE)
-    with pytest.raises(LayoutMismatch, match="in use.*another size"):
+    with pytest.raises(LayoutMismatch, match=r"in use.*another size"):
         L1.open(name, 2 * SIZE)
     first.close(keep=False)
 
@@ -232,3 +233,23 @@ def test_slot_byte_is_locked_once(name):
     first.close()
     assert second.segment.lock_slot(byte)
     second.close(keep=False)
+
+
+def test_two_last_ones_closing_at_once_remove_it(name, monkeypatch):
+    """1. the first is about to ask for the exclusive lock; 2. the second asks, both
+    still attached; 3. the first asks: one of them must have had it."""
+    first, second = L1.open(name, SIZE).segment, L1.open(name, SIZE).segment
+    flock, removed = fcntl.flock, []
+
+    def interleaved(fd, operation):
+        if operation & fcntl.LOCK_EX and not removed:
+            removed.append(False)
+            removed.append(second.remove())
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", interleaved)
+    removed.append(first.remove())
+    assert any(removed)
+    assert not first.path.exists()
+    first.detach()
+    second.detach()

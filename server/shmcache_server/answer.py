@@ -1,0 +1,116 @@
+"""Answers as they leave: a head of ready bytes, then a body, whole or on its way.
+
+aiohttp's own response builds its head field by field. A stored head is bytes already,
+so these write it as it is, with the few fields that differ from answer to answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
+
+_JOIN_MAX = 64 * 1024
+"""Bytes up to which copying head and body together is cheaper than two writes."""
+
+
+class Answer(web.StreamResponse):
+    """A head of ready bytes and a whole body. `head` ends in CRLF, without the empty
+    line; its Content-Length is its own affair."""
+
+    def __init__(
+        self, status: int, head: bytes, body: bytes = b"", *, close: bool = False
+    ) -> None:
+        super().__init__(status=status)
+        self.head = head
+        self.payload = body
+        self.close = close
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Nothing is sent before the end: head and body leave together."""
+        self._writer = request.writer
+        self._keep_alive = request.keep_alive and not self.close
+        self._connection = _connection(request, self._keep_alive)
+        return self._writer
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send all of it."""
+        head = self.head + self._connection
+        writer = self._writer
+        if len(self.payload) <= _JOIN_MAX:
+            await writer.write(head + self.payload)
+        else:
+            await writer.write(head)
+            await writer.write(self.payload)
+        self._body_length = len(self.payload)
+        await writer.write_eof()
+
+
+class Stream(web.StreamResponse):
+    """A head of ready bytes and a body that is still coming.
+
+    With `length` None the end is told by chunks, or to HTTP/1.0 by the connection's.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        head: bytes,
+        length: int | None,
+        body: AsyncIterator[bytes] | None,
+    ) -> None:
+        super().__init__(status=status)
+        self.head = head
+        self.length = length
+        self.chunks = body
+
+    async def send(self, request: web.BaseRequest) -> None:
+        """Send all of it. What the body raises is raised once the client's connection
+        is broken: it must not take what it has for the whole."""
+        writer = request.writer
+        chunked = self.chunks is not None and self.length is None
+        keep = request.keep_alive
+        framing = b""
+        if self.length is not None:
+            framing = b"Content-Length: %d\r\n" % self.length
+        elif chunked and request.version >= HttpVersion11:
+            framing = b"Transfer-Encoding: chunked\r\n"
+        elif chunked:
+            keep = chunked = False
+        self._keep_alive = keep
+        await writer.write(self.head + framing + _connection(request, keep))
+        if chunked:
+            writer.enable_chunking()
+        if self.chunks is not None:
+            try:
+                async for chunk in self.chunks:
+                    await writer.write(chunk)
+            except BaseException:
+                abort(request)
+                raise
+        await writer.write_eof()
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Sent already."""
+        return request.writer
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Sent already."""
+
+
+def abort(request: web.BaseRequest) -> None:
+    """Break the client's connection off."""
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def _connection(request: web.BaseRequest, keep_alive: bool) -> bytes:
+    """The Connection field where it says other than the version does, and the empty
+    line: RFC 9112 §9.3."""
+    if keep_alive:
+        if request.version == HttpVersion10:
+            return b"Connection: keep-alive\r\n\r\n"
+    elif request.version == HttpVersion11:
+        return b"Connection: close\r\n\r\n"
+    return b"\r\n"

@@ -1,0 +1,83 @@
+"""The wiring of one worker: config to cache to origin to handler; start and stop order.
+
+Start: the cache takes its process slot and L2's connections, then the pool to the
+origin, then requests. Stop is the same backwards: no new connections, requests under
+way within the graceful time, fetches, pool, cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from aiohttp import http_parser, web
+from aiohttp.web_server import Server
+
+from shmcache import Cache, CacheConfig, ConfigError
+
+from .config import Config
+from .handler import Handler
+from .origins import Origin
+
+
+class CacheRunner(web.AppRunner):
+    """An AppRunner whose server calls our handler for every request: there is nothing
+    to route. The application it carries is empty; gunicorn's worker asks for one."""
+
+    def __init__(self, config: Config, cache: CacheConfig) -> None:
+        require_c_parser()
+        log = logging.getLogger("shmcache.access") if config.server.access_log else None
+        super().__init__(
+            web.Application(),
+            access_log=log,
+            keepalive_timeout=config.server.keepalive,
+            # Below gunicorn's own patience, which ends in SIGKILL.
+            shutdown_timeout=config.server.graceful_timeout * 0.9,
+            auto_decompress=False,  # bodies are passed on as they are
+            max_line_size=config.limits.line,
+            max_field_size=config.limits.field,
+            max_headers=config.limits.fields,
+        )
+        self._config = config
+        self._cache_config = cache
+        self.cache: Cache | None = None
+        self.handler: Handler | None = None
+        self._origin: Origin | None = None
+
+    async def _make_server(self) -> Server:
+        try:
+            self.cache = Cache(self._cache_config)
+            await self.cache.start()
+            self._origin = Origin(self._config)
+            self.handler = Handler(self.cache, self._origin, self._config)
+        except BaseException:
+            await self._cleanup_server()
+            raise
+        self.handler.ready = True
+        loop = asyncio.get_running_loop()
+        return Server(self.handler, loop=loop, **self._kwargs)
+
+    async def shutdown(self) -> None:
+        """Draining: the listener is closed, requests under way go on."""
+        if self.handler is not None:
+            self.handler.ready = False
+
+    async def _cleanup_server(self) -> None:
+        handler, origin, cache = self.handler, self._origin, self.cache
+        self.handler = self._origin = self.cache = None
+        if handler is not None:
+            await handler.close()
+        if origin is not None:
+            await origin.close()
+        if cache is not None:
+            await cache.close()
+
+
+def require_c_parser() -> None:
+    """`ConfigError` where aiohttp fell back to its Python parser: the two differ in
+    what they let through, and ours is the C one."""
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        raise ConfigError(
+            "aiohttp: its C parser is missing; install a wheel of aiohttp that has it, "
+            "and leave AIOHTTP_NO_EXTENSIONS unset"
+        )

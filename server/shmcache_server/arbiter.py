@@ -1,0 +1,236 @@
+"""The master: gunicorn's arbiter, told what to hold for its workers.
+
+It makes the segment and holds it, starts the embedded Redis, and checks what would
+otherwise fail in every worker: a wrong setting ends in one line and exit code 2 before
+a worker is forked. It runs no thread and no loop of its own. `shmcache serve` and
+`gunicorn -c gunicorn.conf.py` run the same hooks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import re
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any, NoReturn
+
+from gunicorn import systemd, util  # type: ignore[import-untyped]
+from gunicorn.app.base import (  # type: ignore[import-untyped]
+    BaseApplication,
+)
+
+from shmcache import (
+    Cache,
+    CacheConfig,
+    CacheError,
+    ConfigError,
+    LayoutMismatch,
+    SegmentError,
+)
+
+from .app import require_c_parser
+from .config import Config, l2_url, redacted
+from .embedded import EmbeddedRedis
+from .worker import PlainWorker, Worker
+
+log = logging.getLogger("shmcache")
+
+WRONG_SETTING = 2
+"""Exit code."""
+_WORKER_TIMEOUT = 30
+Address = tuple[str, int] | str | int
+
+
+class Holding:
+    """What the master holds while its workers come and go."""
+
+    def __init__(self, config: Config, addresses: list[Address]) -> None:
+        """`ConfigError` if something cannot be had."""
+        self.config = config
+        self._pid = os.getpid()
+        self._embedded: EmbeddedRedis | None = None
+        require_c_parser()
+        for address in addresses:
+            _check_free(address)
+        url, why = l2_url(config)
+        name = config.l1.name or segment_name(addresses[0])
+        self._prepared = _prepare(config.cache(name, None))
+        atexit.register(self.close)
+        try:
+            if url == "embedded":
+                self._embedded = EmbeddedRedis()
+                url = self._embedded.url
+            self.cache = config.cache(name, None if url == "none" else url)
+            asyncio.run(_check_l2(self.cache))
+        except BaseException:
+            self.close()
+            raise
+        self.words = f"segment {self._prepared.name}, L2 {redacted(url)} ({why})"
+
+    def reload(self, config: Config) -> None:
+        """Take new settings for the workers to come; those of the segment and of L2
+        stay until the next start."""
+        if (config.l1, config.l2) != (self.config.l1, self.config.l2):
+            log.warning("reload: changes of l1 and l2 take a restart")
+        self.config = replace(config, l1=self.config.l1, l2=self.config.l2)
+
+    def let_go(self) -> None:
+        """In a forked child: drop the descriptor it was born with. It shares the
+        master's hold on the segment, which would outlive a killed master and keep
+        the last worker from removing what nobody else has."""
+        self._prepared.close(remove=False)
+
+    def close(self) -> None:
+        """Let go of all of it. A forked child holds nothing: here it does nothing."""
+        if os.getpid() != self._pid:
+            return
+        self._pid = -1
+        atexit.unregister(self.close)
+        if self._embedded is not None:
+            self._embedded.close()
+        self._prepared.close(remove=not self.config.l1.keep)
+
+
+def settings(config: Config, holding: Holding | None = None) -> dict[str, Any]:
+    """gunicorn's settings for ours, hooks included."""
+
+    def on_starting(server: Any) -> None:
+        server.shmcache = holding or or_exit(
+            lambda: Holding(config, _addresses(server))
+        )
+        _share_log(server)
+
+    def on_reload(server: Any) -> None:
+        server.shmcache.reload(config)
+
+    return {
+        "bind": [config.server.bind],
+        "workers": config.server.workers,
+        "worker_class": Worker if config.server.loop == "uvloop" else PlainWorker,
+        "wsgi_app": "shmcache_server.app:CacheRunner",  # gunicorn asks for a name
+        "timeout": max(_WORKER_TIMEOUT, int(config.server.graceful_timeout) + 5),
+        "graceful_timeout": int(config.server.graceful_timeout),
+        "keepalive": int(config.server.keepalive),
+        "control_socket_disable": True,  # its thread and fork do not go together
+        "proc_name": "shmcache",
+        "on_starting": on_starting,
+        "on_reload": on_reload,
+        "when_ready": _when_ready,
+        "post_fork": _post_fork,
+        "on_exit": _on_exit,
+    }
+
+
+def _when_ready(server: Any) -> None:
+    where = ", ".join(str(listener) for listener in server.LISTENERS)
+    holding = server.shmcache
+    log.info("shmcache at %s before %s", where, holding.config.origin.base)
+    log.info("%s", holding.words)
+
+
+def _post_fork(server: Any, worker: Any) -> None:
+    worker.settings = server.shmcache.config, server.shmcache.cache
+    server.shmcache.let_go()
+
+
+def _on_exit(server: Any) -> None:
+    server.shmcache.close()
+
+
+class Application(BaseApplication):  # type: ignore[misc]
+    """gunicorn without its command line: what `shmcache serve` runs."""
+
+    def __init__(self, load: Callable[[], Config]) -> None:
+        self._load = load
+        self._config = or_exit(load)
+        address = util.parse_address(self._config.server.bind)
+        self._holding = or_exit(lambda: Holding(self._config, [address]))
+        super().__init__()
+
+    def load_config(self) -> None:
+        """At the start, and again at each HUP; a file gone wrong leaves what was."""
+        if self.cfg is not None and getattr(self, "_loaded", False):
+            try:
+                self._config = self._load()
+            except ConfigError as e:
+                log.error("reload: %s; the settings stay as they were", e)
+        self._loaded = True
+        for name, value in settings(self._config, self._holding).items():
+            self.cfg.set(name, value)
+
+    def load(self) -> NoReturn:
+        """The workers make their own."""
+        raise NotImplementedError
+
+
+def or_exit(work: Callable[[], Any]) -> Any:
+    """What `work` returns; a wrong setting ends the process with one line."""
+    try:
+        return work()
+    except (CacheError, OSError) as e:
+        print(f"shmcache: {' '.join(str(e).split())}", file=sys.stderr, flush=True)
+        sys.exit(WRONG_SETTING)
+
+
+def segment_name(address: Address) -> str:
+    """A name made from the user and the bind address: two servers are two hosts."""
+    if isinstance(address, tuple):
+        host, port = address[0], address[1]
+        where = f"{host}-{port}" if port else f"{host}-{os.getpid()}"
+        where = re.sub(r"[^A-Za-z0-9.]+", "-", where).strip("-")[:40] or "any"
+    else:
+        where = blake2b(str(address).encode(), digest_size=6).hexdigest()
+    return f"u{os.geteuid()}-{where}"
+
+
+def _prepare(config: CacheConfig) -> Any:
+    try:
+        return Cache.prepare(config)
+    except LayoutMismatch as e:
+        raise ConfigError(f"l1_name: {e}") from None
+    except SegmentError as e:
+        raise ConfigError(f"l1_size={config.size_bytes}: {e}") from None
+
+
+async def _check_l2(config: CacheConfig) -> None:
+    if config.l2 is None:
+        return
+    cache = Cache(config)
+    try:
+        await cache.check_l2()
+    finally:
+        await cache.close()
+
+
+def _addresses(server: Any) -> list[Address]:
+    return list(server.cfg.address)
+
+
+def _check_free(address: Address) -> None:
+    """`ConfigError` if nobody could listen there; gunicorn would try for 5 s."""
+    if not isinstance(address, tuple) or systemd.listen_fds(unset_environment=False):
+        return
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    with closing(socket.socket(family)) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(address[:2])
+        except OSError as e:
+            raise ConfigError(f"bind={address[0]}:{address[1]}: {e.strerror}") from None
+
+
+def _share_log(server: Any) -> None:
+    """Our lines go where gunicorn's go; the access log goes to stdout."""
+    theirs = server.log.error_log
+    log.handlers, log.propagate = theirs.handlers, False
+    log.setLevel(theirs.level)
+    access = logging.getLogger("shmcache.access")
+    access.handlers, access.propagate = [logging.StreamHandler(sys.stdout)], False
+    access.setLevel(logging.INFO)

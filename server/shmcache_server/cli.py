@@ -1,0 +1,64 @@
+"""The command line: shmcache serve."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from .config import load
+
+WRONG_SETTING = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def commands() -> None:
+    """One cache for all the worker processes of a host."""
+
+
+@commands.command()
+@click.option("--config", "path", metavar="FILE", help="TOML file; flags overrule it.")
+@click.option("--origin", metavar="URL", help="What to cache: http://HOST[:PORT].")
+@click.option("--bind", metavar="HOST:PORT", help="Where to listen. [127.0.0.1:8080]")
+@click.option("--workers", type=int, metavar="N", help="Processes that answer. [2]")
+@click.option("--l1-size", metavar="SIZE", help="Of the shared memory. [64MiB]")
+@click.option(
+    "--l1-name", metavar="NAME", help="Of the segment. [from user and bind address]"
+)
+@click.option(
+    "--l1-keep", is_flag=True, default=None, help="Leave the segment at a clean stop."
+)
+@click.option(
+    "--l2",
+    metavar="URL",
+    help="redis://..., rediss://..., unix://..., embedded, none, or auto: "
+    "SHMCACHE_L2, else none. [auto]",
+)
+@click.option("--admin", metavar="HOST:PORT", help="Not in this version.")
+@click.option(
+    "--default-ttl",
+    type=float,
+    metavar="SECONDS",
+    help="For a 200 that says nothing of its freshness. [0]",
+)
+def serve(path: str | None, **flags: Any) -> None:
+    """Run the server: workers that share one cache in front of an origin."""
+    from .arbiter import Application  # gunicorn, aiohttp: not for --help
+
+    Application(lambda: load(path, flags)).run()
+
+
+def main() -> None:
+    """The entry point: a wrong option is one line and exit code 2."""
+    try:
+        code = commands.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as e:
+        e.show()
+        sys.exit(WRONG_SETTING)
+    except click.ClickException as e:
+        print(f"shmcache: {e.format_message()}", file=sys.stderr)
+        sys.exit(WRONG_SETTING)
+    except click.Abort:
+        sys.exit(130)
+    sys.exit(code or 0)

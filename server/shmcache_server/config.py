@@ -1,0 +1,311 @@
+"""Settings of the server: flags over TOML over defaults, frozen, validated once.
+
+The TOML file has one table per class below; `deploy/shmcache.toml` shows every key
+with its default. Nothing else reads the environment:
+
+    SHMCACHE_CONFIG   the TOML file, where no --config names one
+    SHMCACHE_L2       the Redis URL that `l2.url = "auto"` takes
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+from shmcache import CacheConfig, ConfigError, parse_size
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
+_L2_WORDS = ("auto", "none", "embedded")
+_L2_SCHEMES = ("redis", "rediss", "unix")
+C = TypeVar("C", "ServerConfig", "OriginConfig", "L1Config", "L2Config", "LimitsConfig")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """The listener and the processes behind it."""
+
+    bind: str = "127.0.0.1:8080"
+    workers: int = 2
+    admin: str = ""
+    loop: str = "uvloop"
+    keepalive: float = 75.0
+    graceful_timeout: float = 10.0
+    access_log: bool = False
+
+    def __post_init__(self) -> None:
+        parse_address(self.bind, "bind")
+        if self.admin:
+            raise ConfigError(
+                f"admin={self.admin!r}: there is no admin listener in this version; "
+                "leave it out"
+            )
+        _between("workers", self.workers, 1, 1024)
+        _between("keepalive", self.keepalive, 1, 86400)
+        _between("graceful_timeout", self.graceful_timeout, 1, 3600)
+        if self.loop not in ("uvloop", "asyncio"):
+            raise ConfigError(f"loop={self.loop!r}: expected uvloop or asyncio")
+
+
+@dataclass(frozen=True, slots=True)
+class OriginConfig:
+    """Where misses are fetched."""
+
+    url: str = ""
+    default_ttl: float = 0.0
+    connect_timeout: float = 5.0
+    timeout: float = 30.0
+    connections: int = 256
+
+    def __post_init__(self) -> None:
+        if self.url:
+            _origin(self.url)
+        _between("default_ttl", self.default_ttl, 0, 2**31)
+        _between("connect_timeout", self.connect_timeout, 0.01, 3600)
+        _between("timeout", self.timeout, 0.01, 86400)
+        _between("connections", self.connections, 1, 65536)
+
+    @property
+    def base(self) -> str:
+        """scheme://host[:port], what a request's target is appended to."""
+        parts = _origin(self.url)
+        return f"{parts.scheme}://{parts.netloc}"
+
+
+@dataclass(frozen=True, slots=True)
+class L1Config:
+    """The segment that the workers share."""
+
+    size: int = 64 * 1024**2
+    name: str = ""
+    keep: bool = False
+
+    def __post_init__(self) -> None:
+        if self.name and not _NAME.match(self.name):
+            raise ConfigError(
+                f"l1_name={self.name!r}: expected 1 to 64 letters, digits, '._-'"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class L2Config:
+    """The Redis that the hosts share."""
+
+    url: str = "auto"
+    app: str = "shmcache"
+    deadline: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.url not in _L2_WORDS and not _redis(self.url):
+            raise ConfigError(
+                f"l2={redacted(self.url)!r}: expected redis://..., rediss://..., "
+                "unix://..., embedded, none or auto"
+            )
+        if not _NAME.match(self.app):
+            raise ConfigError(
+                f"app={self.app!r}: expected 1 to 64 letters, digits, '._-'"
+            )
+        _between("deadline", self.deadline, 0.001, 60)
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """What a message may be at most."""
+
+    line: int = 8190
+    field: int = 8190
+    fields: int = 128
+    stored_body: int = 8 * 1024**2
+
+    def __post_init__(self) -> None:
+        _between("line", self.line, 256, 2**20)
+        _between("field", self.field, 256, 2**20)
+        _between("fields", self.fields, 8, 10000)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything the server is told."""
+
+    server: ServerConfig = field(default_factory=ServerConfig)
+    origin: OriginConfig = field(default_factory=OriginConfig)
+    l1: L1Config = field(default_factory=L1Config)
+    l2: L2Config = field(default_factory=L2Config)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+
+    def cache(self, name: str, l2: str | None) -> CacheConfig:
+        """The library's settings, for a segment's name and a resolved L2 URL."""
+        return CacheConfig(
+            name=name,
+            size_bytes=self.l1.size,
+            l2=l2,
+            keep=self.l1.keep,
+            codec="document",
+            app=self.l2.app,
+            l2_deadline=self.l2.deadline,
+            hard_timeout=self.origin.timeout + self.origin.connect_timeout,
+        )
+
+
+_TABLES: dict[str, type] = {
+    "server": ServerConfig,
+    "origin": OriginConfig,
+    "l1": L1Config,
+    "l2": L2Config,
+    "limits": LimitsConfig,
+}
+_SIZES = {("l1", "size"), ("limits", "stored_body")}
+_FLAGS = {
+    "origin": ("origin", "url"),
+    "default_ttl": ("origin", "default_ttl"),
+    "bind": ("server", "bind"),
+    "workers": ("server", "workers"),
+    "admin": ("server", "admin"),
+    "l1_size": ("l1", "size"),
+    "l1_name": ("l1", "name"),
+    "l1_keep": ("l1", "keep"),
+    "l2": ("l2", "url"),
+}
+"""Command-line flag to table and key."""
+
+
+def load(path: str | None = None, flags: Mapping[str, Any] | None = None) -> Config:
+    """The settings of a file, or of SHMCACHE_CONFIG's, under those of the flags.
+
+    `ConfigError` names the setting, and the file and line where there is one.
+    """
+    path = path or os.environ.get("SHMCACHE_CONFIG") or None
+    config = _from_file(Path(path)) if path else Config()
+    for flag, value in (flags or {}).items():
+        if value is not None:
+            table, key = _FLAGS[flag]
+            made = _replaced(getattr(config, table), table, {key: value})
+            config = replace(config, **{table: made})
+    if not config.origin.url:
+        raise ConfigError(
+            "origin: not set; give --origin http://host:port, or url in the TOML "
+            "file's table [origin]"
+        )
+    return config
+
+
+def l2_url(config: Config) -> tuple[str, str]:
+    """What L2 to use and why: ("none" | "embedded" | URL, words for the log)."""
+    if config.l2.url != "auto":
+        return config.l2.url, "as configured"
+    found = os.environ.get("SHMCACHE_L2")
+    if not found:
+        return "none", "auto, and SHMCACHE_L2 is not set"
+    try:
+        return replace(config.l2, url=found).url, "from SHMCACHE_L2"
+    except ConfigError as e:
+        raise ConfigError(f"SHMCACHE_L2: {e}") from None
+
+
+def parse_address(text: str, setting: str) -> tuple[str, int]:
+    """Host and port of `host:port` or `[v6]:port`."""
+    host, colon, port = text.rpartition(":")
+    valid = port.isascii() and port.isdigit() and int(port) < 65536
+    if not colon or not host or not valid:
+        raise ConfigError(f"{setting}={text!r}: expected HOST:PORT")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def redacted(url: str) -> str:
+    """A URL fit for the log: without its password."""
+    return re.sub(r"(//[^/@:]*):[^/@]*@", r"\1:***@", url)
+
+
+def _from_file(path: Path) -> Config:
+    try:
+        text = path.read_text()
+        tables = tomllib.loads(text)
+    except OSError as e:
+        raise ConfigError(f"config={path}: cannot be read: {e.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: not TOML: {e}") from None
+    config = Config()
+    for table, keys in tables.items():
+        known = _TABLES.get(table)
+        if known is None or not isinstance(keys, dict):
+            where = _line(text, table, "")
+            raise ConfigError(
+                f"{path}:{where}: unknown {'table' if known is None else 'key'} "
+                f"{table!r}; expected tables {', '.join(_TABLES)}"
+            )
+        for key, value in keys.items():
+            where = _line(text, key, table)
+            if key not in {f.name for f in fields(known)}:
+                raise ConfigError(f"{path}:{where}: unknown key {table}.{key}")
+            try:
+                made = _replaced(getattr(config, table), table, {key: value})
+            except ConfigError as e:
+                raise ConfigError(f"{path}:{where}: {e}") from None
+            config = replace(config, **{table: made})
+    return config
+
+
+def _replaced(old: C, table: str, values: dict[str, Any]) -> C:
+    """`old` with other values, each brought to the type of its default."""
+    for key, value in values.items():
+        if (table, key) in _SIZES:
+            values[key] = parse_size(value, f"{table}_{key}")
+            continue
+        wanted = type(getattr(old, key))
+        if wanted is float and type(value) is int:
+            values[key] = float(value)
+        elif type(value) is not wanted:
+            raise ConfigError(f"{key}={value!r}: expected {_WORDS[wanted]}")
+    return replace(old, **values)
+
+
+_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _line(text: str, key: str, table: str) -> int:
+    """The line of the file where `key` stands in `table`; 1 if it is not found."""
+    current = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[\s*([^\]\s]+)\s*\]", line)
+        if header:
+            current = header[1].strip("\"'")
+            if not table and current == key:
+                return number
+        elif current == table and re.match(rf"""\s*["']?{re.escape(key)}\b""", line):
+            return number
+    return 1
+
+
+def _origin(url: str) -> SplitResult:
+    wanted = f"origin={url!r}: expected http://HOST[:PORT] or https://HOST[:PORT]"
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, or half an IPv6 address
+        raise ConfigError(wanted) from None
+    if not valid or parts.username is not None or not url.isprintable():
+        raise ConfigError(wanted)
+    if parts.path not in ("", "/") or parts.query or parts.fragment or " " in url:
+        raise ConfigError(f"{wanted}, with no path")
+    return parts
+
+
+def _redis(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    if parts.scheme == "unix":
+        return bool(parts.path)
+    return parts.scheme in _L2_SCHEMES and bool(parts.hostname)
+
+
+def _between(setting: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{setting}={value!r}: expected {low} to {high}")

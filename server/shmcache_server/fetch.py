@@ -1,0 +1,263 @@
+"""Fetches: misses on their way to the origin, shared by all who wait for them.
+
+A miss goes through the cache's flight, which elects one fetcher a key; the others wait
+for what it fills. In the fetcher's own process they need not wait for the end: as soon
+as the head is here and says that the response may be shared, all of them read the live
+body along with the one whose fetch it is.
+
+Who may read along
+    1. A client's request arrives: the invalidation clock is its note.
+    2. A fetch begins: the clock is its mark. What it brings is at least as new.
+    3. A purge that returned before 1 may have come after 2.
+    So a client reads along only if its note is not above the mark, or nothing that
+    the key bears was raised since the mark. It is the rule of the flight, and who may
+    not is answered by the flight.
+
+Who owns a fetch
+    Its task, not the client's connection: a client that leaves stops nothing that may
+    be stored. The pump that reads the body is a task of its own, too, so that a
+    response that is not stored may flow for longer than a compute may take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from multidict import CIMultiDictProxy
+
+from shmcache import Cache, Entry, Fill
+
+from . import stored
+from .config import Config
+from .live import LiveResponse
+from .origins import (
+    CONDITIONS,
+    Answering,
+    Asking,
+    Origin,
+    OriginError,
+    request_fields,
+)
+from .rfc9111 import freshness, storing, vary
+
+_NIL = b"\xc0"
+"""The document of an answer that only its own client gets, past the cache."""
+_NOT_SHARED = CONDITIONS | {"cache-control", "pragma"}
+"""One client's wishes, left out of a request whose answer is for many."""
+
+_BESIDE_BODY = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a client asked for, kept beyond the life of its connection."""
+
+    key: str
+    target: str
+    fields: CIMultiDictProxy[str]
+    letter: str
+    """Of the key's encoding."""
+    forwarded: tuple[tuple[str, str], ...]
+    """X-Forwarded fields."""
+    asked: storing.Asked
+
+    def asking(self) -> Asking:
+        """The GET that the origin is sent, fit to be shared."""
+        fields = request_fields(self.fields, drop=_NOT_SHARED)
+        fields["Accept-Encoding"] = vary.asked(self.letter)
+        fields.extend(self.forwarded)
+        return Asking("GET", self.target, fields)
+
+
+class Joined(NamedTuple):
+    """How a miss is answered: by a live response, else by a stored one."""
+
+    live: LiveResponse | None
+    entry: Entry | None
+    collapsed: bool
+
+
+class Fetches:
+    """This worker's misses."""
+
+    def __init__(self, cache: Cache, origin: Origin, config: Config) -> None:
+        self._cache = cache
+        self._origin = origin
+        self._default_ttl = config.origin.default_ttl
+        # Head, key and the record's own words go into the extent with the body.
+        extent = cache.stats().geometry["extent_bytes"] - _BESIDE_BODY
+        self._store_max = max(0, min(config.limits.stored_body, extent))
+        self._stall = config.origin.timeout
+        self._lives: dict[str, asyncio.Future[LiveResponse]] = {}
+        self._tasks: set[asyncio.Future[Any]] = set()
+
+    async def join(self, wanted: Wanted) -> Joined:
+        """Answer a miss by the key's fetch, ours or another's; raises what it did."""
+        key = wanted.key
+        loop = asyncio.get_running_loop()
+        note = self._cache.note()
+        own: asyncio.Future[LiveResponse] = loop.create_future()
+        live = self._lives.setdefault(key, loop.create_future())
+        flight = self._keep(
+            self._cache.resolve(key, self._compute(wanted, own), ttl=0)
+        )
+        await asyncio.wait((flight, own, live), return_when=asyncio.FIRST_COMPLETED)
+        if not own.done() and live.done() and self._may_join(key, live.result(), note):
+            return Joined(live.result(), None, True)
+        await asyncio.wait((flight, own), return_when=asyncio.FIRST_COMPLETED)
+        if not live.done():
+            self._forget(key, live)
+        if own.done():
+            return Joined(own.result(), None, False)
+        entry = flight.result()
+        return Joined(None, entry, entry.source == "flight")
+
+    def refresh(self, wanted: Wanted) -> None:
+        """See that one background refresh of a stale response runs."""
+        self._cache.refresh(wanted.key, self._compute(wanted, None), ttl=0)
+
+    async def close(self) -> None:
+        """End what is under way."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # -- the fetch
+
+    def _compute(
+        self, wanted: Wanted, own: asyncio.Future[LiveResponse] | None
+    ) -> Callable[[], Awaitable[Fill]]:
+        """The compute of a flight; `own` is whose request it serves, None a refresh."""
+
+        async def compute() -> Fill:
+            mark, sent = self._cache.note(), time.monotonic()
+            answering = await self._origin.ask(wanted.asking())
+            if own is None and answering.status >= 500:
+                answering.close()
+                raise OriginError(f"origin: {answering.status} to a refresh")
+            age = _Age(answering, sent)
+            lifetime = self._lifetime(wanted, answering, age)
+            live = LiveResponse(
+                answering,
+                self._store_max,
+                mark=mark,
+                age=age,
+                stored=lifetime is not None,
+                awaited=own is not None,
+            )
+            pump = self._keep(live.pump(self._stall))
+            if own is not None:
+                self._announce(wanted.key, live, own, shared=lifetime is not None)
+            if lifetime is None or not live.stored:
+                return Fill(_NIL, ttl=0, shareable=False)
+            return await self._stored(live, pump, lifetime)
+
+        return compute
+
+    async def _stored(
+        self, live: LiveResponse, pump: asyncio.Future[None], lifetime: float
+    ) -> Fill:
+        """The fill of a response, once it is whole."""
+        try:
+            await asyncio.shield(pump)
+        except asyncio.CancelledError:
+            live.forget()  # too slow to be stored; its readers may go on
+            raise
+        if live.error is not None:
+            raise live.error
+        if not live.stored:
+            return Fill(_NIL, ttl=0, shareable=False)
+        answering, body, age = live.answering, live.body(), live.age()
+        head = answering.head
+        if not answering.empty:
+            head += b"Content-Length: %d\r\n" % len(body)
+        return Fill(
+            stored.pack(head, answering.status, body),
+            ttl=lifetime if age < lifetime else 0,
+            grace=freshness.grace(answering.directives),
+            age=age,
+        )
+
+    def _lifetime(
+        self, wanted: Wanted, answering: Answering, age: _Age
+    ) -> float | None:
+        """Seconds for which the answer may be shared, None if it may not be."""
+        fields = answering.fields
+        answered = storing.Answered(
+            status=answering.status,
+            directives=answering.directives,
+            lifetime=freshness.lifetime(
+                answering.directives,
+                fields.get("Expires"),
+                fields.get("Date"),
+                time.time(),
+            ),
+            set_cookie="Set-Cookie" in fields,
+            vary_shareable=vary.shareable(fields.getall("Vary", ())),
+        )
+        lifetime = storing.lifetime(wanted.asked, answered, self._default_ttl)
+        if lifetime is None or lifetime <= age() or not answering.whole:
+            return None
+        return lifetime
+
+    def _announce(
+        self,
+        key: str,
+        live: LiveResponse,
+        own: asyncio.Future[LiveResponse],
+        *,
+        shared: bool,
+    ) -> None:
+        """Let its own client read, and where it is shared those who wait here."""
+        if not own.done():
+            own.set_result(live)
+        if not shared:
+            return
+        waiting = self._lives.get(key)
+        if waiting is None or waiting.done():
+            waiting = asyncio.get_running_loop().create_future()
+            self._lives[key] = waiting
+        waiting.set_result(live)
+        live.ended = lambda: self._forget(key, waiting)
+
+    def _forget(self, key: str, waiting: asyncio.Future[LiveResponse]) -> None:
+        """Who comes after the end finds the response in the cache, or fetches anew."""
+        if self._lives.get(key) is waiting:
+            del self._lives[key]
+
+    # -- invalidations
+
+    def _may_join(self, key: str, live: LiveResponse, note: int) -> bool:
+        if not live.joinable:
+            return False
+        return note <= live.mark or not self._cache.raised(key, live.mark)
+
+    def _keep(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """A task that is held until it ends, and whose failure may go unheard."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Future[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+
+class _Age:
+    """How old a response is now: RFC 9111 §4.2.3."""
+
+    def __init__(self, answering: Answering, sent: float) -> None:
+        fields = answering.fields
+        self._received = time.monotonic()
+        self._initial = freshness.initial_age(
+            fields.get("Age"), fields.get("Date"), self._received - sent, time.time()
+        )
+
+    def __call__(self) -> float:
+        return self._initial + time.monotonic() - self._received

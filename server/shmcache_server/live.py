@@ -1,0 +1,169 @@
+"""A response on its way: streamed to those who wait while it is being stored.
+
+Holding
+    While it may be stored its chunks are all kept, so that whoever joins late has
+    the body from its start, and the origin is read at full speed. Once it may not
+    (not shareable, or larger than may be stored) a chunk goes when the slowest
+    reader has it, and the origin is read as fast as that reader: what is held stays
+    small. A reader that takes nothing for too long is cut off: it would hold up the
+    others.
+
+Ending
+    A body that broke off ends in an error for every reader, who must break off too:
+    a clean end would make a whole response of half a one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+
+from .origins import Answering, OriginError
+
+HELD_MAX = 256 * 1024
+"""Bytes held for slow readers of a response that is not stored."""
+
+
+class LiveResponse:
+    """One response being read from the origin by a task, by any number of readers."""
+
+    def __init__(
+        self,
+        answering: Answering,
+        store_max: int,
+        *,
+        mark: int,
+        age: Callable[[], float],
+        stored: bool,
+        awaited: bool,
+    ) -> None:
+        self.answering = answering
+        self.store_max = store_max
+        self.mark = mark
+        """The invalidation clock before it was asked for."""
+        self.age = age
+        """Seconds since the origin made it."""
+        self.ended: Callable[[], None] = _nothing
+        """Called when the body has come, or broken off."""
+        self.stored = stored and (answering.length or 0) <= store_max
+        """Whether it is going to be stored, as far as is known."""
+        self.error: OriginError | None = None
+        self.done = False
+        self._chunks: deque[bytes] = deque()
+        self._gone = 0  # chunks no longer held
+        self._held = 0  # bytes of those that are
+        self._readers: set[Reader] = set()
+        self._awaited = awaited  # a first reader is on its way
+        self._news = asyncio.Event()  # for readers: a chunk, or the end
+        self._room = asyncio.Event()  # for the pump: a reader moved, or left
+
+    @property
+    def joinable(self) -> bool:
+        """Whether the body can still be had from its start."""
+        return self._gone == 0 and self.error is None
+
+    def body(self) -> bytes:
+        """All of it; only while it is stored and done."""
+        return b"".join(self._chunks)
+
+    async def pump(self, stall: float) -> None:
+        """Read the origin to the end; what went wrong is kept in `error`."""
+        try:
+            async for chunk in self.answering.chunks():
+                self._feed(chunk)
+                if not self.stored and not await self._make_room(stall):
+                    self.error = OriginError("nobody is left to read")
+                    break
+        except OriginError as e:
+            self.error = e
+        except asyncio.CancelledError:
+            self.error = OriginError("the server is stopping")
+            raise
+        finally:
+            self.done = True
+            self.answering.close()
+            _tell(self._news)
+            self.ended()
+
+    def forget(self) -> None:
+        """It will not be stored: hold no more of it than its readers need."""
+        self.stored = False
+
+    def _feed(self, chunk: bytes) -> None:
+        self._chunks.append(chunk)
+        self._held += len(chunk)
+        if self._held > self.store_max:
+            self.stored = False
+        _tell(self._news)
+
+    async def _make_room(self, stall: float) -> bool:
+        """Wait until little is held; False if nobody reads any more."""
+        self._trim()
+        while self._held > HELD_MAX:
+            if not self._readers and not self._awaited:
+                return False
+            try:
+                async with asyncio.timeout(stall):
+                    await self._room.wait()
+            except TimeoutError:
+                self._awaited = False
+                slowest = min((r.position for r in self._readers), default=0)
+                for reader in [r for r in self._readers if r.position == slowest]:
+                    reader.cut()
+            self._trim()
+        return True
+
+    def _trim(self) -> None:
+        first = min((r.position for r in self._readers), default=self._gone)
+        while self._gone < first:
+            self._held -= len(self._chunks.popleft())
+            self._gone += 1
+
+
+class Reader:
+    """One who reads a live response from its start; leave it by `close`."""
+
+    def __init__(self, live: LiveResponse, cut: Callable[[], None]) -> None:
+        self.position = 0
+        self._live = live
+        self._cut = cut
+        live._readers.add(self)
+        live._awaited = False
+
+    def close(self) -> None:
+        """Read no more."""
+        self._live._readers.discard(self)
+        _tell(self._live._room)
+
+    def cut(self) -> None:
+        """Cut off for taking nothing: close, and break the client's connection."""
+        self.close()
+        self._cut()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body; raises the live response's error where it broke off."""
+        live = self._live
+        while True:
+            held = live._chunks
+            while (i := self.position - live._gone) < len(held):
+                chunk = held[i]
+                yield chunk
+                self.position += 1
+                if not live.stored:
+                    _tell(live._room)
+            if live.error is not None:
+                raise live.error
+            if live.done:
+                return
+            await live._news.wait()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _tell(event: asyncio.Event) -> None:
+    """Wake all who wait now; who waits later waits for the next."""
+    event.set()
+    event.clear()

@@ -1,0 +1,231 @@
+"""The origin: what is asked of it, and what it answers, brought into our form.
+
+Fields that belong to one connection are removed both ways (RFC 9110 §7.6.1), and so
+is what a client could use to make an origin answer for another URL, host, scheme,
+address or method than the one in the key: such an answer would poison the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from typing import Any
+
+import aiohttp
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from .config import Config
+from .rfc9111 import directives as cache_control
+
+VIA = "1.1 shmcache"
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+UNKEYED = frozenset(
+    {
+        "client-ip",
+        "forwarded",
+        "front-end-https",
+        "true-client-ip",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "x-forwarded-by",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-forwarded-prefix",
+        "x-forwarded-proto",
+        "x-forwarded-scheme",
+        "x-forwarded-server",
+        "x-forwarded-ssl",
+        "x-host",
+        "x-http-method",
+        "x-http-method-override",
+        "x-method-override",
+        "x-original-host",
+        "x-original-url",
+        "x-real-ip",
+        "x-rewrite-url",
+    }
+)
+"""What frameworks take for URL, host, scheme, client or method of a request."""
+CONDITIONS = frozenset(
+    {
+        "if-match",
+        "if-modified-since",
+        "if-none-match",
+        "if-range",
+        "if-unmodified-since",
+        "range",
+    }
+)
+_OURS = frozenset({"accept-encoding", "content-length", "expect", "host", "via"})
+_NO_BODY = frozenset({204, 304})
+_NOT_ADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+_FRAMING = frozenset({"age", "content-length"})
+"""Of a response: written anew for each client."""
+_BAD_IN_FIELD = (b"\r", b"\n", b"\0")
+
+
+class OriginError(Exception):
+    """The origin cannot be reached, or what it sends is not a whole response."""
+
+    status = 502
+
+
+class OriginTimeout(OriginError):
+    """The origin did not answer in time."""
+
+    status = 504
+
+
+@dataclass(slots=True)
+class Asking:
+    """A request as the origin gets it."""
+
+    method: str
+    target: str
+    """Path and query as the client sent them."""
+    fields: CIMultiDict[str]
+    body: Any = None
+
+
+@dataclass(slots=True)
+class Answering:
+    """A response whose head has come; the body is read by `chunks`."""
+
+    status: int
+    fields: CIMultiDictProxy[str]
+    head: bytes
+    """Status line and end-to-end fields, Via added, each with its CRLF; no
+    Content-Length and no Age."""
+    length: int | None
+    """Content-Length, None where it is not known."""
+    whole: bool
+    """Whether the end of the body can be told from a broken connection."""
+    empty: bool
+    """No body whatever the fields say: RFC 9112 §6.3."""
+    response: aiohttp.ClientResponse = field(repr=False)
+    directives: cache_control.Directives = field(default_factory=dict)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes; `OriginError` if it breaks off."""
+        try:
+            async for chunk in self.response.content.iter_any():
+                yield chunk
+        except TimeoutError as e:
+            raise OriginTimeout("origin: fell silent within a body") from e
+        except (aiohttp.ClientError, OSError) as e:
+            raise OriginError(f"origin: broke off a body: {_words(e)}") from e
+
+    def close(self) -> None:
+        """Done with it: the connection is reused if the body was read to its end."""
+        if self.response.content.at_eof():
+            self.response.release()
+        else:
+            self.response.close()
+
+
+class Origin:
+    """A pool of connections to one origin; a worker has one, in its loop."""
+
+    def __init__(self, config: Config) -> None:
+        self._base = config.origin.base
+        limits, origin = config.limits, config.origin
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=origin.connections),
+            # A whole body may take as long as it flows.
+            timeout=aiohttp.ClientTimeout(
+                total=None, connect=origin.connect_timeout, sock_read=origin.timeout
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            skip_auto_headers=_NOT_ADDED,
+            max_line_size=limits.line,
+            max_field_size=limits.field,
+        )
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._session.close()
+
+    async def ask(self, asking: Asking) -> Answering:
+        """Send the request and await the head of its answer; `OriginError`."""
+        try:
+            response = await self._session.request(
+                asking.method,
+                URL(self._base + asking.target, encoded=True),
+                headers=asking.fields,
+                data=asking.body,
+                allow_redirects=False,
+            )
+        except TimeoutError as e:
+            raise OriginTimeout(f"origin {self._base}: no answer in time") from e
+        except (aiohttp.ClientError, OSError, ValueError) as e:
+            raise OriginError(f"origin {self._base}: {_words(e)}") from e
+        try:
+            return _answering(asking.method, response)
+        except OriginError:
+            response.close()
+            raise
+
+
+def request_fields(
+    fields: CIMultiDictProxy[str], *, drop: frozenset[str] = frozenset()
+) -> CIMultiDict[str]:
+    """A client's end-to-end fields, less those of the key and of `drop`; Via added."""
+    gone = HOP_BY_HOP | UNKEYED | _OURS | drop | named(fields.getall("Connection", ()))
+    sent = CIMultiDict((n, v) for n, v in fields.items() if n.lower() not in gone)
+    sent["Via"] = ", ".join([*fields.getall("Via", ()), VIA])
+    return sent
+
+
+def named(connection: Iterable[str]) -> frozenset[str]:
+    """The fields that Connection names: RFC 9110 §7.6.1."""
+    return frozenset(
+        name.strip().lower() for field in connection for name in field.split(",")
+    )
+
+
+def _answering(method: str, response: aiohttp.ClientResponse) -> Answering:
+    fields, status = response.headers, response.status
+    empty = method == "HEAD" or status in _NO_BODY
+    gone = HOP_BY_HOP | _FRAMING | named(fields.getall("Connection", ()))
+    lines = [b"HTTP/1.1 %d %s\r\n" % (status, (response.reason or "").encode())]
+    for name, value in response.raw_headers:
+        if any(bad in name or bad in value for bad in _BAD_IN_FIELD):
+            raise OriginError("origin: a field with a control character")
+        if name.lower().decode("latin-1") not in gone:
+            lines.append(b"%b: %b\r\n" % (name, value))
+    if "Date" not in fields:
+        # RFC 9110 §6.6.1: who receives a response without one adds it.
+        lines.append(b"Date: %b\r\n" % formatdate(usegmt=True).encode())
+    lines.append(f"Via: {VIA}\r\n".encode())
+    length = fields.get("Content-Length")
+    return Answering(
+        status=status,
+        fields=fields,
+        head=b"".join(lines),
+        length=int(length) if length and length.isdigit() else None,
+        whole=empty or length is not None or "Transfer-Encoding" in fields,
+        empty=empty,
+        response=response,
+        directives=cache_control.parse(fields.getall("Cache-Control", ())),
+    )
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__

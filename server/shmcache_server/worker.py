@@ -1,0 +1,76 @@
+"""The gunicorn worker: aiohttp's, with our runner, attached to the segment after fork.
+
+A worker that cannot start says why in one line and exits with a code of its own:
+aiohttp's would be taken by gunicorn as a reason to stop all the others. It lingers
+for a second first, so that its replacements do not come in a hot loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from aiohttp.worker import GunicornUVLoopWebWorker, GunicornWebWorker
+
+from shmcache import CacheConfig
+
+from .app import CacheRunner
+from .config import Config
+
+BOOT_FAILED = 1
+"""Exit code; gunicorn's 3 and 4 end the whole server."""
+_LINGER = 1.0
+
+
+class _Attached(GunicornWebWorker):
+    """What both loops' workers share. The master's post_fork hook hands in settings."""
+
+    settings: tuple[Config, CacheConfig]
+    sockets: list[Any]
+
+    def load_wsgi(self) -> None:
+        """There is no WSGI application: `wsgi` is what makes the runner."""
+        self.wsgi = self._runner
+        # uvloop closes a socket by its descriptor and lets go of a real socket object;
+        # gunicorn's wrapper would close the descriptor again, whosever it is by then.
+        self.sockets = [listener.sock for listener in self.sockets]
+
+    async def _runner(self) -> CacheRunner:
+        return CacheRunner(*self.settings)
+
+    def init_process(self) -> None:
+        """The worker's whole life."""
+        try:
+            super().init_process()
+        except Exception as e:
+            if self.booted:
+                raise
+            self.log.error(
+                "worker %s failed to start: %s: %s", os.getpid(), type(e).__name__, e
+            )
+            logging.getLogger("shmcache").debug("why", exc_info=True)
+            _linger()
+            sys.exit(BOOT_FAILED)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Stop now: aiohttp's would notice at its next turn, up to a second later."""
+        super().handle_exit(sig, frame)
+        self._notify_waiter_done()
+
+
+class Worker(_Attached, GunicornUVLoopWebWorker):
+    """A worker on uvloop."""
+
+
+class PlainWorker(_Attached):
+    """A worker on asyncio's own loop."""
+
+
+def _linger() -> None:
+    for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT):
+        signal.signal(sig, signal.SIG_DFL)  # the loop that heard them is closed
+    time.sleep(_LINGER)

@@ -1,0 +1,137 @@
+"""Answers as bytes on a socket, for each version and kind of connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from aiohttp import web
+
+from shmcache_server.answer import Answer, Stream, abort
+
+HEAD = b"HTTP/1.1 200 OK\r\nX: y\r\n"
+Make = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Exchange = Callable[[Make, bytes], Awaitable[bytes]]
+
+
+@pytest.fixture
+async def exchange() -> AsyncIterator[Exchange]:
+    """What a server that answers so sends for these bytes, until it closes."""
+    runners: list[web.ServerRunner] = []
+
+    async def exchange(make: Make, sent: bytes) -> bytes:
+        async def answer(request: web.BaseRequest) -> web.StreamResponse:
+            return await make(request)
+
+        runner = web.ServerRunner(web.Server(answer))
+        runners.append(runner)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        writer.write(sent)
+        try:
+            return await asyncio.wait_for(reader.read(), 5)
+        finally:
+            writer.close()
+
+    yield exchange
+    for runner in runners:
+        await runner.cleanup()
+
+
+def request(version: str, *fields: str) -> bytes:
+    lines = [f"GET / HTTP/{version}", "Host: a", *fields, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+async def hello(_: web.BaseRequest) -> Answer:
+    return Answer(200, HEAD, b"hello")
+
+
+async def chunks() -> AsyncIterator[bytes]:
+    yield b"ab"
+    yield b"cde"
+
+
+async def test_answer_leaves_as_it_is(exchange) -> None:
+    got = await exchange(hello, request("1.1", "Connection: close"))
+    assert got == HEAD + b"Connection: close\r\n\r\nhello"
+
+
+async def test_answer_keeps_an_old_connection_that_asks(exchange) -> None:
+    got = await exchange(
+        hello, request("1.0", "Connection: keep-alive") + request("1.0")
+    )
+    assert got == HEAD + b"Connection: keep-alive\r\n\r\nhello" + HEAD + b"\r\nhello"
+
+
+async def test_answer_of_a_large_body_is_whole(exchange) -> None:
+    body = bytes(range(256)) * 4096
+
+    async def large(_: web.BaseRequest) -> Answer:
+        return Answer(200, HEAD, body, close=True)
+
+    got = await exchange(large, request("1.1"))
+    assert got == HEAD + b"Connection: close\r\n\r\n" + body
+
+
+async def test_stream_of_known_length(exchange) -> None:
+    async def make(r: web.BaseRequest) -> Stream:
+        stream = Stream(200, HEAD, 5, chunks())
+        await stream.send(r)
+        return stream
+
+    got = await exchange(make, request("1.1") + request("1.1", "Connection: close"))
+    first = HEAD + b"Content-Length: 5\r\n\r\nabcde"
+    assert got == first + HEAD + b"Content-Length: 5\r\nConnection: close\r\n\r\nabcde"
+
+
+@pytest.mark.parametrize(
+    ("version", "rest"),
+    [
+        (
+            "1.1",
+            b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+            b"2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n",
+        ),
+        ("1.0", b"\r\nabcde"),
+    ],
+)
+async def test_stream_of_unknown_length(exchange, version, rest) -> None:
+    async def make(r: web.BaseRequest) -> Stream:
+        stream = Stream(200, HEAD, None, chunks())
+        await stream.send(r)
+        return stream
+
+    assert await exchange(make, request(version, "Connection: close")) == HEAD + rest
+
+
+async def test_stream_that_fails_breaks_the_connection(exchange) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"ab"
+        raise OSError("gone")
+
+    async def make(r: web.BaseRequest) -> Stream:
+        stream = Stream(200, HEAD, None, broken())
+        with pytest.raises(OSError, match="gone"):
+            await stream.send(r)
+        return stream
+
+    try:
+        got = await exchange(make, request("1.1"))
+    except ConnectionResetError:
+        return
+    assert not got.endswith(b"0\r\n\r\n")
+
+
+async def test_abort_sends_nothing_more(exchange) -> None:
+    async def make(r: web.BaseRequest) -> Answer:
+        abort(r)
+        return Answer(200, HEAD, b"hello")
+
+    try:
+        assert await exchange(make, request("1.1")) == b""
+    except ConnectionResetError:
+        return

@@ -1,0 +1,120 @@
+"""The command line as a process: a wrong setting is one line and exit code 2."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from shmcache_server.cli import commands
+from tests.helpers import free_port, python, segment_name, shm_names
+from tests.redis_server import RedisServer
+
+ORIGIN = ("--origin", "http://127.0.0.1:1")
+
+
+def refused(*flags: str, **options: object) -> str:
+    """What `shmcache serve` says when it does not start: one line."""
+    process = python(
+        *("-m", "shmcache_server", "serve", *flags),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 2, said
+    assert said.count("\n") == 1 and said.startswith("shmcache: "), said
+    assert "Traceback" not in said
+    if "--l1-name" in flags:
+        assert not shm_names(flags[flags.index("--l1-name") + 1])
+    return said.removeprefix("shmcache: ")
+
+
+def flags(**changed: str) -> list[str]:
+    given = {"bind": f"127.0.0.1:{free_port()}", "l1-name": segment_name()}
+    given |= {"origin": "http://127.0.0.1:1"} | {
+        k.replace("_", "-"): v for k, v in changed.items()
+    }
+    return [part for name, value in given.items() for part in (f"--{name}", value)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "setting"),
+    [
+        ({"origin": "example.com"}, "origin="),
+        ({"l1_size": "big"}, "l1_size="),
+        ({"l1_size": "900TiB"}, "l1_size="),
+        ({"l2": "http://a"}, "l2="),
+        ({"workers": "two"}, "Invalid value for '--workers'"),
+        ({"config": "/nowhere.toml"}, "config=/nowhere.toml"),
+        ({"colour": "red"}, "No such option"),
+    ],
+    ids=lambda v: "-".join(v) if isinstance(v, dict) else None,
+)
+def test_wrong_setting_is_one_line(changed, setting) -> None:
+    assert refused(*flags(**changed)).startswith(setting)
+
+
+def test_port_in_use_is_one_line() -> None:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        address = f"127.0.0.1:{s.getsockname()[1]}"
+        assert refused(*flags(bind=address)).startswith(f"bind={address}: ")
+
+
+def test_wrong_password_is_one_line(tmp_path: Path) -> None:
+    redis = RedisServer(tmp_path, free_port(), "--requirepass", "right")
+    redis.start()
+    try:
+        url = redis.tcp_url.replace("//", "//:wrong@")
+        said = refused(*flags(l2=url))
+    finally:
+        redis.kill()
+    assert "l2" in said and "wrong" not in said.replace("wrong password", "")
+
+
+def test_file_with_an_unknown_key_names_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text("[server]\nworkers = 2\ncolour = 'red'\n")
+    assert refused(*flags(config=str(path))).startswith(f"{path}:3: unknown key")
+
+
+def test_gunicorn_says_the_same_of_a_wrong_file(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text("[origin]\nurl = 'example.com'\n")
+    process = python(
+        *("-m", "gunicorn", "-c", "deploy/gunicorn.conf.py"),
+        env={"SHMCACHE_CONFIG": str(path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert said.startswith(f"shmcache: {path}:2: origin=") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["--help"], ["serve", "--help"]])
+def test_help_names_what_there_is(command) -> None:
+    said = CliRunner().invoke(commands, command)
+    assert said.exit_code == 0 and "serve" in said.output
+
+
+def test_every_flag_is_in_the_help() -> None:
+    said = CliRunner().invoke(commands, ["serve", "--help"]).output
+    for flag in [
+        "config",
+        "origin",
+        "bind",
+        "workers",
+        "l1-size",
+        "l1-name",
+        "l1-keep",
+        "l2",
+        "admin",
+    ]:
+        assert f"--{flag}" in said

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from shmcache import ConfigError
+from shmcache_server import config as configs
+from shmcache_server.config import Config, OriginConfig, load, parse_address, redacted
+
+ROOT = Path(__file__).resolve().parents[2]
+ORIGIN = {"origin": "http://127.0.0.1:9"}
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch) -> None:
+    monkeypatch.delenv("SHMCACHE_L2", raising=False)
+    monkeypatch.delenv("SHMCACHE_CONFIG", raising=False)
+
+
+def written(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "s.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_deployed_file_is_the_defaults() -> None:
+    path = ROOT / "deploy" / "shmcache.toml"
+    assert configs._from_file(path) == Config()
+    keys = {line.split("=")[0].strip() for line in path.read_text().splitlines()}
+    for table in fields(Config):
+        for field in fields(getattr(Config(), table.name)):
+            assert field.name in keys, f"{table.name}.{field.name} is not shown"
+
+
+def test_flags_overrule_the_file(tmp_path) -> None:
+    path = written(tmp_path, '[server]\nworkers = 3\n[origin]\nurl = "http://a"\n')
+    flags = {"workers": 5, "l1_size": "1GiB", "bind": None, "default_ttl": 2.5}
+    config = load(path, flags)
+    assert (config.server.workers, config.l1.size) == (5, 1024**3)
+    assert config.origin == OriginConfig(url="http://a", default_ttl=2.5)
+    assert config.server.bind == Config().server.bind
+
+
+def test_file_of_the_environment_is_taken(tmp_path, monkeypatch) -> None:
+    path = written(tmp_path, '[origin]\nurl = "http://a"\ndefault_ttl = 3\n')
+    monkeypatch.setenv("SHMCACHE_CONFIG", path)
+    assert load().origin.default_ttl == 3.0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[server]\n\nworker = 3\n", ":3: unknown key server.worker"),
+        ("[origin]\n[serv]\nx = 1\n", ":2: unknown table 'serv'"),
+        ("workers = 3\n", ":1: unknown table 'workers'"),
+        ("[server]\nworkers = 'two'\n", ":2: workers='two': expected a whole number"),
+        ("[server]\nworkers = true\n", ":2: workers=True: expected a whole number"),
+        ("[server]\nworkers = 0\n", ":2: workers=0: expected 1 to 1024"),
+        ("[l1]\nkeep = 1\n", ":2: keep=1: expected true or false"),
+        ("[l1]\nsize = '3 parsecs'\n", ":2: l1_size='3 parsecs'"),
+        ("[server\n", ": not TOML"),
+        ("[origin]\nurl = 'ftp://a'\n", ":2: origin='ftp://a'"),
+    ],
+)
+def test_wrong_file_names_file_line_and_key(tmp_path, text, words) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load(path, ORIGIN)
+    assert str(caught.value).startswith(path) and words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "setting"),
+    [
+        ("origin", "example.com", "origin="),
+        ("origin", "http://a/path", "origin="),
+        ("origin", "http://a?x", "origin="),
+        ("origin", "http://user@a", "origin="),
+        ("origin", "http://a:port", "origin="),
+        ("origin", "http://", "origin="),
+        ("origin", "http://a\r\nb", "origin="),
+        ("bind", "8080", "bind="),
+        ("bind", "127.0.0.1:", "bind="),
+        ("bind", "127.0.0.1:65536", "bind="),
+        ("workers", 0, "workers="),
+        ("l1_size", "big", "l1_size="),
+        ("l1_name", "a/b", "l1_name="),
+        ("l2", "http://a", "l2="),
+        ("l2", "redis://", "l2="),
+        ("l2", "redis://a:port", "l2="),
+        ("admin", "127.0.0.1:1", "admin="),
+        ("default_ttl", -1.0, "default_ttl="),
+    ],
+)
+def test_wrong_flag_names_the_setting(flag, value, setting) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(None, ORIGIN | {flag: value})
+    assert str(caught.value).startswith(setting)
+
+
+def test_origin_must_be_named() -> None:
+    with pytest.raises(ConfigError, match="origin: not set"):
+        load()
+
+
+def test_missing_file_is_named() -> None:
+    with pytest.raises(ConfigError, match="config=/nowhere: cannot be read"):
+        load("/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("flag", "environment", "url"),
+    [
+        ("auto", None, "none"),
+        ("auto", "redis://a/1", "redis://a/1"),
+        ("none", "redis://a/1", "none"),
+        ("embedded", None, "embedded"),
+        ("unix:///r.sock", "redis://a", "unix:///r.sock"),
+    ],
+)
+def test_l2_is_what_was_configured_or_found(flag, environment, url, monkeypatch):
+    if environment:
+        monkeypatch.setenv("SHMCACHE_L2", environment)
+    assert configs.l2_url(load(None, ORIGIN | {"l2": flag}))[0] == url
+
+
+def test_wrong_l2_of_the_environment_is_named(monkeypatch) -> None:
+    monkeypatch.setenv("SHMCACHE_L2", "redis://:secret@a:port")
+    with pytest.raises(ConfigError, match="SHMCACHE_L2") as caught:
+        configs.l2_url(load(None, ORIGIN))
+    assert "secret" not in str(caught.value)
+
+
+def test_only_config_reads_the_environment() -> None:
+    for path in (ROOT / "server").rglob("*.py"):
+        reads = "environ.get" in path.read_text() or "getenv" in path.read_text()
+        assert reads == (path.name == "config.py"), path
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("a:1", ("a", 1)), ("[::1]:80", ("::1", 80))]
+)
+def test_address_is_host_and_port(text, found) -> None:
+    assert parse_address(text, "bind") == found
+
+
+def test_password_is_not_shown() -> None:
+    assert redacted("redis://u:secret@h/0") == "redis://u:***@h/0"
+    assert redacted("redis://:secret@h") == "redis://:***@h"
+    assert redacted("redis://h:1/0") == "redis://h:1/0"

@@ -1,0 +1,562 @@
+"""The slow lane as a client sees it, before a real origin."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from email.utils import formatdate
+from typing import Any
+
+import aiohttp
+import http_sf
+import pytest
+from aiohttp import web
+
+from tests.server.conftest import Front, RawOrigin, Upstream, eventually, fronting
+
+
+def parsed(told: str) -> tuple[str, dict[str, Any]]:
+    """Our member of a Cache-Status, as RFC 9651 reads it."""
+    (name, parameters) = http_sf.parse(told.encode(), tltype="list")[-1]
+    return str(name), dict(parameters)
+
+
+# -- hits
+
+
+async def test_second_get_is_a_hit(front: Front, upstream: Upstream) -> None:
+    first, second = await front.get("/a?b=c"), await front.get("/a?b=c")
+    assert first.body == second.body == b"hello"
+    assert first.told == "shmcache; fwd=miss; stored"
+    assert parsed(second.told) == ("shmcache", {"hit": True, "ttl": 59})
+    assert "Age" not in first.fields and second.fields["Age"] == "0"
+    assert second.fields["Content-Length"] == "5"
+    assert [s.target for s in upstream.seen] == ["/a?b=c"]
+
+
+async def test_hit_has_the_fields_of_the_origin(front, upstream) -> None:
+    upstream.fields |= {"X-Thing": "a, b", "ETag": '"1"', "Content-Type": "text/x"}
+    await front.get()
+    hit = await front.get()
+    assert {n: hit.fields[n] for n in ("X-Thing", "ETag", "Content-Type")} == {
+        "X-Thing": "a, b",
+        "ETag": '"1"',
+        "Content-Type": "text/x",
+    }
+    assert hit.fields["Via"] == "1.1 shmcache"
+
+
+async def test_age_of_the_origin_counts(front, upstream) -> None:
+    upstream.fields["Age"] = "50"
+    first, second = await front.get(), await front.get()
+    assert first.fields["Age"] == "50"
+    assert int(second.fields["Age"]) in (50, 51)
+    assert parsed(second.told)[1]["ttl"] in (8, 9)
+
+
+@pytest.mark.parametrize("same", ["127.0.0.1", "127.0.0.1:1", "127.0.0.1:"])
+async def test_port_of_the_host_is_not_in_the_key(front, upstream, same) -> None:
+    await front.get()
+    assert "hit" in (await front.get(Host=same)).told
+    assert upstream.seen[0].fields["X-Forwarded-Host"] == "127.0.0.1"
+
+
+async def test_other_host_is_another_key(front, upstream) -> None:
+    await front.get(Host="a.example")
+    assert "hit" not in (await front.get(Host="b.example")).told
+    assert "hit" in (await front.get(Host="A.Example")).told
+
+
+async def test_long_urls_that_differ_at_the_end_differ(front, upstream) -> None:
+    one, other = "/" + "x" * 3000 + "1", "/" + "x" * 3000 + "2"
+    await front.get(one)
+    assert "hit" not in (await front.get(other)).told
+    assert "hit" in (await front.get(one)).told
+
+
+async def test_encodings_are_stored_apart_and_normalised(front, upstream) -> None:
+    upstream.fields["Vary"] = "Accept-Encoding"
+    await front.get(Accept_Encoding="gzip, deflate, br")
+    assert "hit" in (await front.get(Accept_Encoding="br;q=1, gzip;q=0.5")).told
+    assert "hit" not in (await front.get(Accept_Encoding="br")).told
+    assert "hit" in (await front.get()).told
+    asked = [s.fields["Accept-Encoding"] for s in upstream.seen]
+    assert asked == ["gzip", "identity"]
+
+
+async def test_head_is_answered_from_a_stored_get(front, upstream) -> None:
+    await front.get()
+    head = await front.ask("HEAD")
+    assert "hit" in head.told and head.body == b""
+    assert head.fields["Content-Length"] == "5"
+    assert len(upstream.seen) == 1
+
+
+async def test_204_is_stored_without_a_length(front, upstream) -> None:
+    upstream.status, upstream.body = 204, b""
+    await front.get()
+    hit = await front.get()
+    assert hit.status == 204 and "hit" in hit.told
+    assert "Content-Length" not in hit.fields
+
+
+# -- conditions
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {"If_None_Match": '"other", W/"one"'},
+        {"If_None_Match": "*"},
+        {"If_Modified_Since": formatdate(1_000_000, usegmt=True)},
+    ],
+    ids=["etag", "star", "date"],
+)
+async def test_condition_that_matches_gets_304(front, upstream, condition) -> None:
+    modified = formatdate(1_000_000, usegmt=True)
+    upstream.fields |= {"ETag": '"one"', "Last-Modified": modified, "X-Long": "no"}
+    await front.get()
+    got = await front.get(**condition)
+    assert got.status == 304 and got.body == b"" and "hit" in got.told
+    assert got.fields["ETag"] == '"one"' and "X-Long" not in got.fields
+    assert (await front.get(If_None_Match='"two"')).status == 200
+
+
+async def test_condition_on_a_miss_fetches_the_whole(front, upstream) -> None:
+    upstream.fields["ETag"] = '"one"'
+    await front.get(If_None_Match='"one"')
+    assert "If-None-Match" not in upstream.seen[0].fields
+    assert (await front.get()).body == b"hello"
+
+
+# -- what is not shared
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"Cache-Control": "no-store"},
+        {"Cache-Control": "private, max-age=60"},
+        {"Cache-Control": "no-cache, max-age=60"},
+        {"Cache-Control": "max-age=60", "Set-Cookie": "a=b"},
+        {"Cache-Control": "max-age=60", "Vary": "Cookie"},
+        {"Cache-Control": "max-age=60", "Vary": "*"},
+        {"Cache-Control": "max-age=60", "Age": "61"},
+        {},
+    ],
+    ids=lambda fields: "-".join(fields.values()) or "nothing",
+)
+async def test_answer_that_may_not_be_shared_is_not(front, upstream, fields) -> None:
+    upstream.fields = fields
+    for _ in range(2):
+        assert (await front.get()).told == "shmcache; fwd=miss"
+    assert len(upstream.seen) == 2
+
+
+async def test_private_answers_reach_their_own_clients(front, upstream) -> None:
+    async def whoami(request: web.Request) -> web.Response:
+        return web.Response(
+            text=request.headers["X-Me"], headers={"Cache-Control": "private"}
+        )
+
+    upstream.answer = whoami
+    names = [f"user{i}" for i in range(20)]
+    got = await asyncio.gather(*(front.get(X_Me=name) for name in names))
+    assert [g.body.decode() for g in got] == names
+
+
+@pytest.mark.parametrize(
+    ("field", "said", "shared"),
+    [
+        ("Authorization", "max-age=60", False),
+        ("Authorization", "max-age=60, public", True),
+        ("Authorization", "s-maxage=60", True),
+        ("Authorization", "max-age=60, must-revalidate", True),
+        ("Cookie", "max-age=60", False),
+        ("Cookie", "max-age=60, public", True),
+        ("Cookie", "max-age=60, must-revalidate", False),
+    ],
+)
+async def test_answer_to_a_known_client(front, upstream, field, said, shared) -> None:
+    upstream.fields["Cache-Control"] = said
+    await front.get(**{field: "secret=1"})
+    assert ("hit" in (await front.get()).told) is shared
+
+
+async def test_default_ttl_for_answers_that_say_nothing(upstream) -> None:
+    upstream.fields = {}
+    async with fronting(upstream.url, default_ttl=60.0) as front:
+        await front.get()
+        assert "hit" in (await front.get()).told
+
+
+async def test_no_store_request_leaves_nothing(front, upstream) -> None:
+    assert (await front.get(Cache_Control="no-store")).told == "shmcache; fwd=bypass"
+    assert "hit" not in (await front.get()).told
+
+
+async def test_only_if_cached_asks_no_origin(front, upstream) -> None:
+    assert (await front.get(Cache_Control="only-if-cached")).status == 504
+    assert upstream.seen == []
+
+
+# -- collapsing and streaming
+
+
+class Slow:
+    """An answer of two chunks, each sent when it is let go."""
+
+    def __init__(self, **fields: str) -> None:
+        self.head, self.tail = asyncio.Event(), asyncio.Event()
+        self.fields = {"Cache-Control": "max-age=60"} | fields
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        await self.head.wait()
+        response = web.StreamResponse(headers=self.fields)
+        await response.prepare(request)
+        await response.write(b"first,")
+        await self.tail.wait()
+        await response.write(b"second")
+        return response
+
+
+async def test_many_clients_one_origin_request(front, upstream) -> None:
+    upstream.answer = slow = Slow()
+    asking = [asyncio.ensure_future(front.get()) for _ in range(50)]
+    await eventually(lambda: upstream.seen)
+    slow.head.set()
+    slow.tail.set()
+    got = await asyncio.gather(*asking)
+    assert {g.body for g in got} == {b"first,second"}
+    assert len(upstream.seen) == 1
+    told = sorted(g.told for g in got)
+    assert told == ["shmcache; fwd=miss; collapsed"] * 49 + [
+        "shmcache; fwd=miss; stored"
+    ]
+
+
+async def test_body_reaches_all_waiters_while_it_comes(front, upstream) -> None:
+    upstream.answer = slow = Slow()
+    slow.head.set()
+    async with (
+        front.session.get(front.url) as one,
+        front.session.get(front.url) as other,
+    ):
+        for answer in (one, other):
+            assert await answer.content.readexactly(6) == b"first,"
+        assert not slow.tail.is_set() and len(upstream.seen) == 1
+        slow.tail.set()
+        assert await one.read() == await other.read() == b"second"
+    await eventually(lambda: front.cache.entry(front.key("/", "gzip")))
+    assert (await front.get(Accept_Encoding="gzip")).body == b"first,second"
+
+
+async def test_client_that_leaves_does_not_stop_the_fetch(front, upstream) -> None:
+    upstream.answer = slow = Slow()
+    asking = asyncio.ensure_future(front.get())
+    await eventually(lambda: upstream.seen)
+    asking.cancel()
+    slow.head.set()
+    slow.tail.set()
+    await eventually(lambda: front.cache.entry(front.key("/")))
+    assert "hit" in (await front.get()).told
+
+
+async def test_get_after_a_purge_is_not_given_the_older_fetch(front, upstream) -> None:
+    upstream.answer = slow = Slow()
+    slow.head.set()
+    async with front.session.get(
+        front.url, skip_auto_headers=("Accept-Encoding",)
+    ) as a:
+        assert await a.content.readexactly(6) == b"first,"
+        await front.cache.delete(front.key("/"))
+        later = asyncio.ensure_future(front.get())
+        await eventually(lambda: len(upstream.seen) == 2)
+        slow.tail.set()
+        assert (await later).told == "shmcache; fwd=miss; stored"
+        assert await a.read() == b"second"
+
+
+async def test_body_beyond_the_limit_is_passed_on_whole(front, upstream) -> None:
+    upstream.body = bytes(range(256)) * 8192
+    for _ in range(2):
+        got = await front.get()
+        assert got.body == upstream.body and got.told == "shmcache; fwd=miss"
+    assert len(upstream.seen) == 2
+
+
+async def test_chunked_body_beyond_the_limit_is_passed_on_whole(front, upstream):
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers=upstream.fields)
+        await response.prepare(request)
+        for i in range(64):
+            await response.write(bytes([i]) * 65536)
+        return response
+
+    upstream.answer = answer
+    got = await front.get()
+    assert got.body == b"".join(bytes([i]) * 65536 for i in range(64))
+    assert front.cache.entry(front.key("/")) is None
+
+
+# -- stale
+
+
+async def _stale(front: Front, upstream: Upstream) -> None:
+    upstream.fields["Cache-Control"] = "max-age=1, stale-while-revalidate=60"
+    await front.get()
+    key = front.key("/")
+    await eventually(lambda: front.cache.entry(key).state == "stale")
+
+
+async def test_stale_hit_starts_one_refresh(front, upstream) -> None:
+    await _stale(front, upstream)
+    upstream.answer = slow = Slow()
+    got = await asyncio.gather(*(front.get() for _ in range(10)))
+    assert {g.body for g in got} == {b"hello"}
+    assert {parsed(g.told)[1]["ttl"] for g in got} == {-1}
+    await eventually(lambda: len(upstream.seen) == 2)
+    slow.head.set()
+    slow.tail.set()
+    await eventually(lambda: front.cache.entry(front.key("/")).state == "fresh")
+    assert (await front.get()).body == b"first,second"
+    assert len(upstream.seen) == 2
+
+
+async def test_refresh_that_fails_leaves_the_stale_record(front, upstream) -> None:
+    await _stale(front, upstream)
+    upstream.status, upstream.body = 503, b"broken"
+    assert (await front.get()).body == b"hello"
+    await eventually(lambda: len(upstream.seen) == 2)
+    got = await front.get()
+    assert got.status == 200 and got.body == b"hello"
+
+
+async def test_dead_record_is_told_as_stale(front, upstream) -> None:
+    upstream.fields["Cache-Control"] = "max-age=1"
+    await front.get()
+    key = front.key("/")
+    await eventually(lambda: front.cache.entry(key).state == "dead")
+    assert (await front.get()).told == "shmcache; fwd=stale; stored"
+
+
+# -- passed through
+
+
+async def test_range_is_the_origins_to_answer(front, upstream) -> None:
+    upstream.status, upstream.body = 206, b"el"
+    upstream.fields["Content-Range"] = "bytes 1-2/5"
+    got = await front.get(Range="bytes=1-2")
+    assert (got.status, got.body, got.told) == (206, b"el", "shmcache; fwd=bypass")
+    assert upstream.seen[0].fields["Range"] == "bytes=1-2"
+    assert front.cache.entry(front.key("/")) is None
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+async def test_unsafe_method_passes_and_invalidates(front, upstream, method) -> None:
+    await front.get()
+    await front.get(Accept_Encoding="gzip")
+    upstream.fields = {}
+    got = await front.ask(method, data=b"x" * 200_000)
+    assert got.told == "shmcache; fwd=method"
+    assert upstream.seen[-1].method == method
+    assert upstream.seen[-1].body == b"x" * 200_000
+    for encoding in ({}, {"Accept_Encoding": "gzip"}):
+        assert "hit" not in (await front.get(**encoding)).told
+
+
+async def test_unsafe_method_that_fails_invalidates_nothing(front, upstream) -> None:
+    await front.get()
+    upstream.status = 500
+    await front.ask("POST", data=b"x")
+    assert "hit" in (await front.get()).told
+
+
+async def test_chunked_request_body_passes(front, upstream) -> None:
+    async def body():
+        yield b"a" * 10
+        yield b"b" * 10
+
+    await front.ask("POST", data=body())
+    assert upstream.seen[0].body == b"a" * 10 + b"b" * 10
+
+
+async def test_expect_100_is_answered_before_the_body(front, upstream) -> None:
+    got = await front.ask("POST", data=b"x" * 10, expect100=True)
+    assert got.status == 200 and upstream.seen[0].body == b"x" * 10
+    assert "Expect" not in upstream.seen[0].fields
+
+
+async def test_compressed_request_body_passes_as_it_is(front, upstream) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text=request.headers["Content-Encoding"])
+
+    upstream.answer = answer
+    got = await front.ask("POST", data=b"abc" * 100, compress="deflate")
+    assert got.body == b"deflate"
+
+
+async def test_head_miss_keeps_the_length(front, upstream) -> None:
+    got = await front.ask("HEAD")
+    assert got.fields["Content-Length"] == "5" and got.body == b""
+    assert upstream.seen[0].method == "HEAD"
+
+
+async def test_redirect_is_not_followed(front, upstream) -> None:
+    upstream.status, upstream.fields["Location"] = 301, "/elsewhere"
+    got = await front.ask("GET", allow_redirects=False)
+    assert got.status == 301 and len(upstream.seen) == 1
+
+
+# -- fields
+
+
+async def test_fields_of_one_connection_stay_there(front, upstream) -> None:
+    upstream.fields |= {"Connection": "X-Hop", "X-Hop": "1", "Keep-Alive": "timeout=1"}
+    got = await front.get(Connection="X-Mine", X_Mine="1", TE="trailers", X_End="1")
+    seen = upstream.seen[0].fields
+    assert "X-Mine" not in seen and "TE" not in seen and seen["X-End"] == "1"
+    for fields in (got.fields, (await front.get()).fields):
+        assert "X-Hop" not in fields and "Keep-Alive" not in fields
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "X-Forwarded-Host",
+        "X-Forwarded-Proto",
+        "X-Forwarded-For",
+        "X-Original-URL",
+        "X-Rewrite-URL",
+        "X-HTTP-Method-Override",
+        "X-Forwarded-Port",
+        "Forwarded",
+    ],
+)
+async def test_unkeyed_input_does_not_reach_the_origin(front, upstream, field) -> None:
+    await front.get(**{field: "evil"})
+    assert "evil" not in upstream.seen[0].fields.get(field, "")
+    assert upstream.seen[0].fields["X-Forwarded-For"] == "127.0.0.1"
+    assert upstream.seen[0].fields["Via"] == "1.1 shmcache"
+
+
+# -- refusals
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (b"GET http://evil.example/ HTTP/1.1", b"400"),
+        (b"GET /a#b HTTP/1.1", b"400"),
+        (b"GET * HTTP/1.1", b"400"),
+        (b"TRACE / HTTP/1.1", b"405"),
+        (b"CONNECT a:1 HTTP/1.1", b"501"),
+    ],
+    ids=["absolute", "fragment", "star", "trace", "connect"],
+)
+async def test_request_without_a_key_is_refused(front, upstream, line, code) -> None:
+    got = await front.raw(line + b"\r\nHost: a\r\n\r\n")
+    assert got.split()[1] == code
+    assert upstream.seen == []
+
+
+async def test_bad_host_is_refused(front, upstream) -> None:
+    assert (await front.get(Host="a/b")).status == 400
+
+
+async def test_origin_away_is_502(upstream) -> None:
+    async with fronting("http://127.0.0.1:1") as front:
+        got = await front.get()
+        assert (got.status, got.told) == (502, "shmcache; fwd=miss")
+        assert (await front.ask("POST", data=b"")).status == 502
+
+
+async def test_silent_origin_is_504(upstream) -> None:
+    upstream.answer = slow = Slow()
+    async with fronting(upstream.url, timeout=0.1) as front:
+        assert (await front.get()).status == 504
+    slow.head.set()
+    slow.tail.set()
+
+
+async def test_own_paths_tell_health_and_readiness(front, upstream) -> None:
+    assert (await front.get("/healthz")).status == 200
+    assert (await front.get("/readyz")).status == 200
+    front.runner.handler.ready = False
+    assert (await front.get("/healthz")).status == 200
+    assert (await front.get("/readyz")).status == 503
+    assert upstream.seen == []
+
+
+# -- bodies that break off, and old clients
+
+
+@pytest.fixture
+async def broken() -> AsyncIterator[tuple[RawOrigin, Front]]:
+    async with RawOrigin().open() as origin, fronting(origin.url) as front:
+        yield origin, front
+
+
+FRESH = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n"
+HALVES = pytest.mark.parametrize(
+    "half",
+    [
+        FRESH + b"Content-Length: 10\r\n\r\nhalf",
+        FRESH + b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+    ],
+    ids=["length", "chunked"],
+)
+
+
+@HALVES
+async def test_body_that_breaks_off_breaks_off_for_the_client(broken, half) -> None:
+    origin, front = broken
+    origin.said = half
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    await reader.readuntil(b"half")
+    origin.close.set()
+    rest = b""
+    with contextlib.suppress(ConnectionResetError):
+        rest = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    assert rest in (b"", b"\r\n"), "an end would make it look whole"
+    assert front.cache.entry(front.key("/")) is None
+
+
+@HALVES
+async def test_body_broken_before_anything_was_sent_is_502(broken, half) -> None:
+    origin, front = broken
+    origin.said = half
+    origin.close.set()
+    for asked in (1, 2):
+        with contextlib.suppress(aiohttp.ClientPayloadError):  # it had begun by then
+            assert (await front.get()).status == 502
+        assert origin.count == asked, "nothing was stored"
+
+
+async def test_body_that_ends_with_its_connection_is_not_stored(broken) -> None:
+    origin, front = broken
+    origin.said = FRESH + b"\r\nwhole, or is it?"
+    origin.close.set()
+    for asked in (1, 2):
+        assert (await front.get()).body == b"whole, or is it?"
+        assert origin.count == asked
+
+
+async def test_old_client_gets_no_chunks(front, upstream) -> None:
+    upstream.answer = slow = Slow()
+    slow.head.set()
+    slow.tail.set()
+    got = await front.raw(b"GET / HTTP/1.0\r\n\r\n")
+    head, _, body = got.partition(b"\r\n\r\n")
+    assert b"Transfer-Encoding" not in head and body == b"first,second"
+
+
+async def test_old_client_keeps_its_connection_on_a_hit(front, upstream) -> None:
+    hello = b"GET / HTTP/1.0\r\nHost: 127.0.0.1\r\n"
+    await front.get()
+    got = await front.raw(hello + b"Connection: keep-alive\r\n\r\n" + hello + b"\r\n")
+    assert got.count(b"shmcache; hit") == 2
+    assert got.count(b"Connection: keep-alive") == 1

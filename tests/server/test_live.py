@@ -1,0 +1,164 @@
+"""A live response and its readers; the origin's body comes from a queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+
+from shmcache_server.live import HELD_MAX, LiveResponse, Reader
+from shmcache_server.origins import Answering, OriginError
+from tests.server.conftest import eventually
+
+
+class Body:
+    """What `Answering` gives: chunks, an error, or None for the end."""
+
+    length: int | None = None
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[Any] = asyncio.Queue()
+        self.closed = False
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        while (chunk := await self.queue.get()) is not None:
+            if isinstance(chunk, Exception):
+                raise chunk
+            yield chunk
+
+    def close(self) -> None:
+        self.closed = True
+
+    def send(self, *chunks: Any) -> None:
+        for chunk in chunks:
+            self.queue.put_nowait(chunk)
+
+
+def live_of(body: Body, limit: int = 1000, stored: bool = True) -> LiveResponse:
+    answering = cast(Answering, body)
+    return LiveResponse(
+        answering, limit, mark=0, age=lambda: 0.0, stored=stored, awaited=stored
+    )
+
+
+async def read(live: LiveResponse, into: list[bytes]) -> None:
+    reader = Reader(live, lambda: None)
+    try:
+        async for chunk in reader.chunks():
+            into.append(chunk)
+    finally:
+        reader.close()
+
+
+async def test_each_reader_gets_all_of_it_however_late() -> None:
+    body, early, late = Body(), [], []
+    live = live_of(body)
+    pump = asyncio.ensure_future(live.pump(1))
+    first = asyncio.ensure_future(read(live, early))
+    body.send(b"a", b"b")
+    await eventually(lambda: early == [b"a", b"b"])
+    second = asyncio.ensure_future(read(live, late))
+    body.send(b"c", None)
+    await asyncio.gather(pump, first, second)
+    assert early == late == [b"a", b"b", b"c"]
+    assert live.body() == b"abc" and live.stored and body.closed
+
+
+async def test_error_reaches_readers_behind_what_came() -> None:
+    body, got = Body(), []
+    live = live_of(body)
+    body.send(b"a", OriginError("broke"))
+    await live.pump(1)
+    with pytest.raises(OriginError, match="broke"):
+        await read(live, got)
+    assert got == [b"a"] and not live.joinable
+
+
+async def test_announced_length_beyond_the_limit_is_not_stored() -> None:
+    body = Body()
+    body.length = 1001
+    assert not live_of(body, 1000).stored
+    body.length = 1000
+    assert live_of(body, 1000).stored
+
+
+async def test_body_that_outgrows_the_limit_is_forgotten_behind_its_readers() -> None:
+    body, got = Body(), []
+    live = live_of(body, 1000)
+    pump = asyncio.ensure_future(live.pump(1))
+    reading = asyncio.ensure_future(read(live, got))
+    body.send(*[b"x" * 400] * 3)
+    await eventually(lambda: len(got) == 3)
+    assert not live.stored
+    body.send(b"y")
+    await eventually(lambda: not live.joinable)
+    body.send(None)
+    await asyncio.gather(pump, reading)
+    assert b"".join(got) == b"x" * 1200 + b"y"
+
+
+async def test_slow_reader_holds_up_the_origin_and_little_is_held() -> None:
+    body = Body()
+    live = live_of(body, stored=False)
+    reader = Reader(live, lambda: None)
+    chunks = reader.chunks()
+    chunk = b"x" * (HELD_MAX // 4)
+    body.send(*[chunk] * 20, None)
+    pump = asyncio.ensure_future(live.pump(5))
+    await anext(chunks)
+    await eventually(lambda: live._held > HELD_MAX)
+    left = body.queue.qsize()
+    assert left > 10
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert body.queue.qsize() == left, "the pump waits"
+    assert [c async for c in chunks] == [chunk] * 19
+    await pump
+
+
+async def test_reader_that_takes_nothing_is_cut_off() -> None:
+    body, cut, got = Body(), [], []
+    live = live_of(body, stored=False)
+    stuck = Reader(live, lambda: cut.append(True))
+    reading = asyncio.ensure_future(read(live, got))
+    body.send(*[b"x" * HELD_MAX] * 3, None)
+    await live.pump(0.05)
+    await reading
+    assert cut == [True] and stuck.position == 0
+    assert len(got) == 3
+
+
+async def test_body_that_nobody_reads_is_given_up() -> None:
+    body = Body()
+    live = live_of(body, stored=False)
+    body.send(*[b"x" * HELD_MAX] * 3)
+    await live.pump(30)
+    assert live.error is not None and body.closed
+
+
+async def test_reader_on_its_way_is_waited_for() -> None:
+    body, got = Body(), []
+    live = LiveResponse(
+        cast(Answering, body), 0, mark=0, age=lambda: 0.0, stored=False, awaited=True
+    )
+    body.send(*[b"x" * HELD_MAX] * 3, None)
+    pump = asyncio.ensure_future(live.pump(5))
+    await eventually(lambda: live._held > HELD_MAX)
+    await read(live, got)
+    await pump
+    assert len(got) == 3 and live.error is None
+
+
+async def test_cancelled_pump_ends_its_readers() -> None:
+    body, got = Body(), []
+    live = live_of(body)
+    pump = asyncio.ensure_future(live.pump(1))
+    reading = asyncio.ensure_future(read(live, got))
+    body.send(b"a")
+    await eventually(lambda: got)
+    pump.cancel()
+    with pytest.raises(OriginError):
+        await reading
+    assert body.closed

@@ -1,0 +1,83 @@
+"""A worker that cannot start, beside one that can."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+
+from tests.helpers import children, end, free_port, get, python, segment_name, until
+
+CONF = """
+from shmcache_server.arbiter import settings
+from shmcache_server.config import load
+
+ours = settings(load({toml!r}))
+hand_in = ours["post_fork"]
+
+def post_fork(server, worker):
+    hand_in(server, worker)
+    if worker.age in {broken}:
+        worker.settings = ("not a", "configuration")
+
+globals().update(ours | {{"post_fork": post_fork}})
+"""
+
+
+def start(tmp_path: Path, broken: object, loop: str = "uvloop"):
+    """A server of two workers; those of these ages are given no settings."""
+    port = free_port()
+    toml, conf = tmp_path / "s.toml", tmp_path / "gunicorn.conf.py"
+    toml.write_text(
+        f'[server]\nbind = "127.0.0.1:{port}"\nloop = "{loop}"\n[l2]\nurl = "none"\n'
+        f'[origin]\nurl = "http://127.0.0.1:1"\n[l1]\nname = "{segment_name()}"\n'
+    )
+    conf.write_text(CONF.format(toml=str(toml), broken=broken))
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        process = python(
+            "-m", "gunicorn", "-c", str(conf), stdout=out, stderr=subprocess.STDOUT
+        )
+    return process, port, log
+
+
+def ready(port: int) -> bool:
+    try:
+        return get(port, "/readyz", timeout=1).status == 200
+    except OSError:
+        return False
+
+
+def test_worker_that_fails_to_start_leaves_the_others(tmp_path) -> None:
+    process, port, log = start(tmp_path, broken=(1,))
+    try:
+        until(lambda: "exited with code 1" in log.read_text(), 20, "its end")
+        assert ready(port)
+        until(lambda: "Booting" in log.read_text().split("code 1")[1], 5, "a new one")
+        until(lambda: len(children(process.pid)) == 2, 5)
+    finally:
+        assert end(process) == 0
+    text = log.read_text()
+    assert text.count("failed to start: AttributeError") == 1
+    assert "Traceback" not in text and "Shutting down: Master" in text
+
+
+def test_workers_that_all_fail_do_not_spin(tmp_path) -> None:
+    process, _, log = start(tmp_path, broken=range(1, 1000))
+    try:
+        until(lambda: log.read_text().count("failed to start") >= 4, 20, "two rounds")
+        # Two workers, each a second apart: a hot loop would have made hundreds.
+        assert log.read_text().count("failed to start") <= 8
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
+def test_worker_on_asyncio_serves_too(tmp_path) -> None:
+    process, port, log = start(tmp_path, broken=(), loop="asyncio")
+    try:
+        until(lambda: ready(port), 20)
+        assert "PlainWorker" in log.read_text()
+        assert get(port, "/").status == 502
+    finally:
+        assert end(process) == 0
