@@ -18,7 +18,7 @@ ROWS = [
     {"shmcache_server.arbiter"},
     {"shmcache_server.worker", "shmcache_server.embedded"},
     {"shmcache_server.app"},
-    {"shmcache_server.handler"},
+    {"shmcache_server.handler", "shmcache_server.admin"},
     {"shmcache_server.fetch"},
     {"shmcache_server.live"},
     {"shmcache_server.origins", "shmcache_server.answer", "shmcache_server.stored"},

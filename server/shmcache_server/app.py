@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+from collections.abc import Sequence
 
 from aiohttp import http_parser, web
 from aiohttp.web_server import Server
 
 from shmcache import Cache, CacheConfig, ConfigError
 
+from . import admin as admins
 from .config import Config
 from .handler import Handler
 from .origins import Origin
@@ -24,7 +27,13 @@ class CacheRunner(web.AppRunner):
     """An AppRunner whose server calls our handler for every request: there is nothing
     to route. The application it carries is empty; gunicorn's worker asks for one."""
 
-    def __init__(self, config: Config, cache: CacheConfig) -> None:
+    def __init__(
+        self,
+        config: Config,
+        cache: CacheConfig,
+        admin: Sequence[socket.socket] = (),
+    ) -> None:
+        """`admin`: the listening sockets of the admin listener, if there is one."""
         require_c_parser()
         log = logging.getLogger("shmcache.access") if config.server.access_log else None
         super().__init__(
@@ -43,6 +52,8 @@ class CacheRunner(web.AppRunner):
         self.cache: Cache | None = None
         self.handler: Handler | None = None
         self._origin: Origin | None = None
+        self._admin_sockets = admin
+        self._admin: web.AppRunner | None = None
 
     async def _make_server(self) -> Server:
         try:
@@ -50,6 +61,7 @@ class CacheRunner(web.AppRunner):
             await self.cache.start()
             self._origin = Origin(self._config)
             self.handler = Handler(self.cache, self._origin, self._config)
+            await self._start_admin(self.cache)
         except BaseException:
             await self._cleanup_server()
             raise
@@ -62,9 +74,18 @@ class CacheRunner(web.AppRunner):
         if self.handler is not None:
             self.handler.ready = False
 
+    async def _start_admin(self, cache: Cache) -> None:
+        self._admin = web.AppRunner(admins.application(cache), access_log=None)
+        await self._admin.setup()
+        for listener in self._admin_sockets:
+            await web.SockSite(self._admin, listener).start()
+
     async def _cleanup_server(self) -> None:
         handler, origin, cache = self.handler, self._origin, self.cache
         self.handler = self._origin = self.cache = None
+        if self._admin is not None:
+            await self._admin.cleanup()
+            self._admin = None
         if handler is not None:
             await handler.close()
         if origin is not None:

@@ -13,6 +13,7 @@ import atexit
 import logging
 import os
 import re
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -111,7 +112,7 @@ def settings(config: Config, holding: Holding | None = None) -> dict[str, Any]:
         server.shmcache.reload(config)
 
     return {
-        "bind": [config.server.bind],
+        "bind": [a for a in (config.server.bind, config.server.admin) if a],
         "workers": config.server.workers,
         "worker_class": Worker if config.server.loop == "uvloop" else PlainWorker,
         "wsgi_app": "shmcache_server.app:CacheRunner",  # gunicorn asks for a name
@@ -136,8 +137,12 @@ def _when_ready(server: Any) -> None:
 
 
 def _post_fork(server: Any, worker: Any) -> None:
-    worker.settings = server.shmcache.config, server.shmcache.cache
+    # Until the worker's loop hears them, the master's handlers, inherited, would
+    # swallow signals: a stop during the start would wait for the graceful time.
+    for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(sig, signal.SIG_DFL)
     server.shmcache.let_go()
+    worker.settings = server.shmcache.config, server.shmcache.cache
 
 
 def _on_exit(server: Any) -> None:
@@ -150,8 +155,9 @@ class Application(BaseApplication):  # type: ignore[misc]
     def __init__(self, load: Callable[[], Config]) -> None:
         self._load = load
         self._config = or_exit(load)
-        address = util.parse_address(self._config.server.bind)
-        self._holding = or_exit(lambda: Holding(self._config, [address]))
+        bound = settings(self._config)["bind"]
+        addresses = [util.parse_address(address) for address in bound]
+        self._holding = or_exit(lambda: Holding(self._config, addresses))
         super().__init__()
 
     def load_config(self) -> None:

@@ -35,7 +35,7 @@ def commands() -> None:
     help="redis://..., rediss://..., unix://..., embedded, none, or auto: "
     "SHMCACHE_L2, else none. [auto]",
 )
-@click.option("--admin", metavar="HOST:PORT", help="Not in this version.")
+@click.option("--admin", metavar="HOST:PORT", help="Where to answer /stats. [off]")
 @click.option(
     "--default-ttl",
     type=float,

@@ -9,6 +9,7 @@ with its default. Nothing else reads the environment:
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import tomllib
@@ -39,12 +40,14 @@ class ServerConfig:
     access_log: bool = False
 
     def __post_init__(self) -> None:
-        parse_address(self.bind, "bind")
+        port = parse_address(self.bind, "bind")[1]
         if self.admin:
-            raise ConfigError(
-                f"admin={self.admin!r}: there is no admin listener in this version; "
-                "leave it out"
-            )
+            host, own_port = parse_address(self.admin, "admin")
+            if not loopback(host) or own_port in (0, port):
+                raise ConfigError(
+                    f"admin={self.admin!r}: expected a loopback address with a port "
+                    "of its own"
+                )
         _between("workers", self.workers, 1, 1024)
         _between("keepalive", self.keepalive, 1, 86400)
         _between("graceful_timeout", self.graceful_timeout, 1, 3600)
@@ -214,6 +217,16 @@ def parse_address(text: str, setting: str) -> tuple[str, int]:
     if not colon or not host or not valid:
         raise ConfigError(f"{setting}={text!r}: expected HOST:PORT")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def loopback(host: str) -> bool:
+    """Whether a host name or address is this machine's own."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def redacted(url: str) -> str:

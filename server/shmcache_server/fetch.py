@@ -102,9 +102,7 @@ class Fetches:
         note = self._cache.note()
         own: asyncio.Future[LiveResponse] = loop.create_future()
         live = self._lives.setdefault(key, loop.create_future())
-        flight = self._keep(
-            self._cache.resolve(key, self._compute(wanted, own), ttl=0)
-        )
+        flight = self._keep(self._cache.resolve(key, self._compute(wanted, own), ttl=0))
         await asyncio.wait((flight, own, live), return_when=asyncio.FIRST_COMPLETED)
         if not own.done() and live.done() and self._may_join(key, live.result(), note):
             return Joined(live.result(), None, True)

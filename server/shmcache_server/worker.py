@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from typing import Any
@@ -19,7 +20,7 @@ from aiohttp.worker import GunicornUVLoopWebWorker, GunicornWebWorker
 from shmcache import CacheConfig
 
 from .app import CacheRunner
-from .config import Config
+from .config import Config, parse_address
 
 BOOT_FAILED = 1
 """Exit code; gunicorn's 3 and 4 end the whole server."""
@@ -40,7 +41,10 @@ class _Attached(GunicornWebWorker):
         self.sockets = [listener.sock for listener in self.sockets]
 
     async def _runner(self) -> CacheRunner:
-        return CacheRunner(*self.settings)
+        config, cache = self.settings
+        admin = [s for s in self.sockets if _is_admin(s, config)]
+        self.sockets = [s for s in self.sockets if s not in admin]
+        return CacheRunner(config, cache, admin)
 
     def init_process(self) -> None:
         """The worker's whole life."""
@@ -68,6 +72,13 @@ class Worker(_Attached, GunicornUVLoopWebWorker):
 
 class PlainWorker(_Attached):
     """A worker on asyncio's own loop."""
+
+
+def _is_admin(listener: socket.socket, config: Config) -> bool:
+    if not config.server.admin or listener.family == socket.AF_UNIX:
+        return False
+    port: int = listener.getsockname()[1]
+    return port == parse_address(config.server.admin, "admin")[1]
 
 
 def _linger() -> None:

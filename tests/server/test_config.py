@@ -90,7 +90,9 @@ def test_wrong_file_names_file_line_and_key(tmp_path, text, words) -> None:
         ("l2", "http://a", "l2="),
         ("l2", "redis://", "l2="),
         ("l2", "redis://a:port", "l2="),
-        ("admin", "127.0.0.1:1", "admin="),
+        ("admin", "8081", "admin="),
+        ("admin", "0.0.0.0:8081", "admin="),
+        ("admin", "127.0.0.1:8080", "admin="),
         ("default_ttl", -1.0, "default_ttl="),
     ],
 )

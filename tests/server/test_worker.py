@@ -81,3 +81,12 @@ def test_worker_on_asyncio_serves_too(tmp_path) -> None:
         assert get(port, "/").status == 502
     finally:
         assert end(process) == 0
+
+
+def test_stop_during_the_start_is_prompt(tmp_path) -> None:
+    """1. a worker is forked; 2. the stop arrives before its loop hears signals."""
+    process, _, log = start(tmp_path, broken=())
+    until(lambda: children(process.pid), 20, "the first worker")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == 0
+    assert "Traceback" not in log.read_text()

@@ -1,0 +1,47 @@
+"""Admin: what an operator may ask, on a listener of its own, off unless named.
+
+    GET /stats      counters of the host since its segment was made, and occupancy
+    GET /healthz    this worker answers
+
+Every worker answers it, for the counters are the host's: they stand in the segment.
+The listener is on the loopback only, and answers only to a loopback Host, so that no
+page in an operator's browser can read it under another name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+
+from aiohttp import web
+
+from shmcache import Cache
+
+from .config import loopback
+
+CACHE: web.AppKey[Cache] = web.AppKey("cache", Cache)
+Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def application(cache: Cache) -> web.Application:
+    """The admin listener's answers."""
+    app = web.Application(middlewares=[_own_host])
+    app[CACHE] = cache
+    app.router.add_get("/stats", _stats)
+    app.router.add_get("/healthz", _healthz)
+    return app
+
+
+@web.middleware
+async def _own_host(request: web.Request, handler: Next) -> web.StreamResponse:
+    if not loopback(request.url.host or ""):
+        raise web.HTTPMisdirectedRequest(text="Host: expected a loopback address\n")
+    return await handler(request)
+
+
+async def _stats(request: web.Request) -> web.Response:
+    return web.json_response(asdict(request.app[CACHE].stats()))
+
+
+async def _healthz(request: web.Request) -> web.Response:
+    return web.Response(text="ok\n")
