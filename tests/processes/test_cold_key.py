@@ -90,9 +90,10 @@ def test_cold_key_250_clients_one_origin_request(
             body = hashlib.sha256(origin.body(path)).hexdigest()
             assert came["bodies"] == {body: CLIENTS}
             spans.append(came["span"])
+    median, most = statistics.median(spans), max(spans)
     measured(
-        f"{CLIENTS} clients on a cold key, {setup}: the last answer of {REPEATS} waves "
-        f"after {statistics.median(spans):.3f} s in the median, {max(spans):.3f} s at most"
+        f"{CLIENTS} clients on a cold key, {setup}: last answer of a wave after "
+        f"{median:.3f} s (median of {REPEATS}), {most:.3f} s at most"
     )
     assert min(spans) >= 1.0
-    assert max(spans) <= SECONDS
+    assert most <= SECONDS

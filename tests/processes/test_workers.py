@@ -88,6 +88,7 @@ def test_killed_worker_takes_only_its_own_connections(server, connect, origin) -
             answer = client.get(path)
             assert answer.status == 200 and answer.hit
     until(lambda: victim not in server.pids() and len(server.pids()) == 4, 2)
+    assert all(c.get(path).hit for c in connect(1) if c.pid != victim)
     assert origin.count(path) == 1
 
 
