@@ -46,6 +46,7 @@ log = logging.getLogger("shmcache")
 WRONG_SETTING = 2
 """Exit code."""
 _WORKER_TIMEOUT = 30
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 Address = tuple[str, int] | str | int
 
 
@@ -107,6 +108,7 @@ def settings(config: Config, holding: Holding | None = None) -> dict[str, Any]:
             lambda: Holding(config, _addresses(server))
         )
         _share_log(server)
+        _let_workers_hear_stops()
 
     def on_reload(server: Any) -> None:
         server.shmcache.reload(config)
@@ -136,11 +138,24 @@ def _when_ready(server: Any) -> None:
     log.info("%s", holding.words)
 
 
+def _let_workers_hear_stops() -> None:
+    """A worker inherits the master's handlers, which only note a signal for the
+    master's loop, until it has set its own: told to stop in between, it would never
+    hear. So stops wait while we fork, and meet the default action in the child."""
+
+    def born() -> None:
+        for number in _STOPS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+
+    os.register_at_fork(
+        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS),
+        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS),
+        after_in_child=born,
+    )
+
+
 def _post_fork(server: Any, worker: Any) -> None:
-    # Until the worker's loop hears them, the master's handlers, inherited, would
-    # swallow signals: a stop during the start would wait for the graceful time.
-    for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-        signal.signal(sig, signal.SIG_DFL)
     server.shmcache.let_go()
     worker.settings = server.shmcache.config, server.shmcache.cache
 
