@@ -88,8 +88,8 @@ class Reply(NamedTuple):
             tampered = not 0 <= self.left_ms <= life
             left = min(life, envelope.grace_ms) if tampered else self.left_ms
             birth = sent - min(life, life - left + 1) * MS
-            fresh_until = birth + envelope.ttl_ms * MS
-            dead_at = birth + life * MS
+            fresh_until = min(FOREVER, birth + envelope.ttl_ms * MS)
+            dead_at = min(FOREVER, birth + life * MS)
         if not self.fresh:
             fresh_until = min(fresh_until, sent)
         return Record(

@@ -33,7 +33,7 @@ from .config import CacheConfig, parse_size
 from .errors import CacheError, CodecError, TierUnavailable
 from .fill import UNSET, Fill, Terms
 from .flight import Flights
-from .holder import Home
+from .holder import Home, Outcome
 from .invalidation import Invalidations
 from .keys import Key
 from .l1 import L1, tag_number
@@ -112,10 +112,13 @@ class Cache:
             )
             self._leases = Leases(self._l2)
         self._claims = Claims(l1, overdue=config.lease_life)
-        self._flights = Flights(
-            Home(config, l1, self._claims, self._codec, self._l2, self._leases)
-        )
         self._invalidations = Invalidations(l1, self._l2)
+        self._flights = Flights(
+            Home(
+                *(config, l1, self._claims, self._codec, self._l2, self._leases),
+                forget=self._invalidations.delete,
+            )
+        )
 
     @classmethod
     def open(
@@ -142,35 +145,68 @@ class Cache:
         """Bind to the running loop: beat, wake socket, L2's connections. The verbs do
         it by themselves."""
         state = self._state
-        loop = asyncio.get_running_loop()
-        if state.closed:
-            raise CacheError("the cache is closed")
-        if state.loop is loop:
+        if state.ready and state.loop is asyncio.get_running_loop():
             return
-        if state.loop is not None:
-            raise CacheError("a Cache belongs to one event loop; open another here")
-        state.loop = loop
-        self._claims.start()
-        if self._l2 is not None and self._leases is not None:
-            await self._l2.start()
-            await self._leases.start()
-        await self._invalidations.start()
+        if state.closing is not None:
+            raise CacheError("the cache is closed")
+        loop = asyncio.get_running_loop()
+        if state.loop is None:
+            if self._l1.segment.forked:  # opened by the parent, used here first
+                self._l1.join()
+            state.loop = loop
+            state.starting = loop.create_task(self._start(), name="shmcache-start")
+        if state.loop is not loop or self._l1.segment.forked:
+            raise CacheError(
+                "a Cache belongs to one process and one event loop: open another here"
+            )
+        assert state.starting is not None
+        await asyncio.shield(state.starting)
+        if state.closing is not None:
+            raise CacheError("the cache is closed")
+
+    async def _start(self) -> None:
+        try:
+            self._claims.start()
+            if self._l2 is not None and self._leases is not None:
+                await self._l2.start()
+                await self._leases.start()
+            await self._invalidations.start()
+        except BaseException:
+            await self._stop()
+            self._state.loop = None  # the next verb tries again
+            raise
+        self._state.ready = True
 
     async def close(self) -> None:
         """End flights and connections, give up the slot; the last process to close
-        removes the segment, unless it is kept."""
+        removes the segment, unless it is kept. A close that is cancelled goes on."""
         state = self._state
-        if state.closed:
-            return
-        state.closed = True
-        if state.loop is not None:
-            await self._flights.close()
-            await self._invalidations.close()
-            if self._l2 is not None and self._leases is not None:
-                await self._leases.close()
-                await self._l2.close()
-            await self._claims.close()
-        self._l1.close(keep=self.config.keep)
+        loop = asyncio.get_running_loop()
+        if state.closing is None:
+            state.closing = loop.create_task(self._close(), name="shmcache-close")
+        if state.closing.get_loop() is loop:
+            await asyncio.shield(state.closing)
+
+    async def _close(self) -> None:
+        state = self._state
+        try:
+            if state.loop is asyncio.get_running_loop():
+                if state.starting is not None:
+                    state.starting.cancel()
+                    await asyncio.wait((state.starting,))
+                await self._flights.close()
+                await self._stop()
+        finally:
+            state.ready = False
+            self._claims.unbind()  # also where its loop is gone, with all its tasks
+            self._l1.close(keep=self.config.keep)
+
+    async def _stop(self) -> None:
+        await self._invalidations.close()
+        if self._l2 is not None and self._leases is not None:
+            await self._leases.close()
+            await self._l2.close()
+        await self._claims.close()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -207,7 +243,10 @@ class Cache:
             return None
         if record.state == FRESH:
             self._l1.count("hits")
-        return self._entry(record, "l1")
+        try:
+            return self._entry(record, "l1")
+        except CodecError:  # unreadable: a miss
+            return None
 
     async def get(self, key: Key, default: Any = MISSING) -> Any:
         """The value from L1 or L2, fresh or stale, else `default`. Computes nothing."""
@@ -313,6 +352,8 @@ class Cache:
         """See that one background refresh of the key runs; waits for nothing. One that
         failed is not tried again before a second, doubling to 30."""
         terms = self._terms(ttl, grace, negative_ttl)
+        if not self._state.ready:
+            raise CacheError("the cache is closed, or not started: await start()")
         self._flights.refresh(self._key(key), compute, terms)
 
     # -- write path
@@ -376,8 +417,7 @@ class Cache:
         return "up" if self._l2.available else "down"
 
     def _key(self, key: Key) -> bytes:
-        raw = keys.to_bytes(key)
-        return keys.to_bytes(self._prefix + raw) if self._prefix else raw
+        return keys.within(self._prefix, keys.to_bytes(key))
 
     def _terms(self, ttl: Ttl, grace: Ttl, negative_ttl: Any) -> Terms:
         if negative_ttl is not UNSET:
@@ -397,12 +437,21 @@ class Cache:
         terms: Terms,
     ) -> Entry:
         """Steps 2 to 7; `record` is what L1 has."""
-        if record is not None and record.kind == VALUE and record.state == STALE:
-            self._flights.refresh(key, compute, terms)
-            return self._entry(record, "l1")
-        outcome = await self._flights.resolve(key, compute, terms)
-        assert outcome.record is not None
-        return self._entry(outcome.record, outcome.source)
+        if record is not None and record.kind == VALUE and record.state != DEAD:
+            try:
+                entry = self._entry(record, "l1")
+            except CodecError:  # unreadable: a miss
+                self._l1.table.drop(key)
+            else:
+                if record.state == STALE:
+                    self._flights.refresh(key, compute, terms)
+                return entry
+        try:
+            return self._entry_of(await self._flights.resolve(key, compute, terms))
+        except CodecError:
+            # L2's, if it is not our own compute's, which fails again.
+            await self._invalidations.delete(key)
+            return self._entry_of(await self._flights.resolve(key, compute, terms))
 
     async def _from_l2(self, key: bytes) -> Record | None:
         """An L2 record, promoted unless a later one stands in L1 by now."""
@@ -429,6 +478,10 @@ class Cache:
             return self._codec.decode(document)
         except CodecError:  # an unreadable value is a miss
             return default
+
+    def _entry_of(self, outcome: Outcome) -> Entry:
+        assert outcome.record is not None
+        return self._entry(outcome.record, outcome.source)
 
     def _entry(self, record: Record, source: str) -> Entry:
         now = self._l1.clock.now()
@@ -463,7 +516,9 @@ class _State:
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.closed = False
+        self.starting: asyncio.Task[None] | None = None
+        self.ready = False
+        self.closing: asyncio.Task[None] | None = None
 
 
 def _open_l1(config: CacheConfig, clock: Clock) -> L1:

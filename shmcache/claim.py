@@ -37,6 +37,8 @@ from .policy import SECOND
 POLL = 0.05
 BEAT = 0.25
 _STATE = 0b111
+_HOLDER = 0xFFFFF8
+"""Slot and incarnation, as `table.h` draws the claim word."""
 
 
 @dataclass(slots=True)
@@ -74,6 +76,7 @@ class Claims:
         self._parked: dict[Held, set[asyncio.Future[None]]] = {}
         self._socket: socket.socket | None = None
         self._beating: asyncio.Task[None] | None = None
+        self._poll: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Bind the wake socket and begin to beat."""
@@ -100,8 +103,16 @@ class Claims:
             self._beating = None
         for held in list(self._parked):
             self._unpark(held)
+        if self._poll is not None:
+            self._poll.cancel()
+            self._poll = None
         if self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket)
+        self.unbind()
+
+    def unbind(self) -> None:
+        """Close and remove the wake socket."""
+        if self._socket is not None:
             self._socket.close()
             self._socket = None
             with contextlib.suppress(FileNotFoundError):
@@ -151,17 +162,16 @@ class Claims:
 
         The state it was freed with, None if that is no longer to be known.
         """
-        future = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
         waiting = self._parked.setdefault(held, set())
         waiting.add(future)
         self._l1.count("claim_waits")
+        if self._poll is None:
+            self._poll = loop.call_later(POLL, self._poll_parked)
         try:
-            while (
-                self._table.claim_wait(held.index, held.word)
-                and not self._gone(held.word)
-                and not future.done()
-            ):
-                await asyncio.wait((future,), timeout=POLL)
+            if self._table.claim_wait(held.index, held.word):
+                await future
         finally:
             waiting.discard(future)
             if not waiting and self._parked.get(held) is waiting:
@@ -213,6 +223,22 @@ class Claims:
         for held in list(self._parked):
             if self._table.claim_word(held.index) != held.word:
                 self._unpark(held)
+
+    def _poll_parked(self) -> None:
+        """For lost wake-ups and dead holders: one look at each word, one at each
+        holder, however many keys are parked."""
+        self._look_again()
+        gone: dict[int, bool] = {}
+        for held in list(self._parked):
+            holder = held.word & _HOLDER
+            if holder not in gone:
+                gone[holder] = self._gone(held.word)
+            if gone[holder]:
+                self._unpark(held)
+            else:  # the bit may have been taken by one who woke nobody
+                self._table.claim_wait(held.index, held.word)
+        loop = asyncio.get_running_loop()
+        self._poll = loop.call_later(POLL, self._poll_parked) if self._parked else None
 
     def _unpark(self, held: Held) -> None:
         for future in self._parked.pop(held, ()):

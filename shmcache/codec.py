@@ -18,8 +18,6 @@ TUPLE = 1
 """Extension code of a tuple; its data is the msgpack array."""
 DEPTH_MAX = 32
 """Of tuples in tuples. Lists and maps end at msgpack's own stack."""
-ITEMS_MAX = 2**20
-"""Of one array or map: a header alone must not make a decoder allocate."""
 
 
 class Codec(Protocol):
@@ -91,12 +89,13 @@ def _unpack(data: bytes, depth: int) -> Any:
         return tuple(items)
 
     try:
+        # No part can be longer than the whole: a header alone allocates nothing.
         return msgpack.unpackb(
             data,
             strict_map_key=False,
             ext_hook=extension,
-            max_array_len=min(len(data), ITEMS_MAX),
-            max_map_len=min(len(data), ITEMS_MAX),
+            max_array_len=len(data),
+            max_map_len=len(data),
             max_ext_len=len(data),
             max_str_len=len(data),
             max_bin_len=len(data),

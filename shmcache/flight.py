@@ -26,7 +26,17 @@ from . import policy
 from .claim import Claim, Held
 from .errors import CacheError, ComputeTimeout
 from .fill import Terms
-from .holder import Compute, Holder, Home, Job, Outcome, found, run, shared_error
+from .holder import (
+    Compute,
+    Holder,
+    Home,
+    Job,
+    Outcome,
+    found,
+    from_l2,
+    run,
+    shared_error,
+)
 from .keys import error_key
 from .l1 import FREED_ERROR, FREED_PASS, FREED_REFUSED
 from .policy import SECOND
@@ -98,7 +108,8 @@ class Flight:
                 self._raise_shared(took)
             refusals += ended == FREED_REFUSED
             if ended == FREED_PASS or refusals >= 2:
-                return Outcome(None, "l1", self.job.stamp)
+                outcome = await from_l2(self.home, self.job)
+                return outcome or Outcome(None, "l1", self.job.stamp)
 
     def _raise_shared(self, held: Held) -> None:
         """The failure of the holder that we waited for, if it was left for us."""
@@ -115,6 +126,7 @@ class Flights:
         self._flights: dict[bytes, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._backoff: dict[bytes, tuple[int, int]] = {}
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -154,6 +166,7 @@ class Flights:
 
     async def close(self) -> None:
         """Cancel what still flies; its callers get `CacheError`."""
+        self._closed = True
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -161,6 +174,8 @@ class Flights:
     def _launch(
         self, key: bytes, compute: Compute, terms: Terms, refresh: bool = False
     ) -> Flight:
+        if self._closed:
+            raise CacheError("the cache is closed")
         flight = Flight(self.home, key, compute, terms, refresh)
         self._flights[key] = flight
         self._tasks.add(flight.task)
@@ -177,9 +192,10 @@ class Flights:
     ) -> None:
         self._backoff.pop(key, None)
         error = None if answer.cancelled() else answer.exception()
-        if error is None:
-            return
-        log.info("refresh failed: %s: %s", type(error).__name__, error)
+        if error is not None:
+            log.info("refresh failed: %s: %s", type(error).__name__, error)
+        elif answer.cancelled() or answer.result().stored:
+            return  # else the stale record stands: each hit would start the next
         delay = policy.retry_delay(failures + 1)
         while len(self._backoff) >= _BACKOFFS_MAX:
             del self._backoff[next(iter(self._backoff))]
@@ -201,7 +217,7 @@ class Flights:
         if fill.shareable and lives.stored:
             mark = l1.look(key)
             if mark is not None and mark.kind == PASS:
-                l1.table.drop(key)
+                await self.home.forget(key)
         return Outcome(record, "compute", stamp, own_only=True)
 
 

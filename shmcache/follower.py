@@ -9,8 +9,11 @@ Who follows
 
 What is applied
     Every entry, those of this host too: a value that another host stored in between
-    may stand here. One exception, for else a `set` would drop its own value: where the
-    record stands that bears the set's nonce, nothing is done.
+    may stand here. One exception, for else a `set` would drop its own
+    value: the record that bears the set's nonce stays. The key is raised all the same:
+    1. a fetch without a lease is under way here; 2. another host sets the key, and its
+    record is promoted here; 3. the entry is applied; 4. the fetch ends. Not raised at
+    3, its older value would take the place of the set's.
 
 Gaps
     Ids are the fleet's clock, so a first id that is not position + 1 tells of entries
@@ -40,6 +43,8 @@ BLOCK = 0.5
 """Seconds that a read waits for entries; half of the heartbeat."""
 HEARTBEAT = 1.0
 COUNT = 256
+PAUSE = 0.5
+"""Seconds at most between tries: what is deleted elsewhere meanwhile stands here."""
 _LOOK = 0.002
 
 log = logging.getLogger("shmcache.follower")
@@ -50,7 +55,6 @@ class Table(Protocol):
 
     def clock(self) -> int: ...
     def number(self) -> int: ...
-    def look(self, key: bytes) -> tuple[Any, ...] | None: ...
     def raise_key(self, key: bytes, number: int, soft: bool = False) -> None: ...
     def raise_tag(self, tag: int, number: int, soft: bool = False) -> None: ...
     def raise_all(self, number: int, soft: bool = False) -> None: ...
@@ -58,8 +62,11 @@ class Table(Protocol):
     def drop(self, key: bytes, floor: int = 0, keep_nonce: int = 0) -> int: ...
 
 
-def raise_and_drop(table: Table, kind: bytes, name: bytes | int, *, floor: bool) -> int:
-    """Take a number, raise what `name` means to it, drop a deleted key's record.
+def raise_and_drop(
+    table: Table, kind: bytes, name: bytes | int, *, floor: bool, nonce: int = 0
+) -> int:
+    """Take a number, raise what `name` means to it, drop a deleted key's record,
+    unless it bears the `nonce` of the set that is applied.
 
     With `floor` a record that cannot be dropped, because a stopped writer has its
     shard's lock, is hidden from readers instead. The number.
@@ -69,7 +76,7 @@ def raise_and_drop(table: Table, kind: bytes, name: bytes | int, *, floor: bool)
         key = _key(name)
         table.raise_key(key, number, kind == b"x")
         if kind == b"d":
-            table.drop(key, number if floor else 0)
+            table.drop(key, number if floor else 0, nonce)
     elif kind in (b"t", b"u"):
         table.raise_tag(int(name), number, kind == b"u")
     else:
@@ -93,6 +100,7 @@ class Follower:
         self.caught_up = asyncio.Event()
         """This process has followed to the end of the stream once."""
         self.applied = 0
+        self._beats = 0
         self.gaps = 0
 
     async def start(self) -> None:
@@ -139,16 +147,16 @@ class Follower:
         self._elected.set()
 
     async def _follow_forever(self) -> None:
-        pause = pauses()
+        pause = pauses(high=PAUSE)
         while True:
             await self._elected.wait()
-            applied = self.applied
+            beats = self._beats
             try:
                 await self._follow()
             except Exception as error:  # whatever the library makes of a lost peer
                 log.debug("the stream was lost: %r", error)
-            if self.applied > applied:
-                pause = pauses()
+            if self._beats > beats:
+                pause = pauses(high=PAUSE)
             await asyncio.sleep(next(pause))
 
     # -- the stream
@@ -180,6 +188,7 @@ class Follower:
                 await self._gap(f"{behind} entries are gone")
                 return False
         self.caught_up.set()
+        self._beats += 1
         return True
 
     async def _read(self, connection: Connection, *block: str | int) -> bool:
@@ -205,11 +214,9 @@ class Follower:
     def _apply(self, entry: dict[bytes, bytes]) -> None:
         kind, name, nonce = entry[b"k"], entry[b"n"], entry[b"x"]
         self.applied += 1
-        if nonce:
-            stands = self._table.look(name)
-            if stands is not None and stands[7] == int.from_bytes(nonce, "little"):
-                return
-        raise_and_drop(self._table, kind, name, floor=True)
+        raise_and_drop(
+            self._table, kind, name, floor=True, nonce=int.from_bytes(nonce, "little")
+        )
 
     async def _gap(self, why: str) -> None:
         """Entries were missed, or this is the first position taken."""

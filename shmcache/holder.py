@@ -16,16 +16,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from collections.abc import Callable
+import random
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from . import fill as fills
+from . import policy
 from .claim import Claim, Claims
 from .codec import MSGPACK, Codec
 from .config import CacheConfig
 from .errors import CodecError, ComputeFailed, ComputeTimeout, TierUnavailable
-from .fill import Terms
+from .fill import Life, Terms
 from .keys import error_key
 from .l1 import (
     FREED,
@@ -37,6 +39,7 @@ from .l1 import (
     LOST,
     OK,
     RAISED,
+    TOO_LARGE,
 )
 from .l2 import FULL as L2_FULL
 from .l2 import L2, NONE, STORED, WON
@@ -63,6 +66,8 @@ class Outcome(NamedTuple):
     stamp: int
     own_only: bool = False
     """For the caller that started the flight, nobody else."""
+    stored: bool = True
+    """L1 has it for those who look again."""
 
 
 class Home(NamedTuple):
@@ -74,6 +79,8 @@ class Home(NamedTuple):
     codec: Codec
     l2: L2 | None
     leases: Leases | None
+    forget: Callable[[bytes], Awaitable[object]]
+    """Delete a key, here and in the fleet."""
 
 
 @dataclass(slots=True)
@@ -98,6 +105,8 @@ class Holder:
         self.claim = claim
         self._early = early
         """Told a stale L2 record while the job goes on as a refresh."""
+        self._offered = b""
+        """Token of the lease that we have, or may have been granted."""
 
     async def run(self) -> Outcome | None:
         """The outcome, the claim freed; None: look again from the start."""
@@ -109,13 +118,18 @@ class Holder:
                 return outcome
             asked = await self._ask()
             if isinstance(asked, Outcome):
-                ended = FREED_STORED
+                ended = FREED_STORED if asked.stored else FREED_PASS
                 return asked
             lease = asked
             outcome, ended = await self._compute_and_fill(lease)
             return outcome
         except _ClaimLost:
             return None
+        except asyncio.CancelledError:
+            # The cache is closing, or it took too long: nobody shall wait for the
+            # end of a lease that nobody holds.
+            self._abandon_later(self._offered)
+            raise
         except Exception as e:
             ended = FREED_ERROR
             self._leave_error(lease, e)
@@ -145,6 +159,7 @@ class Holder:
             offer = os.urandom(16)
             if not self._note(offer):
                 raise _ClaimLost
+            self._offered = offer
             try:
                 answer = await l2.acquire(
                     self.job.key,
@@ -157,6 +172,7 @@ class Holder:
                 self.home.l1.count("l2_errors")
                 self._abandon_later(offer)  # it may have been granted all the same
                 return None
+            self._offered = offer if answer.lease == WON else b""
             instead_of = b""
             if answer.record is not None:
                 found = await self._promote(answer.record)
@@ -187,7 +203,7 @@ class Holder:
             return None
         if stored == OK:
             self.home.l1.count("promotions")
-        outcome = Outcome(record, "l2", self.job.stamp)
+        outcome = Outcome(record, "l2", self.job.stamp, stored=stored != TOO_LARGE)
         if record.state == FRESH:
             return outcome
         self._early(outcome)  # stale: its callers go, the flight becomes a refresh
@@ -203,6 +219,11 @@ class Holder:
         fill = fills.wrap(await run(self.home, self.job.compute))
         now = l1.clock.now()
         lives = fills.life(fill, self.job.terms)
+        if lives.ttl is not None and self.home.config.jitter:
+            shorter = policy.jittered(
+                lives.ttl, self.home.config.jitter, random.random()
+            )
+            lives = Life(shorter, lives.grace)
         record = fills.to_record(
             fill,
             lives,
@@ -213,7 +234,9 @@ class Holder:
             fill_us=(now - began) // 1000,
             tags=self.job.terms.tags,
         )
-        outcome = Outcome(record, "compute", self.job.stamp, not fill.shareable)
+        outcome = Outcome(
+            record, "compute", self.job.stamp, not fill.shareable, stored=False
+        )
         if not fill.shareable:
             l1.count("passed")
             mark = fills.pass_mark(now=now, stamp=self.job.stamp)
@@ -223,7 +246,8 @@ class Holder:
             if lease is not None:
                 self._abandon_later(lease.token)
             return outcome, FREED_PASS
-        return outcome, await self._fill(lease, record)
+        ended = await self._fill(lease, record)
+        return outcome._replace(stored=ended == FREED_STORED), ended
 
     async def _fill(self, lease: Lease | None, record: Record) -> int:
         """Store in L2 under the lease, then in L1; how the claim ends."""
@@ -263,7 +287,7 @@ class Holder:
         """Hand the failure to those who waited for it, here and on other hosts."""
         l1 = self.home.l1
         l1.count("compute_errors")
-        words = MSGPACK.encode([type(error).__name__, str(error)[:1000]])
+        words = _words_of(error)
         if self.claim.index >= 0:
             mark = fills.mark(
                 ERROR, words, ERROR_LIFE, now=l1.clock.now(), stamp=l1.table.clock()
@@ -274,7 +298,7 @@ class Holder:
 
     def _abandon_later(self, token: bytes, words: bytes = b"") -> None:
         """Free a lease without waiting for the answer; it expires by itself else."""
-        if self.home.l2 is not None:
+        if self.home.l2 is not None and token:
             self.home.l2.abandon_later(self.job.key, token, words)
 
 
@@ -298,10 +322,42 @@ async def run(home: Home, compute: Compute) -> Any:
         async with asyncio.timeout(limit) as timer:
             result = compute()
             return await result if inspect.isawaitable(result) else result
+    except asyncio.CancelledError as e:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # It awaited what somebody else cancelled: its own failure, not our end.
+        raise ComputeFailed("CancelledError", "the compute was cancelled") from e
     except TimeoutError as e:
         if timer.expired():
             raise ComputeTimeout(f"the compute ran longer than {limit:g} s") from e
         raise
+
+
+async def from_l2(home: Home, job: Job) -> Outcome | None:
+    """A fresh value in L2, asked for without a lease: where L1 cannot hold it, those
+    who waited take it from there, all at once."""
+    if home.l2 is None or not home.l2.available:
+        return None
+    job.stamp = home.l1.table.clock()
+    try:
+        record = (await home.l2.acquire(job.key)).record
+    except TierUnavailable:
+        return None
+    if record is None or (record.kind, record.state) != (VALUE, FRESH):
+        return None
+    if home.l1.table.highest(job.key, record.tags) > job.stamp:
+        return None
+    return Outcome(record._replace(stamp=job.stamp), "l2", job.stamp)
+
+
+def _words_of(error: Exception) -> bytes:
+    """Kind and message of a failure, whatever its message is made of."""
+    try:
+        message = str(error)[:1000].encode("utf-8", "backslashreplace").decode()
+    except Exception:  # its own __str__ failed
+        message = ""
+    return MSGPACK.encode([type(error).__name__, message])
 
 
 def shared_error(words: bytes) -> ComputeFailed:

@@ -106,6 +106,9 @@ class Invalidations:
             answer = await self._l2.put_fenced(key, token, record, begun)
         except TierUnavailable:
             answer = ""
+        except asyncio.CancelledError:  # or its getters would wait for the lease's end
+            self._l2.abandon_later(key, token)
+            raise
         if answer in (LOST, L2_RAISED):
             return False
         await self._l1.put_patiently(key, record, newer_only=True)

@@ -23,6 +23,17 @@ def to_bytes(key: Key) -> bytes:
     else:
         kind = type(key).__name__
         raise KeyRejected(f"key {key!r}: expected str or bytes, got {kind}")
+    if raw[:1] == _SEPARATOR:
+        raise KeyRejected(f"key {key!r}: keys that begin with \\x1f are namespaces'")
+    return _sized(raw)
+
+
+def within(prefix: bytes, key: bytes) -> bytes:
+    """The key in a namespace whose keys begin with `prefix`."""
+    return _sized(prefix + key) if prefix else key
+
+
+def _sized(raw: bytes) -> bytes:
     if not 0 < len(raw) <= KEY_MAX:
         raise KeyRejected(
             f"key of {len(raw)} bytes: expected 1 to {KEY_MAX}; hash long keys first"
@@ -31,7 +42,7 @@ def to_bytes(key: Key) -> bytes:
 
 
 def prefix(name: str) -> bytes:
-    """What the keys of namespace `name` begin with; no plain text key begins so."""
+    """What the keys of namespace `name` begin with; no other key begins so."""
     if not name or len(name) > 64 or not name.isprintable():
         raise KeyRejected(f"namespace {name!r}: expected 1 to 64 printable characters")
     return _SEPARATOR + name.encode() + _SEPARATOR

@@ -66,6 +66,7 @@ class L1:
 
     def join(self) -> None:
         """Take a process slot: from now on this attachment counts, claims and waits."""
+        self.segment.forked = False
         for slot in range(binding.SLOTS):
             if self.segment.lock_slot(self.table.slot_offset(slot)):
                 self.table.take_slot(slot, os.getpid(), self.clock.now())

@@ -23,9 +23,13 @@ def seconds(ttl: Ttl, name: str = "ttl") -> float | None:
         ttl = ttl.total_seconds()
     if isinstance(ttl, bool) or not isinstance(ttl, int | float):
         raise ValueError(f"{name}={ttl!r}: expected seconds, a timedelta or None")
-    if not math.isfinite(ttl) or ttl < 0:
-        raise ValueError(f"{name}={ttl!r}: expected a finite number of at least 0")
-    return float(ttl)
+    try:
+        found = float(ttl)
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found) or found < 0:
+        raise ValueError(f"{name}={found}: expected a finite number of at least 0")
+    return found
 
 
 def after(start: int, life: float | None) -> int:

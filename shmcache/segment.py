@@ -16,7 +16,8 @@ drops a flock with its last descriptor: `kill -9` leaves a file that nobody hold
 Liveness
     A slot's byte in the file is locked (an OFD lock) on a descriptor of its own for
     as long as its process lives. A forked child closes that descriptor: it would
-    otherwise keep its parent alive, and takes a slot of its own.
+    otherwise keep its parent alive. It holds the segment by a description of its own
+    too, for to let go of an inherited flock is to let go of the parent's.
 
 The file can be opened by `multiprocessing.shared_memory.SharedMemory(name)`. It is
 made by the calls beneath it, because its resource tracker would unlink a segment in
@@ -30,6 +31,7 @@ import errno
 import fcntl
 import mmap
 import os
+import re
 import secrets
 import stat
 import struct
@@ -62,6 +64,8 @@ class Segment:
         self._fd = fd
         self._slot_fd = -1
         self._slot_byte = -1
+        self.forked = False
+        """In a forked child: the slot is the parent's, take one of our own."""
         _attached.add(self)
 
     @classmethod
@@ -142,10 +146,16 @@ class Segment:
             _unlink(self.path)
         return True
 
-    def _forget(self) -> None:
+    def _born(self) -> None:
+        """In a forked child, before anything else runs there."""
         if self._slot_fd >= 0:
             os.close(self._slot_fd)
         self._slot_fd = self._slot_byte = -1
+        if self._fd >= 0:
+            inherited, self._fd = self._fd, _open_again(self._fd)
+            fcntl.flock(self._fd, fcntl.LOCK_SH)  # the parent holds it: at once ours
+            os.close(inherited)
+        self.forked = True
 
 
 def _open_file(path: Path) -> int:
@@ -261,8 +271,10 @@ def _same_file(path: Path, fd: int) -> bool:
 
 def _unlink(path: Path) -> None:
     """Remove the file and the wake sockets beside it; the exclusive flock is held."""
-    for socket in path.parent.glob(f"{path.name}.w*"):
-        socket.unlink(missing_ok=True)
+    sockets = re.compile(re.escape(path.name) + r"\.w[0-9]+")
+    for beside in path.parent.iterdir():  # exactly: another's name may begin alike
+        if sockets.fullmatch(beside.name):
+            beside.unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 
 
@@ -270,9 +282,9 @@ def _flock(kind: int, byte: int) -> bytes:
     return struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
 
 
-def _forget_slots() -> None:
+def _born() -> None:
     for segment in list(_attached):
-        segment._forget()
+        segment._born()
 
 
-os.register_at_fork(after_in_child=_forget_slots)
+os.register_at_fork(after_in_child=_born)

@@ -2,6 +2,8 @@
 
 import asyncio
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -11,6 +13,7 @@ from shmcache import (
     CacheConfig,
     CacheError,
     CodecError,
+    ComputeFailed,
     ConfigError,
     Fill,
     KeyRejected,
@@ -18,6 +21,7 @@ from shmcache import (
     ValueTooLarge,
 )
 from shmcache.clock import FakeClock
+from shmcache.record import FOREVER, Record
 from shmcache.segment import SHM
 from tests.helpers import segment_name
 
@@ -408,3 +412,172 @@ async def test_value_too_large_to_store_is_answered_and_shared(cache):
     assert await asyncio.gather(*asked) == [bytes(SIZE)] * 2
     assert origin.calls == 1
     assert cache.peek("k") is MISSING
+
+
+async def test_compute_that_is_cancelled_from_within_fails_and_is_told(pair):
+    one, other = pair
+
+    async def compute():
+        raise asyncio.CancelledError
+
+    with pytest.raises(ComputeFailed, match="CancelledError"):
+        await one.get_or_set("k", compute)
+    assert await other.get_or_set("k", Origin("next")) == "next"
+
+
+async def test_failure_with_unprintable_words_is_told_all_the_same(pair):
+    one = pair[0]
+    origin = Origin(ValueError("cannot read \udcff"), hold=True)
+    asked = [asyncio.ensure_future(c.get_or_set("k", origin)) for c in pair]
+    await origin.started.wait()
+    for _ in range(1000):
+        await asyncio.sleep(0)
+        if one.stats().claim_waits:
+            break
+    origin.gate.set()
+    errors = await asyncio.gather(*asked, return_exceptions=True)
+    assert {type(e) for e in errors} == {ValueError, ComputeFailed}
+    assert origin.calls == 1
+
+
+async def test_unreadable_value_is_a_miss_and_computed_anew(cache, clock):
+    now = clock.now()
+    bad = Record(b"\xc1", 0, 0, now, FOREVER, FOREVER, cache.note(), 1, 0, ())
+    cache._l1.put(b"k", bad)
+    assert cache.peek("k") is MISSING
+    assert cache.entry("k") is None
+    assert await cache.get_or_set("k", Origin("good")) == "good"
+    assert cache.peek("k") == "good"
+
+
+async def test_refresh_that_stores_nothing_is_backed_off(cache, clock):
+    await cache.get_or_set("k", Origin("old"), ttl=1, grace=100)
+    clock.advance(2)
+    origin = Origin(Fill("new", ttl=0))
+    for _ in range(5):
+        assert await cache.get_or_set("k", origin) == "old"
+        await asyncio.gather(*cache._flights._tasks)
+    assert origin.calls == 1
+
+
+async def test_jitter_shortens_a_life_by_chance():
+    config = CacheConfig(segment_name(), SIZE, jitter=0.5)
+    async with Cache(config) as cache:
+        ttls = {
+            (await cache.get_or_set_entry(f"k{i}", Origin(1), ttl=100)).ttl
+            for i in range(20)
+        }
+    assert len(ttls) == 20
+    assert all(50 <= ttl <= 100 for ttl in ttls)
+
+
+async def test_close_that_is_cancelled_goes_on(clock):
+    name = segment_name()
+    cache = Cache.open(name, size=SIZE)
+    gate, started = asyncio.Event(), asyncio.Event()
+
+    async def compute():
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await gate.wait()
+
+    asked = asyncio.ensure_future(cache.get_or_set("k", compute))
+    await started.wait()
+    closing = asyncio.ensure_future(cache.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    gate.set()
+    await cache.close()
+    assert not list(SHM.glob(f"*{name}*"))
+    with pytest.raises(CacheError):
+        await asked
+
+
+async def test_nothing_flies_on_a_closed_cache(clock):
+    cache = Cache.open(segment_name(), size=SIZE)
+    await cache.start()
+    await cache.close()
+    with pytest.raises(CacheError, match="closed"):
+        cache.refresh("k", Origin("v"))
+    with pytest.raises(CacheError, match="closed"):
+        await cache.get_or_set("k", Origin("v"))
+
+
+def test_cache_whose_loop_is_gone_still_closes():
+    name = segment_name()
+    cache = Cache.open(name, size=SIZE)
+    asyncio.run(cache.set("k", 1))
+    asyncio.run(cache.close())
+    assert not list(SHM.glob(f"*{name}*"))
+
+
+async def test_start_that_failed_is_tried_again(monkeypatch):
+    cache = Cache.open(segment_name(), size=SIZE)
+    start = cache._claims.start
+
+    def fail():
+        raise OSError("no descriptors")
+
+    monkeypatch.setattr(cache._claims, "start", fail)
+    with pytest.raises(OSError, match="no descriptors"):
+        await cache.set("k", 1)
+    monkeypatch.setattr(cache._claims, "start", start)
+    await cache.set("k", 1)
+    assert cache._claims._beating is not None
+    await cache.close()
+
+
+FORKED = """
+import asyncio, os, sys
+from shmcache import Cache, CacheError
+cache = Cache.open(sys.argv[1], size="2MiB")
+if sys.argv[2] == "started":
+    asyncio.run(cache.set("x", 1))
+
+async def compute():
+    print("computed", flush=True)
+    await asyncio.sleep(0.2)
+    return os.getpid()
+
+async def child():
+    try:
+        await cache.get_or_set("k", compute)
+        print("slot", cache._l1.table.slot, flush=True)
+    except CacheError as e:
+        print("refused", flush=True)
+    await cache.close()
+
+pids = []
+for _ in range(2):
+    pid = os.fork()
+    if pid == 0:
+        asyncio.run(child())
+        os._exit(0)
+    pids.append(pid)
+for pid in pids:
+    assert os.waitpid(pid, 0)[1] == 0
+print("there" if cache._l1.segment.path.exists() else "gone", flush=True)
+cache._l1.close(keep=False)
+"""
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("opened", ["computed", "slot 1", "slot 2", "there"]),
+        ("started", ["refused", "refused", "there"]),
+    ],
+)
+def test_cache_opened_before_a_fork(state, said):
+    """Only opened: each child takes a slot of its own, and they share one fetch.
+    Started: its tasks and sockets are the parent's, so a child is refused."""
+    run = subprocess.run(
+        [sys.executable, "-c", FORKED, segment_name(), state],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=30,
+    )
+    assert run.returncode == 0
+    assert sorted(run.stdout.splitlines()) == sorted(said)

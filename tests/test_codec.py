@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmcache.codec import DEPTH_MAX, DOCUMENT, ITEMS_MAX, MSGPACK
+from shmcache.codec import DEPTH_MAX, DOCUMENT, MSGPACK
 from shmcache.errors import CodecError
 
 Point = namedtuple("Point", "x y")
@@ -120,7 +120,7 @@ def tuple_bomb() -> bytes:
         b"\xdd\xff\xff\xff\xff",
         b"\xdf\xff\xff\xff\xff",
         b"\xdb\xff\xff\xff\xff",
-        b"\xdd" + (ITEMS_MAX + 1).to_bytes(4, "big") + bytes(ITEMS_MAX + 1),
+        b"\xdd" + (1001).to_bytes(4, "big") + bytes(1000),
         b"\x91" * 100_000 + b"\x90",
         tuple_bomb(),
         b"\x81\x90\x01",
@@ -148,3 +148,8 @@ def test_documents_pass_both_ways_untouched() -> None:
 def test_document_that_is_no_bytes_is_refused_by_name() -> None:
     with pytest.raises(CodecError, match="dict"):
         DOCUMENT.encode({"a": 1})
+
+
+def test_long_list_comes_back() -> None:
+    value = [None] * (2**20 + 1)
+    assert MSGPACK.decode(MSGPACK.encode(value)) == value

@@ -64,3 +64,13 @@ def test_pass_mark_is_short_and_no_value():
     mark = pass_mark(now=0, stamp=1)
     assert mark.kind == PASS
     assert mark.dead_at == 2 * S
+
+
+@pytest.mark.parametrize("age", [-1.0, float("nan"), float("inf")])
+def test_age_of_wrong_form_is_named(age):
+    with pytest.raises(ValueError, match="age="):
+        make(Fill("v", age=age), Terms(1.0))
+
+
+def test_age_beyond_any_life_is_dead():
+    assert make(Fill("v", age=1e300), Terms(1.0)).state == DEAD

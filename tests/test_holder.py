@@ -7,7 +7,14 @@ import time
 
 import pytest
 
-from shmcache import Cache, CacheConfig, ComputeFailed, Fill
+from shmcache import (
+    Cache,
+    CacheConfig,
+    CacheError,
+    ComputeFailed,
+    Fill,
+    TierUnavailable,
+)
 from tests.helpers import segment_name
 from tests.redis_server import redis_server
 
@@ -252,3 +259,78 @@ asyncio.run(main())
         assert await process.stdout.readline() == b"None 1\n"
         assert cache.peek("k") == "new"
     assert await process.wait() == 0
+
+
+async def test_closing_host_gives_its_lease_back_at_once(redis):
+    app = segment_name()
+    one, other = (
+        Cache(CacheConfig(segment_name(), SIZE, l2=redis.url, app=app)) for _ in "ab"
+    )
+    origin = Origin("never")
+    asked = asyncio.ensure_future(one.get_or_set("k", origin))
+    await origin.started.wait()
+    waiting = asyncio.ensure_future(other.get_or_set("k", Origin("v", hold=False)))
+    await until(lambda: other.stats().leases_waited)
+    await one.close()
+    assert await asyncio.wait_for(waiting, 1.5) == "v"  # a lease lives 3 s
+    with pytest.raises(CacheError, match="closed"):
+        await asked
+    await other.close()
+
+
+async def test_set_that_is_cancelled_leaves_no_lease(hosts, monkeypatch):
+    one, other = hosts
+    await one.start()
+
+    async def hang(*_):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(one._l2, "put_fenced", hang)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(one.set("k", "v"), 0.1)
+    before = time.monotonic()
+    assert await other.get_or_set("k", Origin("w", hold=False)) == "w"
+    assert time.monotonic() - before < 0.7  # the lease of a set lives 1 s
+
+
+async def test_value_too_large_for_l1_is_taken_from_l2_by_all(hosts):
+    one, other = hosts
+    config = other.config
+    big = bytes(300_000)
+    await one.get_or_set("k", Origin(big, hold=False), ttl=60)
+    async with Cache(config) as sibling:
+        asked = [c.get_or_set("k", Origin("never")) for c in (other, sibling, other)]
+        assert await asyncio.gather(*asked) == [big] * 3
+
+
+async def test_shareable_answer_removes_the_pass_mark_everywhere(hosts):
+    one, other = hosts
+    await one.get_or_set("k", Origin(Fill("mine", shareable=False), hold=False))
+    assert await one.get_or_set("k", Origin("shared", hold=False)) == "shared"
+    origin = Origin("next", hold=False)
+    assert await other.get_or_set("k", origin, ttl=60) == "next"
+    assert await one.get_or_set("k", Origin("never"), ttl=60) == "next"
+
+
+async def test_older_fetch_does_not_replace_another_hosts_set(hosts, monkeypatch):
+    """1. a host fetches without a lease; 2. another host sets the key, and the first
+    promotes it; 3. the entry is applied here; 4. the fetch ends: refused."""
+    one, other = hosts
+    await one.start()
+    acquire = one._l2.acquire
+
+    async def away(*_, **__):
+        raise TierUnavailable("away")
+
+    monkeypatch.setattr(one._l2, "acquire", away)
+    origin = Origin("old")
+    fetching = asyncio.ensure_future(one.get_or_set("k", origin, ttl=60))
+    await origin.started.wait()
+    monkeypatch.setattr(one._l2, "acquire", acquire)
+    await other.set("k", "new", ttl=60)
+    assert await one.get("k") == "new"
+    applied = one._invalidations.follower
+    await until(lambda: applied.applied)
+    origin.gate.set()
+    assert await fetching == "old"
+    assert await one.get("k") == "new"

@@ -34,3 +34,12 @@ def test_namespace_of_wrong_form_is_rejected(name):
 def test_error_key_differs_by_key_and_from_plain_ones():
     assert keys.error_key(b"a") != keys.error_key(b"b")
     assert keys.error_key(b"a").startswith(b"\x1f\x1f")
+
+
+def test_plain_key_cannot_reach_into_a_namespace():
+    with pytest.raises(KeyRejected, match="namespaces"):
+        keys.to_bytes(keys.prefix("users") + b"bob")
+    with pytest.raises(KeyRejected, match="namespaces"):
+        keys.to_bytes(keys.error_key(b"k"))
+    assert keys.within(keys.prefix("users"), b"bob").endswith(b"bob")
+    assert keys.within(b"", b"bob") == b"bob"

@@ -55,3 +55,8 @@ def test_jitter_only_shortens(draw):
 def test_retry_delay_doubles_from_one_to_thirty():
     assert [policy.retry_delay(n) for n in range(7)] == [0, 1, 2, 4, 8, 16, 30]
     assert policy.retry_delay(5000) == 30
+
+
+def test_ttl_beyond_floats_names_itself():
+    with pytest.raises(ValueError, match="ttl="):
+        policy.seconds(10**400)

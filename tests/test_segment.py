@@ -253,3 +253,31 @@ def test_two_last_ones_closing_at_once_remove_it(name, monkeypatch):
     assert not first.path.exists()
     first.detach()
     second.detach()
+
+
+def test_segment_whose_name_begins_alike_is_left_alone(name):
+    one, other = L1.open(name, SIZE), L1.open(f"{name}.w1x", SIZE)
+    beside = SHM / f"{other.segment.path.name}.w3"
+    beside.touch()
+    one.close(keep=False)
+    assert other.segment.path.exists() and beside.exists()
+    other.close(keep=False)
+
+
+def test_child_that_lets_go_leaves_the_parents_hold(name):
+    """A flock belongs to the description, which fork shares: a child that closes its
+    inherited one must not unlock, and so remove, its parent's segment."""
+    code = """
+import os, sys
+from shmcache.l1 import L1
+l1 = L1.open(sys.argv[1], int(sys.argv[2]))
+l1.join()
+if os.fork() == 0:
+    print(l1.close(keep=False), flush=True)
+    os._exit(0)
+os.wait()
+print(l1.segment.path.exists(), l1.close(keep=False), flush=True)
+"""
+    parent = child(code, name, SIZE)
+    out, _ = parent.communicate("")
+    assert out.split() == ["False", "True", "True"]

@@ -81,19 +81,27 @@ def test_killed_redis_no_error_then_used_again(pair, origin, redis, measured) ->
     )
 
 
+def beyond_the_fetch(server, origin, fetch: float = 0.2) -> float:
+    """The longest that one of 40 misses, 8 at a time, takes longer than its fetch."""
+    with ThreadPoolExecutor(8) as pool:
+        paths = [origin.path(delay=fetch) for _ in range(40)]
+        answers = list(pool.map(server.get, paths))
+    assert {a.status for a in answers} == {200}
+    return max(a.seconds for a in answers) - fetch
+
+
 def test_stopped_redis_waits_are_bounded(pair, origin, redis, measured) -> None:
-    fetch = 0.2
     used_again(pair, origin)
+    usual = beyond_the_fetch(pair[0], origin)
     redis.stop()
     try:
-        with ThreadPoolExecutor(8) as pool:
-            paths = [origin.path(delay=fetch) for _ in range(40)]
-            answers = list(pool.map(pair[0].get, paths))
+        beyond = beyond_the_fetch(pair[0], origin)
     finally:
         redis.cont()
-    beyond = max(a.seconds for a in answers) - fetch
-    measured(f"Redis stopped: longest wait beyond the fetch {beyond:.3f} s")
-    assert {a.status for a in answers} == {200}
+    measured(
+        f"Redis stopped: longest wait beyond the fetch {beyond:.3f} s, "
+        f"{usual:.3f} s with Redis there"
+    )
     # The 250 ms deadline, and what a busy machine of two cores adds of its own.
     assert beyond <= 0.25 + 0.15
     until(lambda: used_again(pair, origin), BACK, "Redis used again")
