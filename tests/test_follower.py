@@ -9,8 +9,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from shmcache.follower import FOLLOWER, INCARNATION, POSITION, Follower
-from shmcache.l1 import L1, OK
+from shmcache.clock import SYSTEM
+from shmcache.follower import (
+    FOLLOWER,
+    INCARNATION,
+    POSITION,
+    Follower,
+    raise_and_drop,
+)
+from shmcache.l1 import L1, OK, RAISED
 from shmcache.l2 import L2
 from shmcache.record import FRESH, STALE, Record
 from shmcache.scripts import Names
@@ -277,3 +284,15 @@ async def test_start_without_redis_is_no_error(l1: L1) -> None:
         await eventually(lambda: follower.leads)
         assert not follower.caught_up.is_set()
     await l2.close()
+
+
+def test_older_fetch_does_not_replace_a_promoted_set(l1: L1) -> None:
+    """1. a fetch without a lease notes its stamp; 2. another host's set is promoted;
+    3. the set's entry is applied, its record stays; 4. the fetch ends: refused."""
+    now, begun, nonce = SYSTEM.now(), l1.table.clock(), 7
+    end = now + 60 * SECOND
+    new = Record(b"new", FRESH, 0, now, end, end, begun, nonce, 1, ())
+    assert l1.put(b"k", new) == OK
+    raise_and_drop(l1.table, b"d", b"k", floor=True, nonce=nonce)
+    assert l1.put(b"k", new._replace(value=b"old", nonce=8)) == RAISED
+    assert l1.peek(b"k") == b"new"

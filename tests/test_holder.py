@@ -13,7 +13,6 @@ from shmcache import (
     CacheError,
     ComputeFailed,
     Fill,
-    TierUnavailable,
 )
 from tests.helpers import segment_name
 from tests.redis_server import redis_server
@@ -310,27 +309,3 @@ async def test_shareable_answer_removes_the_pass_mark_everywhere(hosts):
     origin = Origin("next", hold=False)
     assert await other.get_or_set("k", origin, ttl=60) == "next"
     assert await one.get_or_set("k", Origin("never"), ttl=60) == "next"
-
-
-async def test_older_fetch_does_not_replace_another_hosts_set(hosts, monkeypatch):
-    """1. a host fetches without a lease; 2. another host sets the key, and the first
-    promotes it; 3. the entry is applied here; 4. the fetch ends: refused."""
-    one, other = hosts
-    await one.start()
-    acquire = one._l2.acquire
-
-    async def away(*_, **__):
-        raise TierUnavailable("away")
-
-    monkeypatch.setattr(one._l2, "acquire", away)
-    origin = Origin("old")
-    fetching = asyncio.ensure_future(one.get_or_set("k", origin, ttl=60))
-    await origin.started.wait()
-    monkeypatch.setattr(one._l2, "acquire", acquire)
-    await other.set("k", "new", ttl=60)
-    assert await one.get("k") == "new"
-    applied = one._invalidations.follower
-    await until(lambda: applied.applied)
-    origin.gate.set()
-    assert await fetching == "old"
-    assert await one.get("k") == "new"
