@@ -15,7 +15,6 @@ from typing import Protocol
 from .clock import SYSTEM, Clock
 
 FAILURES, OPEN_UNTIL, PROBE_UNTIL = 0, 1, 2
-WORDS = 3
 THRESHOLD = 5
 PAUSE_MIN, PAUSE_MAX = 0.1, 5.0
 
@@ -27,7 +26,6 @@ class Words(Protocol):
     def store(self, i: int, value: int) -> None: ...
     def add(self, i: int, n: int) -> int: ...
     def cas(self, i: int, old: int, new: int) -> bool: ...
-    def lift(self, i: int, value: int) -> None: ...
 
 
 class LocalWords:
@@ -51,9 +49,6 @@ class LocalWords:
             return False
         self._words[i] = new
         return True
-
-    def lift(self, i: int, value: int) -> None:
-        self._words[i] = max(self._words[i], value)
 
 
 class Pass(IntEnum):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 
@@ -79,8 +78,3 @@ class CacheConfig:
             if not low <= getattr(self, setting) <= high:
                 value = getattr(self, setting)
                 raise ConfigError(f"{setting}={value!r}: expected {low} to {high}")
-
-
-def l2_from_environment() -> str | None:
-    """The URL in SHMCACHE_L2, if there is one."""
-    return os.environ.get("SHMCACHE_L2") or None

@@ -3,7 +3,6 @@
 import pytest
 
 from shmcache import CacheConfig, ConfigError, parse_size
-from shmcache.config import l2_from_environment
 
 
 @pytest.mark.parametrize(
@@ -45,10 +44,3 @@ def test_setting_out_of_range_is_named(setting, value):
     settings = {"name": "n"} | {setting: value}
     with pytest.raises(ConfigError, match=f"^{setting}="):
         CacheConfig(**settings)
-
-
-def test_environment_names_l2(monkeypatch):
-    monkeypatch.delenv("SHMCACHE_L2", raising=False)
-    assert l2_from_environment() is None
-    monkeypatch.setenv("SHMCACHE_L2", "redis://localhost")
-    assert l2_from_environment() == "redis://localhost"
