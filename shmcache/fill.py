@@ -37,13 +37,6 @@ class Fill:
     """False: an answer for the caller whose compute this was, and nobody else."""
     age: float = 0.0
     """Seconds that the value is old already; they count against its ttl."""
-    # NOTE for the server helper (removed by the lead later): there will be NO `mark`.
-    # Item 6 is to be solved by the key instead: one more letter in the key says
-    # whether the request bears credentials (Cookie or Authorization). A request with
-    # credentials looks under the plain key first (a hit there is fine), then under
-    # its own; on a miss it flies under its own key, so that its pass marks and flights
-    # never touch those of requests without. Refreshes are asked without credentials.
-    # An unsafe method invalidates all keys of the URL (both encodings x both letters).
 
 
 @dataclass(frozen=True, slots=True)
