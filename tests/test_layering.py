@@ -24,10 +24,12 @@ ROWS = [
     {"shmcache_server.origins", "shmcache_server.answer", "shmcache_server.stored"},
     {
         "shmcache_server.config",
+        "shmcache_server.connections",
         "shmcache_server.rfc9111.status",
         "shmcache_server.rfc9111.storing",
         "shmcache_server.rfc9111.validation",
         "shmcache_server.rfc9111.vary",
+        "shmcache_server.upload",
     },
     {"shmcache_server.rfc9111.freshness"},
     {"shmcache_server.rfc9111.directives"},

@@ -6,7 +6,8 @@ so these write it as it is, with the few fields that differ from answer to answe
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
@@ -51,6 +52,8 @@ class Stream(web.StreamResponse):
     """A head of ready bytes and a body that is still coming.
 
     With `length` None the end is told by chunks, or to HTTP/1.0 by the connection's.
+    A client that takes nothing for `stall` seconds is cut off: what feeds the body
+    waits for it.
     """
 
     def __init__(
@@ -59,15 +62,18 @@ class Stream(web.StreamResponse):
         head: bytes,
         length: int | None,
         body: AsyncIterator[bytes] | None,
+        stall: float,
     ) -> None:
         super().__init__(status=status)
         self.head = head
         self.length = length
         self.chunks = body
+        self.stall = stall
 
     async def send(self, request: web.BaseRequest) -> None:
-        """Send all of it. What the body raises is raised once the client's connection
-        is broken: it must not take what it has for the whole."""
+        """Send all of it. What the body raises, and ConnectionError where the client
+        is gone, is raised once the client's connection is broken: it must not take
+        what it has for the whole."""
         writer = request.writer
         chunked = self.chunks is not None and self.length is None
         keep = request.keep_alive
@@ -79,17 +85,25 @@ class Stream(web.StreamResponse):
         elif chunked:
             keep = chunked = False
         self._keep_alive = keep
-        await writer.write(self.head + framing + _connection(request, keep))
-        if chunked:
-            writer.enable_chunking()
-        if self.chunks is not None:
-            try:
+        head = self.head + framing + _connection(request, keep)
+        try:
+            await self._taken(writer.write(head))
+            if chunked:
+                writer.enable_chunking()
+            if self.chunks is not None:
                 async for chunk in self.chunks:
-                    await writer.write(chunk)
-            except BaseException:
-                abort(request)
-                raise
-        await writer.write_eof()
+                    await self._taken(writer.write(chunk))
+            await self._taken(writer.write_eof())
+        except BaseException:
+            abort(request)
+            raise
+
+    async def _taken(self, writing: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(self.stall):
+                await writing
+        except TimeoutError:
+            raise ConnectionAbortedError("the client takes nothing") from None
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Sent already."""

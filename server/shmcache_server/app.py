@@ -13,6 +13,7 @@ import socket
 from collections.abc import Sequence
 
 from aiohttp import http_parser, web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_server import Server
 
 from shmcache import Cache, CacheConfig, ConfigError
@@ -39,6 +40,7 @@ class CacheRunner(web.AppRunner):
         super().__init__(
             web.Application(),
             access_log=log,
+            logger=_server_log(),
             keepalive_timeout=config.server.keepalive,
             # Below gunicorn's own patience, which ends in SIGKILL.
             shutdown_timeout=config.server.graceful_timeout * 0.9,
@@ -92,6 +94,21 @@ class CacheRunner(web.AppRunner):
             await origin.close()
         if cache is not None:
             await cache.close()
+
+
+def _server_log() -> logging.Logger:
+    """What aiohttp's server says: a request that is none is not worth a traceback."""
+    log = logging.getLogger("shmcache.server")
+    log.addFilter(_heard)
+    return log
+
+
+def _heard(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    if not isinstance(error, HttpProcessingError):
+        return True
+    logging.getLogger("shmcache").debug("bad request: %s", type(error).__name__)
+    return False
 
 
 def require_c_parser() -> None:

@@ -83,6 +83,11 @@ class Holding:
             log.warning("reload: changes of l1 and l2 take a restart")
         self.config = replace(config, l1=self.config.l1, l2=self.config.l2)
 
+    def mend(self) -> None:
+        """See that what the workers rely on runs."""
+        if self._embedded is not None:
+            self._embedded.mend()
+
     def let_go(self) -> None:
         """In a forked child: drop the descriptor it was born with. It shares the
         master's hold on the segment, which would outlive a killed master and keep
@@ -109,6 +114,7 @@ def settings(config: Config, holding: Holding | None = None) -> dict[str, Any]:
         )
         _share_log(server)
         _let_workers_hear_stops()
+        _mend_each_turn(server)
 
     def on_reload(server: Any) -> None:
         server.shmcache.reload(config)
@@ -136,6 +142,18 @@ def _when_ready(server: Any) -> None:
     holding = server.shmcache
     log.info("shmcache at %s before %s", where, holding.config.origin.base)
     log.info("%s", holding.words)
+
+
+def _mend_each_turn(server: Any) -> None:
+    """gunicorn has no hook in its loop. Once a turn, each second and when a child
+    ends, it looks for workers that hang."""
+    look = server.murder_workers
+
+    def look_and_mend() -> None:
+        look()
+        server.shmcache.mend()
+
+    server.murder_workers = look_and_mend
 
 
 def _let_workers_hear_stops() -> None:

@@ -214,7 +214,7 @@ def parse_address(text: str, setting: str) -> tuple[str, int]:
     """Host and port of `host:port` or `[v6]:port`."""
     host, colon, port = text.rpartition(":")
     valid = port.isascii() and port.isdigit() and int(port) < 65536
-    if not colon or not host or not valid:
+    if not colon or not host or not valid or not host.isprintable():
         raise ConfigError(f"{setting}={text!r}: expected HOST:PORT")
     return host.removeprefix("[").removesuffix("]"), int(port)
 

@@ -1,10 +1,11 @@
 """A redis-server of our own, for a host that has none: `--l2 embedded`.
 
 The master starts a keeper, the keeper starts redis-server on a unix socket in a private
-directory, starts it again if it dies, and removes the directory at the end. Both are
-told by the kernel when their parent dies (PR_SET_PDEATHSIG), so that not even SIGKILL
-leaves one behind. It holds a cache: nothing is written to disk, and when its memory is
-full the records nearest their end go first.
+directory, starts it again if it dies, and removes the directory at the end. The master
+does as much for the keeper. Both are told by the kernel when their parent dies
+(PR_SET_PDEATHSIG), so that not even SIGKILL leaves one behind. It holds a cache:
+nothing is written to disk, and when its memory is full the records nearest their end go
+first.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import logging
 import os
 import shutil
 import signal
@@ -25,9 +27,12 @@ from typing import NoReturn
 
 from shmcache import ConfigError
 
+log = logging.getLogger("shmcache")
+
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _READY_WITHIN = 10.0
 _RESTART_AFTER = 0.2
+_KEEPER_AFTER = 1.0
 _SOCKET = "redis.sock"
 _LOG = "redis.log"
 _SETTINGS = {
@@ -47,22 +52,40 @@ class EmbeddedRedis:
 
     def __init__(self) -> None:
         """Start it and wait until it answers; `ConfigError` if it cannot be had."""
-        server = find_server()
+        self._server = find_server()
         self.directory = Path(tempfile.mkdtemp(prefix="shmcache-"))  # mode 0700
         self.url = f"unix://{self.directory / _SOCKET}"
-        command = [sys.executable, "-m", __spec__.name, server, str(self.directory)]
-        # A session of its own: Ctrl-C is for the master, which stops it last.
-        self._keeper = subprocess.Popen(
-            [*command, str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
+        self._keeper = self._started()
         try:
             self._wait()
         except BaseException:
             self.close()
             raise
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        self._since = time.monotonic()
+        command = [sys.executable, "-m", __spec__.name, self._server]
+        # A session of its own: Ctrl-C is for the master, which stops it last.
+        return subprocess.Popen(
+            [*command, str(self.directory), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+
+    def mend(self) -> None:
+        """Start a keeper where the last one is gone, at the same address. Waits for
+        nothing: the master asks now and then."""
+        if self._keeper.poll() is None:
+            return
+        if time.monotonic() - self._since < _KEEPER_AFTER:
+            return
+        # A keeper that was told to end has removed it.
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        if self.directory.lstat().st_uid != os.geteuid():
+            return  # somebody else's by now
+        log.warning("l2: the keeper of the embedded redis-server ended; started again")
+        self._keeper = self._started()
 
     def close(self) -> None:
         """End both and remove the directory."""

@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from multidict import CIMultiDictProxy
@@ -48,6 +48,8 @@ _NIL = b"\xc0"
 """The document of an answer that only its own client gets, past the cache."""
 _NOT_SHARED = CONDITIONS | {"cache-control", "pragma"}
 """One client's wishes, left out of a request whose answer is for many."""
+_CREDENTIALS = frozenset({"authorization", "cookie"})
+_NOBODY = storing.Asked()
 
 _BESIDE_BODY = 16 * 1024
 
@@ -67,7 +69,9 @@ class Wanted:
 
     def asking(self) -> Asking:
         """The GET that the origin is sent, fit to be shared."""
-        fields = request_fields(self.fields, drop=_NOT_SHARED)
+        nobody = self.asked == _NOBODY
+        drop = _NOT_SHARED | _CREDENTIALS if nobody else _NOT_SHARED
+        fields = request_fields(self.fields, drop=drop)
         fields["Accept-Encoding"] = vary.asked(self.letter)
         fields.extend(self.forwarded)
         return Asking("GET", self.target, fields)
@@ -115,8 +119,10 @@ class Fetches:
         return Joined(None, entry, entry.source == "flight")
 
     def refresh(self, wanted: Wanted) -> None:
-        """See that one background refresh of a stale response runs."""
-        self._cache.refresh(wanted.key, self._compute(wanted, None), ttl=0)
+        """See that one background refresh of a stale response runs. It is nobody's
+        request: it bears nobody's credentials."""
+        nobodys = replace(wanted, asked=_NOBODY)
+        self._cache.refresh(wanted.key, self._compute(nobodys, None), ttl=0)
 
     async def close(self) -> None:
         """End what is under way."""
@@ -134,7 +140,7 @@ class Fetches:
         async def compute() -> Fill:
             mark, sent = self._cache.note(), time.monotonic()
             answering = await self._origin.ask(wanted.asking())
-            if own is None and answering.status >= 500:
+            if own is None and _refused(answering.status):
                 answering.close()
                 raise OriginError(f"origin: {answering.status} to a refresh")
             age = _Age(answering, sent)
@@ -245,6 +251,12 @@ class Fetches:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()
+
+
+def _refused(status: int) -> bool:
+    """Whether a refresh failed, and the stale response stays: an error, or one that
+    asks for the credentials which a refresh has not."""
+    return status >= 400 and status not in storing.STORABLE
 
 
 class _Age:

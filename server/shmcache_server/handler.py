@@ -12,15 +12,22 @@ The key
     servers of a fleet may listen on different ones, and the origin is not told it),
     path and query as they came. No two requests share a key by accident: the length
     tells where the host ends. A long key ends in a digest of the whole.
+
+    A request that bears credentials (Authorization, or a Cookie) is answered by what
+    stands under that key, too. Where nothing does, it goes by a key of its own, with
+    one letter more, so that an answer which is only its client's never has the others
+    fetch for themselves.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
+from collections.abc import AsyncIterator
 from hashlib import blake2b
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from shmcache import Cache, CacheError, ComputeFailed, ComputeTimeout, Entry
 
@@ -39,11 +46,15 @@ from .origins import (
 )
 from .rfc9111 import directives, status, storing, validation, vary
 from .stored import StoredResponse
+from .upload import Upload
 
 log = logging.getLogger("shmcache")
 
 KEY_MAX = 1024
 _KEY_KEPT = 900
+_PREFIX = 17
+"""Characters of a key before its host: the digest and the encoding's letter."""
+_CREDENTIALED = "c"
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]*)(?::[0-9]*)?\Z")
 _HOSTS_MAX = 1024
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -72,6 +83,8 @@ class Handler:
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer to a request; whatever happens there is one."""
         method, target = request.method, request.raw_path
+        if request.version[0] != 1:
+            return _plain(505, status.BYPASS, close=True)
         if method in ("TRACE", "CONNECT"):
             # One would echo the fields of the way, the other needs a tunnel.
             return _plain(405 if method == "TRACE" else 501, status.METHOD, close=True)
@@ -85,12 +98,22 @@ class Handler:
             return await self._pass(request, status.METHOD)
         if _not_for_a_cache(request):
             return await self._pass(request, status.BYPASS)
+        answer = self._stored(request, key)
+        if isinstance(answer, str) and _credentials(request):
+            key = _credentialed(key)
+            answer = self._stored(request, key)
+        if isinstance(answer, str):
+            return await self._miss(request, key, answer)
+        return answer
+
+    def _stored(self, request: web.BaseRequest, key: str) -> Answer | str:
+        """The answer that the cache has, else the reason why it has none."""
         entry = self._entry(key)
         if entry is None:
-            return await self._miss(request, key, "miss")
+            return "miss"
         found = stored.unpack(entry.value)
         if entry.state == "dead" or found is None:
-            return await self._miss(request, key, "stale")
+            return "stale"
         if entry.state == "stale":
             self._fetches.refresh(self._wanted(request, key))
         return _hit(request, entry, found)
@@ -129,10 +152,11 @@ class Handler:
         return made
 
     def _keys(self, request: web.BaseRequest) -> list[str]:
-        """The keys of a request's URL in either encoding."""
+        """The keys of a request's URL: either encoding, with credentials or without."""
         host = _host(request.headers.get(hdrs.HOST, "")) or ""
         rest = f"{len(host)}:{host}{request.raw_path}"
-        return [_shortened(f"{self._prefix}{e}{rest}") for e in vary.LETTERS]
+        keys = [_shortened(f"{self._prefix}{e}{rest}") for e in vary.LETTERS]
+        return keys + [_credentialed(key) for key in keys]
 
     def _wanted(self, request: web.BaseRequest, key: str) -> Wanted:
         headers = request.headers
@@ -164,7 +188,9 @@ class Handler:
         try:
             joined = await self._fetches.join(self._wanted(request, key))
             if joined.live is not None:
-                return await _stream(request, joined.live, reason, joined.collapsed)
+                return await self._stream(
+                    request, joined.live, reason, joined.collapsed
+                )
         except (OriginError, CacheError) as e:
             return _failed(e, status.forwarded(reason))
         entry = joined.entry
@@ -180,20 +206,66 @@ class Handler:
 
     async def _pass(self, request: web.BaseRequest, told: str) -> web.StreamResponse:
         """Ask the origin for this client alone, streaming both ways."""
+        if hdrs.TRANSFER_ENCODING in request.headers:
+            if request.version < HttpVersion11:  # RFC 9112 §6.1: its framing is faulty
+                return _plain(400, told, close=True)
+            if request.headers.getall(hdrs.TRANSFER_ENCODING) != ["chunked"]:
+                return _plain(501, told, close=True)
+        upload = Upload(request, self._stall)
         try:
-            answering = await self._origin.ask(await _asking(request))
+            answering = await self._origin.ask(await _asking(request, upload))
         except OriginError as e:
+            if upload.refusal:
+                return _plain(upload.refusal, told, close=True)
             return _failed(e, told)
         try:
             if request.method not in _SAFE and answering.status < 400:
                 for key in self._keys(request):
                     await self._cache.delete(key)
-            head = answering.head + _age(answering) + _told(told)
+            age = _age(answering)
             body = None if answering.empty else answering.chunks()
-            stream = Stream(answering.status, head, answering.length, body)
-            return await _sent(stream, request)
+            return await self._sent(request, answering, age + _told(told), body)
         finally:
             answering.close()
+
+    # -- streams
+
+    async def _stream(
+        self, request: web.BaseRequest, live: LiveResponse, reason: str, collapsed: bool
+    ) -> Stream:
+        """A live response as it comes."""
+        reader = Reader(live, lambda: abort(request))
+        try:
+            if live.error is not None:
+                raise live.error
+            answering = live.answering
+            told = status.forwarded(
+                reason, stored=live.stored and not collapsed, collapsed=collapsed
+            )
+            age = b"Age: %d\r\n" % int(live.age()) if collapsed else _age(answering)
+            body = None if answering.empty else reader.chunks()
+            return await self._sent(request, answering, age + _told(told), body)
+        finally:
+            reader.close()
+
+    async def _sent(
+        self,
+        request: web.BaseRequest,
+        answering: Answering,
+        ours: bytes,
+        body: AsyncIterator[bytes] | None,
+    ) -> Stream:
+        """A stream that was sent as far as it came; if it broke off, so did the
+        client's connection."""
+        head = answering.head + ours
+        stream = Stream(answering.status, head, answering.length, body, self._stall)
+        try:
+            await stream.send(request)
+        except OriginError as e:
+            log.warning("%s", e)
+        except ConnectionError:
+            pass  # the client left: nothing to tell anybody
+        return stream
 
 
 def _hit(request: web.BaseRequest, entry: Entry, found: StoredResponse) -> Answer:
@@ -223,38 +295,7 @@ def _from_store(
     return Answer(found.status, found.head + ours, body)
 
 
-async def _stream(
-    request: web.BaseRequest, live: LiveResponse, reason: str, collapsed: bool
-) -> web.StreamResponse:
-    """A live response as it comes."""
-    reader = Reader(live, lambda: abort(request))
-    try:
-        if live.error is not None:
-            raise live.error
-        answering = live.answering
-        told = status.forwarded(
-            reason, stored=live.stored and not collapsed, collapsed=collapsed
-        )
-        age = b"Age: %d\r\n" % int(live.age()) if collapsed else _age(answering)
-        head = answering.head + age + _told(told)
-        body = None if answering.empty else reader.chunks()
-        stream = Stream(answering.status, head, answering.length, body)
-        return await _sent(stream, request)
-    finally:
-        reader.close()
-
-
-async def _sent(stream: Stream, request: web.BaseRequest) -> Stream:
-    """A stream that was sent as far as it came; if it broke off, so did the client's
-    connection."""
-    try:
-        await stream.send(request)
-    except OriginError as e:
-        log.warning("%s", e)
-    return stream
-
-
-async def _asking(request: web.BaseRequest) -> Asking:
+async def _asking(request: web.BaseRequest, upload: Upload) -> Asking:
     """The request as it is passed through, body and conditions included."""
     headers = request.headers
     fields = request_fields(headers)
@@ -263,11 +304,14 @@ async def _asking(request: web.BaseRequest) -> Asking:
     fields.extend(_forwarded(request))
     body = None
     if request.body_exists:
-        body = request.content
+        body = upload.chunks()
         if hdrs.CONTENT_LENGTH in headers:
             fields[hdrs.CONTENT_LENGTH] = headers[hdrs.CONTENT_LENGTH]
-        if headers.get(hdrs.EXPECT, "").lower() == "100-continue":
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        expected = headers.get(hdrs.EXPECT, "").lower()
+        # RFC 9110 §10.1.1: HTTP/1.0 does not know it.
+        if expected == "100-continue" and request.version >= HttpVersion11:
+            with contextlib.suppress(ConnectionError):  # reading will tell
+                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0  # no part of the answer has been sent
     return Asking(request.method, request.raw_path, fields, body)
 
@@ -299,6 +343,15 @@ def _host(field: str) -> str | None:
     return match[1].lower() if match else None
 
 
+def _credentials(request: web.BaseRequest) -> bool:
+    return hdrs.COOKIE in request.headers or hdrs.AUTHORIZATION in request.headers
+
+
+def _credentialed(key: str) -> str:
+    """The key of requests with credentials, beside that of those without."""
+    return _shortened(f"{key[:_PREFIX]}{_CREDENTIALED}{key[_PREFIX:]}")
+
+
 def _shortened(key: str) -> str:
     """A key that fits. A shortened one holds a `#`, which no target does."""
     if len(key) <= KEY_MAX:
@@ -310,7 +363,9 @@ def _shortened(key: str) -> str:
 def _age(answering: Answering) -> bytes:
     """The Age that the origin gave, where it gave one."""
     age = answering.fields.get(hdrs.AGE, "")
-    return b"Age: %d\r\n" % int(age) if age.isascii() and age.isdigit() else b""
+    if not (age.isascii() and age.isdigit()):
+        return b""
+    return b"Age: %d\r\n" % min(int(age[:12]), directives.DELTA_MAX)
 
 
 def _told(cache_status: str) -> bytes:
@@ -331,10 +386,12 @@ _REASONS = {
     200: "OK",
     400: "Bad Request",
     405: "Method Not Allowed",
+    408: "Request Timeout",
     501: "Not Implemented",
     502: "Bad Gateway",
     503: "Service Unavailable",
     504: "Gateway Timeout",
+    505: "HTTP Version Not Supported",
 }
 
 

@@ -5,8 +5,9 @@ Holding
     the body from its start, and the origin is read at full speed. Once it may not
     (not shareable, or larger than may be stored) a chunk goes when the slowest
     reader has it, and the origin is read as fast as that reader: what is held stays
-    small. A reader that takes nothing for too long is cut off: it would hold up the
-    others.
+    small. A reader that takes nothing for too long is cut off. So is one that holds up
+    another which has all that came: each has a second to take what frees half of what
+    may be held.
 
 Ending
     A body that broke off ends in an error for every reader, who must break off too:
@@ -16,6 +17,7 @@ Ending
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 
@@ -23,6 +25,8 @@ from .origins import Answering, OriginError
 
 HELD_MAX = 256 * 1024
 """Bytes held for slow readers of a response that is not stored."""
+PATIENCE = 1.0
+"""Seconds for which a reader may hold up others."""
 
 
 class LiveResponse:
@@ -100,25 +104,54 @@ class LiveResponse:
     async def _make_room(self, stall: float) -> bool:
         """Wait until little is held; False if nobody reads any more."""
         self._trim()
-        while self._held > HELD_MAX:
+        if self._held <= HELD_MAX:
+            return True
+        now = asyncio.get_running_loop().time
+        full = moved = now()
+        while self._held > HELD_MAX // 2:
             if not self._readers and not self._awaited:
                 return False
-            try:
-                async with asyncio.timeout(stall):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(stall, PATIENCE)):
                     await self._room.wait()
-            except TimeoutError:
+            if self._trim():
+                moved = now()
+            elif now() - moved >= stall:
                 self._awaited = False
-                slowest = min((r.position for r in self._readers), default=0)
-                for reader in [r for r in self._readers if r.position == slowest]:
-                    reader.cut()
-            self._trim()
+                self._cut(self._gone)
+            if now() - full >= PATIENCE and self._held_up():
+                self._cut(self._half())
+                full = now()
         return True
 
-    def _trim(self) -> None:
+    def _held_up(self) -> bool:
+        end = self._gone + len(self._chunks)
+        return any(reader.position == end for reader in self._readers)
+
+    def _half(self) -> int:
+        """The last position at which a reader keeps more than half of what may be."""
+        behind, position = 0, self._gone + len(self._chunks)
+        for chunk in reversed(self._chunks):
+            behind += len(chunk)
+            position -= 1
+            if behind > HELD_MAX // 2:
+                break
+        return position
+
+    def _cut(self, position: int) -> None:
+        """Cut off who has come no further."""
+        for reader in [r for r in self._readers if r.position <= position]:
+            reader.cut()
+        self._trim()
+
+    def _trim(self) -> bool:
+        """Let go of what every reader has; whether there was any."""
+        before = self._gone
         first = min((r.position for r in self._readers), default=self._gone)
         while self._gone < first:
             self._held -= len(self._chunks.popleft())
             self._gone += 1
+        return self._gone > before
 
 
 class Reader:

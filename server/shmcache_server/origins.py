@@ -7,16 +7,19 @@ address or method than the one in the key: such an answer would poison the cache
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Any
 
 import aiohttp
+from aiohttp import HttpVersion11
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from .config import Config
+from .connections import NO_BODY, Connector
 from .rfc9111 import directives as cache_control
 
 VIA = "1.1 shmcache"
@@ -35,32 +38,44 @@ HOP_BY_HOP = frozenset(
 )
 UNKEYED = frozenset(
     {
+        "cf-connecting-ip",
+        "cf-visitor",
         "client-ip",
+        "cloudfront-forwarded-proto",
+        "fastly-client-ip",
+        "fastly-ssl",
         "forwarded",
         "front-end-https",
+        "proxy",
+        "proxy-client-ip",
+        "remote-user",
+        "script-name",
         "true-client-ip",
+        "wl-proxy-client-ip",
         "x-client-ip",
         "x-cluster-client-ip",
-        "x-forwarded-by",
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-forwarded-port",
-        "x-forwarded-prefix",
-        "x-forwarded-proto",
-        "x-forwarded-scheme",
-        "x-forwarded-server",
-        "x-forwarded-ssl",
         "x-host",
+        "x-http-host-override",
         "x-http-method",
         "x-http-method-override",
+        "x-method",
         "x-method-override",
         "x-original-host",
+        "x-original-uri",
         "x-original-url",
+        "x-proxyuser-ip",
         "x-real-ip",
+        "x-remote-ip",
+        "x-remote-user",
         "x-rewrite-url",
+        "x-scheme",
+        "x-script-name",
+        "x-url-scheme",
     }
 )
-"""What frameworks take for URL, host, scheme, client or method of a request."""
+"""What frameworks take for URL, host, scheme, client or method of a request;
+`-` stands for `_` too, which they do not tell apart."""
+_UNKEYED_FAMILIES = ("x-forwarded", "x-envoy-")
 CONDITIONS = frozenset(
     {
         "if-match",
@@ -72,11 +87,13 @@ CONDITIONS = frozenset(
     }
 )
 _OURS = frozenset({"accept-encoding", "content-length", "expect", "host", "via"})
-_NO_BODY = frozenset({204, 304})
 _NOT_ADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 _FRAMING = frozenset({"age", "content-length"})
 """Of a response: written anew for each client."""
-_BAD_IN_FIELD = (b"\r", b"\n", b"\0")
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_BAD_IN_VALUE = re.compile(rb"[\r\n\0]")
+_STATUSES = range(200, 1000)
+"""Of an answer; 101 would be another protocol's beginning."""
 
 
 class OriginError(Exception):
@@ -145,7 +162,7 @@ class Origin:
         self._base = config.origin.base
         limits, origin = config.limits, config.origin
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=origin.connections),
+            connector=Connector(origin.connections),
             # A whole body may take as long as it flows.
             timeout=aiohttp.ClientTimeout(
                 total=None, connect=origin.connect_timeout, sock_read=origin.timeout
@@ -157,6 +174,8 @@ class Origin:
             max_line_size=limits.line,
             max_field_size=limits.field,
         )
+        # It would ask twice, and the second time with what is left of the body.
+        self._session._retry_connection = False
 
     async def close(self) -> None:
         """Close every connection."""
@@ -167,7 +186,7 @@ class Origin:
         try:
             response = await self._session.request(
                 asking.method,
-                URL(self._base + asking.target, encoded=True),
+                _url(self._base, asking.target),
                 headers=asking.fields,
                 data=asking.body,
                 allow_redirects=False,
@@ -178,7 +197,10 @@ class Origin:
             raise OriginError(f"origin {self._base}: {_words(e)}") from e
         try:
             return _answering(asking.method, response)
-        except OriginError:
+        except ValueError as e:
+            response.close()
+            raise OriginError(f"origin: {_words(e)}") from e
+        except BaseException:
             response.close()
             raise
 
@@ -188,9 +210,23 @@ def request_fields(
 ) -> CIMultiDict[str]:
     """A client's end-to-end fields, less those of the key and of `drop`; Via added."""
     gone = HOP_BY_HOP | UNKEYED | _OURS | drop | named(fields.getall("Connection", ()))
-    sent = CIMultiDict((n, v) for n, v in fields.items() if n.lower() not in gone)
+    sent = CIMultiDict((n, v) for n, v in fields.items() if not _dropped(n, gone))
     sent["Via"] = ", ".join([*fields.getall("Via", ()), VIA])
     return sent
+
+
+def _url(base: str, target: str) -> URL:
+    """A URL whose target is sent as it stands."""
+    url = URL(base + target, encoded=True)
+    if url.raw_path_qs != target:
+        # `/x?`: it takes an empty query for none, and the key does not.
+        url._cache["raw_path_qs"] = target
+    return url
+
+
+def _dropped(name: str, gone: frozenset[str]) -> bool:
+    plain = name.lower().replace("_", "-")
+    return name.lower() in gone or plain in gone or plain.startswith(_UNKEYED_FAMILIES)
 
 
 def named(connection: Iterable[str]) -> frozenset[str]:
@@ -202,29 +238,52 @@ def named(connection: Iterable[str]) -> frozenset[str]:
 
 def _answering(method: str, response: aiohttp.ClientResponse) -> Answering:
     fields, status = response.headers, response.status
-    empty = method == "HEAD" or status in _NO_BODY
+    if status not in _STATUSES:
+        raise OriginError(f"origin: status {status} is no answer")
+    length = fields.get("Content-Length")
+    empty = method == "HEAD" or status in NO_BODY
+    return Answering(
+        status=status,
+        fields=fields,
+        head=_head(response),
+        # RFC 9110 §8.6: a 204 has none.
+        length=int(length) if length and length.isdigit() and status != 204 else None,
+        whole=_chunked(response) or empty or length is not None,
+        empty=empty,
+        response=response,
+        directives=cache_control.parse(fields.getall("Cache-Control", ())),
+    )
+
+
+def _head(response: aiohttp.ClientResponse) -> bytes:
+    fields = response.headers
     gone = HOP_BY_HOP | _FRAMING | named(fields.getall("Connection", ()))
-    lines = [b"HTTP/1.1 %d %s\r\n" % (status, (response.reason or "").encode())]
+    reason = (response.reason or "").encode("utf-8", "surrogateescape")
+    lines = [b"HTTP/1.1 %d %b\r\n" % (response.status, reason)]
     for name, value in response.raw_headers:
-        if any(bad in name or bad in value for bad in _BAD_IN_FIELD):
-            raise OriginError("origin: a field with a control character")
+        # RFC 9112 §5.1: with a space before the colon it means what the next hop
+        # makes of it.
+        if not _NAME.fullmatch(name) or _BAD_IN_VALUE.search(value):
+            raise OriginError("origin: a malformed field")
         if name.lower().decode("latin-1") not in gone:
             lines.append(b"%b: %b\r\n" % (name, value))
     if "Date" not in fields:
         # RFC 9110 §6.6.1: who receives a response without one adds it.
         lines.append(b"Date: %b\r\n" % formatdate(usegmt=True).encode())
     lines.append(f"Via: {VIA}\r\n".encode())
-    length = fields.get("Content-Length")
-    return Answering(
-        status=status,
-        fields=fields,
-        head=b"".join(lines),
-        length=int(length) if length and length.isdigit() else None,
-        whole=empty or length is not None or "Transfer-Encoding" in fields,
-        empty=empty,
-        response=response,
-        directives=cache_control.parse(fields.getall("Cache-Control", ())),
-    )
+    return b"".join(lines)
+
+
+def _chunked(response: aiohttp.ClientResponse) -> bool:
+    """Whether the body comes in chunks; `OriginError` for a coding that is not taken
+    off: RFC 9112 §6.3, RFC 9111 §3.3."""
+    codings = response.headers.getall("Transfer-Encoding", ())
+    if not codings:
+        return False
+    if [coding.strip().lower() for coding in codings] != ["chunked"]:
+        raise OriginError(f"origin: Transfer-Encoding {', '.join(codings)[:80]!r}")
+    # RFC 9112 §6.1: of HTTP/1.0 the end of the chunks is not to be relied on.
+    return response.version is not None and response.version >= HttpVersion11
 
 
 def _words(error: BaseException) -> str:

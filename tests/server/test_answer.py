@@ -79,7 +79,7 @@ async def test_answer_of_a_large_body_is_whole(exchange) -> None:
 
 async def test_stream_of_known_length(exchange) -> None:
     async def make(r: web.BaseRequest) -> Stream:
-        stream = Stream(200, HEAD, 5, chunks())
+        stream = Stream(200, HEAD, 5, chunks(), 5)
         await stream.send(r)
         return stream
 
@@ -101,7 +101,7 @@ async def test_stream_of_known_length(exchange) -> None:
 )
 async def test_stream_of_unknown_length(exchange, version, rest) -> None:
     async def make(r: web.BaseRequest) -> Stream:
-        stream = Stream(200, HEAD, None, chunks())
+        stream = Stream(200, HEAD, None, chunks(), 5)
         await stream.send(r)
         return stream
 
@@ -114,7 +114,7 @@ async def test_stream_that_fails_breaks_the_connection(exchange) -> None:
         raise OSError("gone")
 
     async def make(r: web.BaseRequest) -> Stream:
-        stream = Stream(200, HEAD, None, broken())
+        stream = Stream(200, HEAD, None, broken(), 5)
         with pytest.raises(OSError, match="gone"):
             await stream.send(r)
         return stream
@@ -124,6 +124,31 @@ async def test_stream_that_fails_breaks_the_connection(exchange) -> None:
     except ConnectionResetError:
         return
     assert not got.endswith(b"0\r\n\r\n")
+
+
+async def test_client_that_takes_nothing_is_cut_off(exchange) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(1 << 20)
+
+    cut = asyncio.get_running_loop().create_future()
+
+    async def make(r: web.BaseRequest) -> Stream:
+        stream = Stream(200, HEAD, None, endless(), 0.1)
+        with pytest.raises(ConnectionError):
+            await stream.send(r)
+        cut.set_result(r.transport is None or r.transport.is_closing())
+        return stream
+
+    runner = web.ServerRunner(web.Server(make))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    _, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=1)
+    writer.write(request("1.1"))
+    assert await asyncio.wait_for(cut, 5)
+    writer.close()
+    await runner.cleanup()
 
 
 async def test_abort_sends_nothing_more(exchange) -> None:

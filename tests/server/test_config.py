@@ -55,6 +55,7 @@ def test_file_of_the_environment_is_taken(tmp_path, monkeypatch) -> None:
         ("[server]\n\nworker = 3\n", ":3: unknown key server.worker"),
         ("[origin]\n[serv]\nx = 1\n", ":2: unknown table 'serv'"),
         ("workers = 3\n", ":1: unknown table 'workers'"),
+        ('[server]\nbind = "a\\u0000:1"\n', ":2: bind='a\\x00:1': expected HOST:PORT"),
         ("[server]\nworkers = 'two'\n", ":2: workers='two': expected a whole number"),
         ("[server]\nworkers = true\n", ":2: workers=True: expected a whole number"),
         ("[server]\nworkers = 0\n", ":2: workers=0: expected 1 to 1024"),

@@ -76,6 +76,34 @@ def test_killed_keeper_takes_its_redis_along() -> None:
     assert not redis.directory.exists()
 
 
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_keeper_that_ended_is_started_again_in_its_place(
+    redis, how, caplog, monkeypatch
+) -> None:
+    monkeypatch.setattr(embedded, "_KEEPER_AFTER", 0)
+    redis.mend()
+    keeper = redis._keeper
+    os.kill(keeper.pid, how)
+    keeper.wait(10)
+    redis.mend()
+    assert redis._keeper.pid != keeper.pid
+    until(lambda: embedded._answers(redis.directory / "redis.sock"), 5, "redis again")
+    redis.mend()
+    assert redis.directory.stat().st_mode & 0o777 == 0o700
+    assert [r.message for r in caplog.records] == [
+        "l2: the keeper of the embedded redis-server ended; started again"
+    ]
+
+
+def test_keeper_that_keeps_ending_is_not_started_in_a_loop(redis) -> None:
+    redis._since = float("inf")
+    redis._keeper.terminate()
+    ended = redis._keeper
+    ended.wait(10)
+    redis.mend()
+    assert redis._keeper is ended
+
+
 def test_killed_master_takes_both_along() -> None:
     script = (
         "from shmcache_server.embedded import EmbeddedRedis; import time;"

@@ -32,8 +32,7 @@ async def test_failed_fetch_fails_all_who_wait_once(upstream: Upstream) -> None:
         await eventually(lambda: upstream.seen)
         gate.set()
         assert {g.status for g in await asyncio.gather(*asking)} == {502}
-        # aiohttp's client asks once more where a kept connection may have gone stale.
-        assert len(upstream.seen) <= 2
+        assert len(upstream.seen) == 1
 
 
 async def test_private_answers_are_fetched_in_parallel(front, upstream) -> None:

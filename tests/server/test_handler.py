@@ -13,6 +13,7 @@ import http_sf
 import pytest
 from aiohttp import web
 
+from shmcache_server.handler import _credentialed
 from tests.server.conftest import Front, RawOrigin, Upstream, eventually, fronting
 
 
@@ -55,6 +56,15 @@ async def test_age_of_the_origin_counts(front, upstream) -> None:
     assert parsed(second.told)[1]["ttl"] in (8, 9)
 
 
+async def test_age_beyond_reason_is_capped() -> None:
+    said = (
+        b"HTTP/1.1 200 OK\r\nAge: " + b"9" * 5000 + b"\r\nContent-Length: 2\r\n\r\nhi"
+    )
+    async with RawOrigin(said).open() as origin, fronting(origin.url) as front:
+        got = await front.get()
+        assert (got.status, got.fields["Age"]) == (200, str(2**31))
+
+
 @pytest.mark.parametrize("same", ["127.0.0.1", "127.0.0.1:1", "127.0.0.1:"])
 async def test_port_of_the_host_is_not_in_the_key(front, upstream, same) -> None:
     await front.get()
@@ -95,10 +105,9 @@ async def test_head_is_answered_from_a_stored_get(front, upstream) -> None:
 
 async def test_204_is_stored_without_a_length(front, upstream) -> None:
     upstream.status, upstream.body = 204, b""
-    await front.get()
-    hit = await front.get()
+    first, hit = await front.get(), await front.get()
     assert hit.status == 204 and "hit" in hit.told
-    assert "Content-Length" not in hit.fields
+    assert "Content-Length" not in first.fields and "Content-Length" not in hit.fields
 
 
 # -- conditions
@@ -139,6 +148,8 @@ async def test_condition_on_a_miss_fetches_the_whole(front, upstream) -> None:
         {"Cache-Control": "no-store"},
         {"Cache-Control": "private, max-age=60"},
         {"Cache-Control": "no-cache, max-age=60"},
+        {"Cache-Control": "max-age=60; private"},
+        {"Cache-Control": 'max-age=60, x="open'},
         {"Cache-Control": "max-age=60", "Set-Cookie": "a=b"},
         {"Cache-Control": "max-age=60", "Vary": "Cookie"},
         {"Cache-Control": "max-age=60", "Vary": "*"},
@@ -181,7 +192,52 @@ async def test_private_answers_reach_their_own_clients(front, upstream) -> None:
 async def test_answer_to_a_known_client(front, upstream, field, said, shared) -> None:
     upstream.fields["Cache-Control"] = said
     await front.get(**{field: "secret=1"})
-    assert ("hit" in (await front.get()).told) is shared
+    assert ("hit" in (await front.get(**{field: "secret=2"})).told) is shared
+    assert "hit" not in (await front.get()).told, "theirs stands under a key of its own"
+    assert "hit" in (await front.get(**{field: "secret=3"})).told, "what is for all"
+
+
+@pytest.mark.parametrize("said", ["max-age=60", "private"])
+@pytest.mark.parametrize("field", ["Cookie", "Authorization"])
+async def test_known_client_has_no_others_fetch_for_themselves(
+    front, upstream, field, said
+) -> None:
+    """Its answer is refused to the cache; those of the others behind it are shared."""
+    slow = Slow()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        known = field in request.headers
+        slow.fields = {"Cache-Control": said if known else "max-age=60"}
+        return await slow(request)
+
+    upstream.answer = answer
+    asking = [asyncio.ensure_future(front.get(**{field: "secret=1"}))]
+    await eventually(lambda: upstream.seen)
+    asking += [asyncio.ensure_future(front.get()) for _ in range(50)]
+    await eventually(lambda: len(upstream.seen) == 2)
+    slow.head.set()
+    slow.tail.set()
+    assert {g.body for g in await asyncio.gather(*asking)} == {b"first,second"}
+    assert "hit" in (await front.get()).told
+    assert len(upstream.seen) == 2
+
+
+async def test_known_clients_share_what_is_for_all(front, upstream) -> None:
+    upstream.answer = slow = Slow(**{"Cache-Control": "max-age=60, public"})
+    asking = [asyncio.ensure_future(front.get(Cookie=f"a={i}")) for i in range(50)]
+    await eventually(lambda: upstream.seen)
+    slow.head.set()
+    slow.tail.set()
+    await asyncio.gather(*asking)
+    assert len(upstream.seen) == 1
+
+
+async def test_long_url_of_a_known_client_has_its_own_key(front, upstream) -> None:
+    upstream.fields["Cache-Control"] = "max-age=60, public"
+    for path in ("/" + "x" * 3000, "/" + "x" * (1024 - len(front.key("/")))):
+        await front.get(path, Cookie="a=1")
+        assert "hit" in (await front.get(path, Cookie="a=2")).told
+        assert "hit" not in (await front.get(path)).told
 
 
 async def test_default_ttl_for_answers_that_say_nothing(upstream) -> None:
@@ -324,6 +380,32 @@ async def test_stale_hit_starts_one_refresh(front, upstream) -> None:
     assert len(upstream.seen) == 2
 
 
+@pytest.mark.parametrize("field", ["Cookie", "Authorization"])
+async def test_refresh_is_asked_in_nobodys_name(front, upstream, field) -> None:
+    await _stale(front, upstream)
+    upstream.body = b"again"
+    upstream.fields["Cache-Control"] = "max-age=60"
+    assert (await front.get(**{field: "secret=1"})).body == b"hello"
+    await eventually(lambda: front.cache.entry(front.key("/")).state == "fresh")
+    assert field not in upstream.seen[1].fields
+    assert (await front.get()).body == b"again"
+
+
+async def test_refresh_that_lacks_credentials_leaves_the_stale_record(
+    front, upstream
+) -> None:
+    fields = upstream.fields
+    fields["Cache-Control"] = "public, max-age=1, stale-while-revalidate=60"
+    await front.get(Authorization="Basic x")
+    key = _credentialed(front.key("/"))
+    await eventually(lambda: front.cache.entry(key).state == "stale")
+    upstream.status, upstream.body = 401, b"who are you?"
+    assert (await front.get(Authorization="Basic x")).status == 200
+    await eventually(lambda: len(upstream.seen) == 2)
+    await eventually(lambda: not front.cache._flights._flights)
+    assert (await front.get(Authorization="Basic x")).body == b"hello"
+
+
 async def test_refresh_that_fails_leaves_the_stale_record(front, upstream) -> None:
     await _stale(front, upstream)
     upstream.status, upstream.body = 503, b"broken"
@@ -366,6 +448,13 @@ async def test_unsafe_method_passes_and_invalidates(front, upstream, method) -> 
         assert "hit" not in (await front.get(**encoding)).told
 
 
+async def test_unsafe_method_invalidates_for_known_clients(front, upstream) -> None:
+    upstream.fields["Cache-Control"] = "max-age=60, public"
+    await front.get(Cookie="a=1")
+    await front.ask("POST", data=b"x")
+    assert "hit" not in (await front.get(Cookie="a=1")).told
+
+
 async def test_unsafe_method_that_fails_invalidates_nothing(front, upstream) -> None:
     await front.get()
     upstream.status = 500
@@ -386,6 +475,66 @@ async def test_expect_100_is_answered_before_the_body(front, upstream) -> None:
     got = await front.ask("POST", data=b"x" * 10, expect100=True)
     assert got.status == 200 and upstream.seen[0].body == b"x" * 10
     assert "Expect" not in upstream.seen[0].fields
+
+
+async def test_expect_of_an_old_client_is_ignored(front, upstream) -> None:
+    got = await front.raw(
+        b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc"
+    )
+    assert got.split()[1] == b"200" and upstream.seen[0].body == b"abc"
+
+
+async def test_upload_that_stalls_is_refused_and_frees_its_connection(upstream) -> None:
+    async with fronting(upstream.url, timeout=0.2, connections=1) as front:
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        assert head.split()[1] == b"408" and b"Connection: close" in head
+        assert (await front.get()).status == 200
+        writer.close()
+
+
+async def test_upload_that_breaks_off_is_refused(front, upstream, caplog) -> None:
+    got = await front.raw(
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nx"
+    )
+    assert got.split()[1] == b"400"
+    assert "Traceback" not in caplog.text
+
+
+async def test_reader_that_takes_nothing_frees_the_origins_connection(upstream) -> None:
+    async def endless(request: web.Request) -> web.StreamResponse:
+        if request.method == "GET":
+            return web.Response()
+        response = web.StreamResponse()
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await response.write(bytes(1 << 20))
+        return response
+
+    upstream.answer = endless
+    async with fronting(upstream.url, timeout=0.3, connections=1) as front:
+        _, writer = await asyncio.open_connection("127.0.0.1", front.port, limit=1)
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+        await eventually(lambda: upstream.seen)
+        assert (await asyncio.wait_for(front.get(), 5)).status == 200
+        writer.close()
+
+
+async def test_client_that_leaves_is_nothing_to_log(front, upstream, caplog) -> None:
+    upstream.answer = slow = Slow(**{"Cache-Control": "private"})
+    slow.head.set()
+    for method in (b"GET", b"POST"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        writer.write(method + b" / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+        await reader.readuntil(b"first,")
+        writer.transport.abort()
+    server = front.runner.server
+    await eventually(lambda: all(c.transport is None for c in server.connections))
+    slow.tail.set()
+    await eventually(lambda: not server.connections)
+    assert not caplog.records
 
 
 async def test_compressed_request_body_passes_as_it_is(front, upstream) -> None:
@@ -452,11 +601,45 @@ async def test_unkeyed_input_does_not_reach_the_origin(front, upstream, field) -
         (b"GET * HTTP/1.1", b"400"),
         (b"TRACE / HTTP/1.1", b"405"),
         (b"CONNECT a:1 HTTP/1.1", b"501"),
+        (b"GET /", b"505"),
+        (b"GET / HTTP/2.0", b"505"),
     ],
-    ids=["absolute", "fragment", "star", "trace", "connect"],
+    ids=[
+        *("absolute", "fragment", "star", "trace", "connect", "0.9", "2.0"),
+    ],
 )
 async def test_request_without_a_key_is_refused(front, upstream, line, code) -> None:
     got = await front.raw(line + b"\r\nHost: a\r\n\r\n")
+    assert got.split()[1] == code
+    assert upstream.seen == []
+
+
+async def test_bad_request_is_no_traceback(front, caplog) -> None:
+    caplog.set_level("INFO")
+    got = await front.raw(b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n")
+    assert got.split()[1] == b"400"
+    assert not any(r.exc_info for r in caplog.records) and len(caplog.records) <= 1
+
+
+@pytest.mark.parametrize("target", ["/x?", "/x", "/?", "/a/../b?c=%2f&&"])
+async def test_target_reaches_the_origin_as_it_stands(front, upstream, target) -> None:
+    await front.raw(
+        f"GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode()
+    )
+    assert [s.target for s in upstream.seen] == [target]
+
+
+@pytest.mark.parametrize(
+    ("version", "coding", "code"),
+    [(b"1.0", b"chunked", b"400"), (b"1.1", b"gzip, chunked", b"501")],
+)
+async def test_body_that_cannot_be_passed_on_is_refused(
+    front, upstream, version, coding, code
+) -> None:
+    got = await front.raw(
+        b"POST / HTTP/%b\r\nHost: a\r\nTransfer-Encoding: %b\r\n\r\n0\r\n\r\n"
+        % (version, coding)
+    )
     assert got.split()[1] == code
     assert upstream.seen == []
 

@@ -130,6 +130,43 @@ async def test_reader_that_takes_nothing_is_cut_off() -> None:
     assert len(got) == 3
 
 
+async def dribble(live: LiveResponse, every: float, cut: list[bool]) -> int:
+    """Take a chunk now and then, as a slow client does; how many."""
+    reader = Reader(live, lambda: cut.append(True))
+    taken = 0
+    async for _ in reader.chunks():
+        await asyncio.sleep(every)
+        taken += 1
+        if cut:
+            break
+    return taken
+
+
+async def test_reader_that_dribbles_does_not_hold_up_the_others(monkeypatch) -> None:
+    monkeypatch.setattr("shmcache_server.live.PATIENCE", 0.1)
+    body, cut, got = Body(), [], []
+    live = live_of(body, stored=False)
+    slow = asyncio.ensure_future(dribble(live, 0.02, cut))
+    reading = asyncio.ensure_future(read(live, got))
+    await asyncio.sleep(0)
+    body.send(*[b"x" * (HELD_MAX // 64)] * 1000, None)
+    await asyncio.wait_for(live.pump(30), 5)
+    await reading
+    assert len(got) == 1000 and cut == [True]
+    assert await slow < 100
+
+
+async def test_reader_alone_may_dribble(monkeypatch) -> None:
+    monkeypatch.setattr("shmcache_server.live.PATIENCE", 0.01)
+    body, cut = Body(), []
+    live = live_of(body, stored=False)
+    slow = asyncio.ensure_future(dribble(live, 0.02, cut))
+    await asyncio.sleep(0)
+    body.send(*[b"x" * (HELD_MAX // 4)] * 12, None)
+    await live.pump(30)
+    assert await slow == 12 and not cut
+
+
 async def test_body_that_nobody_reads_is_given_up() -> None:
     body = Body()
     live = live_of(body, stored=False)

@@ -10,6 +10,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from shmcache_server.config import Config, OriginConfig
 from shmcache_server.origins import (
+    CONDITIONS,
     Answering,
     Asking,
     Origin,
@@ -107,6 +108,61 @@ async def test_what_is_no_response_is_an_error(ask, said) -> None:
         await ask(said)
 
 
+@pytest.mark.parametrize(
+    "codings",
+    [
+        *(["identity"], ["gzip"], ["chunked, gzip"], ["gzip, chunked"]),
+        *(["chunked", "chunked"], [""]),
+    ],
+    ids="+".join,
+)
+async def test_coding_that_is_not_taken_off_is_an_error(ask, codings) -> None:
+    """Its body would be cut, or stored in a coding that nobody is told of."""
+    fields = b"".join(b"Transfer-Encoding: %b\r\n" % c.encode() for c in codings)
+    with pytest.raises(OriginError):
+        await whole(await ask(OK + fields + b"\r\n2\r\nhi\r\n0\r\n\r\n"))
+
+
+async def test_chunks_of_http_10_have_no_sure_end(ask) -> None:
+    said = OK.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n"
+    answering = await ask(said + b"2\r\nhi\r\n0\r\n\r\n")
+    assert not answering.whole
+    assert await whole(answering) == b"hi"
+
+
+@pytest.mark.parametrize("status", [b"101 Switching Protocols", b"099 x"])
+async def test_status_that_is_no_answer_is_an_error(ask, status) -> None:
+    with pytest.raises(OriginError, match="status"):
+        await ask(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"Content-Length : 2",
+        b"Transfer-Encoding : chunked",
+        b"Set-Cookie\t: a=b",
+        b"Cache-Control : private",
+    ],
+)
+async def test_field_name_that_is_no_token_is_an_error(ask, field) -> None:
+    with pytest.raises(OriginError):
+        await ask(OK + field + b"\r\n\r\nhi")
+
+
+async def test_reason_in_any_bytes_is_passed_on(ask) -> None:
+    answering = await ask(b"HTTP/1.1 200 \xff\xfe\r\nContent-Length: 0\r\n\r\n")
+    assert answering.head.startswith(b"HTTP/1.1 200 \xff\xfe\r\n")
+    answering.close()
+
+
+async def test_204_has_no_length(ask) -> None:
+    said = b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n"
+    answering = await ask(said)
+    assert answering.length is None and b"Content-Length" not in answering.head
+    answering.close()
+
+
 async def test_silence_is_a_time_out(ask) -> None:
     with pytest.raises(OriginTimeout):
         await ask(b"", timeout=0.05)
@@ -139,6 +195,19 @@ def test_only_end_to_end_fields_are_sent_on() -> None:
         ("Accept", "b"),
         ("Via", "1.0 before, 1.1 shmcache"),
     ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("X-Forwarded-Foo", "X_Forwarded_Host", "x-envoy-original-path", "Proxy"),
+        *("X-Url-Scheme", "X_Original_URI", "X-Script-Name", "Remote_User"),
+        *("CF-Connecting-IP", "Content_Length", "If_None_Match"),
+    ],
+)
+def test_what_stands_outside_the_key_is_not_sent(name) -> None:
+    fields = CIMultiDictProxy(CIMultiDict({name: "evil"}))
+    assert list(request_fields(fields, drop=CONDITIONS)) == ["Via"]
 
 
 def test_connection_names_fields() -> None:

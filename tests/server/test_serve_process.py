@@ -15,6 +15,7 @@ from shmcache_server.arbiter import segment_name as segment_name_of
 from tests.helpers import (
     Server,
     alive,
+    children,
     connections,
     descendants,
     end,
@@ -106,11 +107,24 @@ def test_gunicorn_runs_the_same_server(tmp_path, origin) -> None:
         until(lambda: answers(port, "/readyz"), 20, (tmp_path / "log").read_text())
         assert get(port, PATH + "&gunicorn").status == 200
         until(lambda: get(port, PATH + "&gunicorn").hit, 5)
+        (keeper,) = keepers(process.pid)
+        os.kill(keeper, signal.SIGKILL)
+        until(lambda: keepers(process.pid) not in ([], [keeper]), 10, "a new keeper")
+        assert "started again" in (tmp_path / "log").read_text()
         family = descendants(process.pid)
         assert shm_names(name)
     finally:
         assert end(process) == 0
     assert not any(map(alive, family)) and not shm_names(name)
+
+
+def keepers(master: int) -> list[int]:
+    """The keepers of an embedded redis-server whose redis-server runs."""
+
+    def name(pid: int) -> str:
+        return Path(f"/proc/{pid}/comm").read_text()
+
+    return [p for p in children(master) if "keeper" in name(p) and children(p)]
 
 
 def test_reload_keeps_what_is_cached(tmp_path, origin) -> None:

@@ -10,24 +10,56 @@ Directives = dict[str, str | None]
 
 DELTA_MAX = 2**31
 """RFC 9111 §1.2.2: what a number too large to represent counts as."""
+MALFORMED = ""
+"""Stands among the directives where a line holds what is none: nobody knows what was
+meant, and it may have been `private`."""
 
+# Possessive throughout: no input is read more than twice.
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]++")
 _DIRECTIVE = re.compile(
-    r"""[\s,]*([^\s,=;"]+)\s*(?:=\s*(?:"((?:[^"\\]|\\.)*)(?:"|\Z)|([^\s,]*)))?[^,]*"""
+    rf"""({_NAME.pattern})
+    (?:[ \t]*+=[ \t]*+(?:"((?:[^"\\]|\\.)*+)"|([^\s,;"]*+)))?+
+    [ \t]*+(?:,|\Z)""",
+    re.VERBOSE,
 )
+_BETWEEN = re.compile(r"[ \t,]*+")
 
 
 def parse(fields: Iterable[str]) -> Directives:
     """The directives of all Cache-Control lines; of a repeated one the first counts.
 
-    RFC 9111 §4.2.1 lets a cache take the first of several values.
+    RFC 9111 §4.2.1 lets a cache take the first of several values. Each line is read by
+    itself, so that a quote left open in one does not swallow the next.
     """
     found: Directives = {}
-    for match in _DIRECTIVE.finditer(", ".join(fields)):
-        name, quoted, token = match.groups()
-        if quoted is not None:
-            quoted = re.sub(r"\\(.)", r"\1", quoted)
-        found.setdefault(name.lower(), quoted if quoted is not None else token)
+    for field in fields:
+        _parse_line(field, found)
     return found
+
+
+def _parse_line(field: str, found: Directives) -> None:
+    at = _skipped(field, 0)
+    while at < len(field):
+        match = _DIRECTIVE.match(field, at)
+        if match is None:
+            found[MALFORMED] = None
+            if begun := _NAME.match(field, at):
+                found.setdefault(begun[0].lower(), None)
+            comma = field.find(",", at)
+            end = comma if comma >= 0 else len(field)
+        else:
+            name, quoted, token = match[1], match[2], match[3]
+            if quoted is not None:
+                token = re.sub(r"\\(.)", r"\1", quoted)
+            found.setdefault(name.lower(), token)
+            end = match.end()
+        at = _skipped(field, end)
+
+
+def _skipped(field: str, at: int) -> int:
+    """Where the next directive begins."""
+    match = _BETWEEN.match(field, at)
+    return match.end() if match else at
 
 
 def delta(directives: Directives, name: str) -> int | None:

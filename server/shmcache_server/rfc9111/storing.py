@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .directives import Directives
+from .directives import MALFORMED, Directives
 
 STORABLE = frozenset({200, 203, 204, 300, 301, 302, 307, 308, 404, 410})
 """Status codes understood here. Partial content is not, nor are errors that one
@@ -52,7 +52,7 @@ def lifetime(asked: Asked, answered: Answered, default_ttl: float = 0) -> float 
 
 def _forbidden(asked: Asked, answered: Answered) -> bool:
     said = answered.directives
-    if asked.no_store or "no-store" in said:
+    if asked.no_store or "no-store" in said or MALFORMED in said:
         return True  # §5.2.1.5, §5.2.2.5
     if "private" in said or "no-cache" in said:
         # §5.2.2.7; and §5.2.2.4, whose answers cannot be used without asking again.

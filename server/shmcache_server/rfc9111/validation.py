@@ -18,11 +18,11 @@ def not_modified(
 ) -> bool:
     """Whether the client's condition matches these validators, so that 304 is right.
 
-    If-None-Match outranks If-Modified-Since: RFC 9110 §13.1.3.
+    If-None-Match outranks If-Modified-Since, even an empty one: RFC 9110 §13.1.3.
     """
-    tags = ", ".join(if_none_match)
+    tags = list(if_none_match)
     if tags:
-        return _matches(tags, etag)
+        return _matches(", ".join(tags), etag)
     if if_modified_since is None or last_modified is None:
         return False
     since = parse_date(if_modified_since)

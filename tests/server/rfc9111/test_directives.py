@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from shmcache_server.rfc9111.directives import DELTA_MAX, delta, parse
+from shmcache_server.rfc9111.directives import DELTA_MAX, MALFORMED, delta, parse
 
 
 @pytest.mark.parametrize(
@@ -18,13 +20,44 @@ from shmcache_server.rfc9111.directives import DELTA_MAX, delta, parse
         ([" , ,no-store,, "], {"no-store": None}),
         (['max-age="10"'], {"max-age": "10"}),
         (["max-age = 10"], {"max-age": "10"}),
-        (["max-age=10;x=1, no-cache"], {"max-age": "10;x=1", "no-cache": None}),
-        (['private="a, no-store'], {"private": "a, no-store"}),
         (["max-age="], {"max-age": ""}),
     ],
 )
 def test_cache_control_is_parsed(fields, found) -> None:
     assert parse(fields) == found
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        (["max-age=10;x=1, no-cache"], {"max-age", "no-cache"}),
+        (["max-age=60; private"], {"max-age"}),
+        (["max-age=60 private"], {"max-age"}),
+        (['private="a, no-store'], {"private", "no-store"}),
+        (['max-age=60, x="abc', "private"], {"max-age", "x", "private"}),
+        (["=private"], set()),
+        (['"private"'], set()),
+        (["\xa0private"], set()),
+        (['x="a"b, private'], {"x", "private"}),
+    ],
+)
+def test_line_that_holds_what_is_no_directive_is_malformed(fields, names) -> None:
+    assert parse(fields).keys() == names | {MALFORMED}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(",", '"', "\\", 'a="', 'a="\\', ", ", "a=", "a, ", 'a="b",', "; ,", 'a=""'),
+        *(" ", " \t", "=,", 'a ="\\"'),
+    ],
+)
+def test_no_line_takes_more_than_one_reading(line) -> None:
+    long = line * (100_000 // len(line))
+    for whole in (long, long + "x", "a" + long + '"', 'a="' + long, "a= " + long + "="):
+        begun = time.perf_counter()
+        parse([whole])
+        assert time.perf_counter() - begun < 1
 
 
 @pytest.mark.parametrize(

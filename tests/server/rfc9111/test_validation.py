@@ -46,3 +46,4 @@ def test_date_is_compared_where_there_is_no_tag(since, modified, same) -> None:
 def test_tag_outranks_date() -> None:
     assert not not_modified(['"b"'], DATE, '"a"', STAMP)
     assert not_modified(['"a"'], DATE, '"a"', STAMP + 1)
+    assert not not_modified([""], DATE, '"a"', STAMP)
