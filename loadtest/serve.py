@@ -25,7 +25,7 @@ TRY = """
   Cached before {origin}: try
 
     curl -i http://{bind}{path}     # once: fetched from the origin
-    curl -i http://{bind}{path}     # again: a hit, whichever worker answers
+    curl -i http://{bind}{path}     # again: a hit{if_fresh}
     for i in 1 2 3 4 5 6 7 8; do curl -s http://{bind}{path}?cold=$$ & done; wait
 {count}
   Ctrl-C stops it.
@@ -60,6 +60,7 @@ def run(origin: str, bind: str) -> int:
     """Start, tell what to try, wait for Ctrl-C or the server's end, stop."""
     started: list[subprocess.Popen[bytes]] = []
     path, count = "/", ""
+    if_fresh = ", if the origin's Cache-Control says so"
     try:
         if not origin:
             started.append(child(str(HERE / "origin.py"), "--bind", ORIGIN))
@@ -67,6 +68,7 @@ def run(origin: str, bind: str) -> int:
                 print(f"shmcache: no origin at {ORIGIN}", file=sys.stderr)
                 return 2
             origin, path = f"http://{ORIGIN}", "/prices.json"
+            if_fresh = ", whichever worker answers"
             count = COUNT.format(origin=ORIGIN)
         server = child(
             *("-m", "shmcache_server", "serve", "--origin", origin, "--bind", bind),
@@ -74,7 +76,9 @@ def run(origin: str, bind: str) -> int:
         )
         started.append(server)
         if until_up(f"http://{bind}/readyz", server):
-            told = TRY.format(origin=origin, bind=bind, path=path, count=count)
+            told = TRY.format(
+                origin=origin, bind=bind, path=path, count=count, if_fresh=if_fresh
+            )
             print(told, flush=True)
         return server.wait()
     except KeyboardInterrupt:
@@ -91,7 +95,8 @@ def main() -> None:
     parser.add_argument("--origin", default="", metavar="URL")
     parser.add_argument("--bind", default=BIND, metavar="HOST:PORT")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT):  # also where it was ignored
+        signal.signal(number, signal.default_int_handler)
     sys.exit(run(args.origin, args.bind))
 
 

@@ -5,8 +5,8 @@ The map
     flight         one computation per key in this process
     claim, holder  one computation per key on this host; who has it asks L2 and fills
     lease          one computation per key in the fleet
-    invalidation   deletes, appended to a stream and applied on every host
-    l2             Redis, behind a deadline and a breaker
+    invalidation   deletes, appended to a stream; follower: applied on every host
+    l2, ask        Redis, behind a deadline and a breaker (link, scripts, breaker)
     l1             the shared-memory segment; its core is C, in _core/table.h
     fill, policy, codec, envelope, record    values, lives and their bytes
     segment, clock, keys, config, stats, errors    the ground

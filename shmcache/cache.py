@@ -18,7 +18,6 @@ Write path
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 import os
 from collections.abc import Awaitable, Callable
@@ -215,12 +214,15 @@ class Cache:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def check_l2(self) -> None:
-        """`ConfigError` if L2 refuses us (password, rights, not a Redis); silent if it
-        is merely away."""
-        if self._l2 is not None:
-            with contextlib.suppress(TierUnavailable):
+    async def check_l2(self) -> str | None:
+        """`ConfigError` if L2 refuses us (password, rights, version). None if it
+        answered, else why it did not: it will be tried again."""
+        try:
+            if self._l2 is not None:
                 await self._l2.check()
+        except TierUnavailable as e:
+            return str(e)
+        return None
 
     # -- read path
 
@@ -407,6 +409,8 @@ class Cache:
 
     def stats(self) -> Stats:
         """Counters of the host, summed over its processes, and its occupancy."""
+        if self._state.closing is not None:
+            raise CacheError("the cache is closed")
         return self._l1.stats(self._l2_state())
 
     # -- inside

@@ -227,7 +227,8 @@ class Follower:
         if words.cas(POSITION, position, now.clock):
             words.store(INCARNATION, _incarnation(now.incarnation))
             self.gaps += 1
-            log.info("the stream of invalidations has a gap: %s", why)
+            level = logging.INFO if position else logging.DEBUG  # the first is none
+            log.log(level, "the stream of invalidations has a gap: %s", why)
 
     async def _ask(
         self, connection: Connection, *command: bytes | str | int

@@ -4,6 +4,9 @@ cli       the command line               config    its settings
 arbiter   the master's side of gunicorn  worker    the worker's side
 app       the wiring of one worker       embedded  a child redis-server
 handler   every request, from key to answer
-live      a response on its way          stored    a response in the cache
-origins   where misses are fetched       rfc9111/  the caching rules, pure
+fetch     misses, shared by who waits    live      a response on its way
+origins   where misses are fetched       connections  the pool to them
+answer    what is sent                   upload    what a client sends
+stored    a response in the cache        rfc9111/  the caching rules, pure
+admin     what an operator may ask
 """

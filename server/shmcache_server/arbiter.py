@@ -70,7 +70,7 @@ class Holding:
                 self._embedded = EmbeddedRedis()
                 url = self._embedded.url
             self.cache = config.cache(name, None if url == "none" else url)
-            asyncio.run(_check_l2(self.cache))
+            self.l2_away = asyncio.run(_check_l2(self.cache))
         except BaseException:
             self.close()
             raise
@@ -142,6 +142,8 @@ def _when_ready(server: Any) -> None:
     holding = server.shmcache
     log.info("shmcache at %s before %s", where, holding.config.origin.base)
     log.info("%s", holding.words)
+    if holding.l2_away:
+        log.warning("%s; going on without, and trying again", holding.l2_away)
 
 
 def _mend_each_turn(server: Any) -> None:
@@ -238,12 +240,13 @@ def _prepare(config: CacheConfig) -> Any:
         raise ConfigError(f"l1_size={config.size_bytes}: {e}") from None
 
 
-async def _check_l2(config: CacheConfig) -> None:
+async def _check_l2(config: CacheConfig) -> str | None:
+    """Why Redis does not answer, None if it does, or is not used."""
     if config.l2 is None:
-        return
+        return None
     cache = Cache(config)
     try:
-        await cache.check_l2()
+        return await cache.check_l2()
     finally:
         await cache.close()
 

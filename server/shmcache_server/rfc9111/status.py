@@ -13,7 +13,6 @@ BYPASS = f"{CACHE}; fwd=bypass"
 """§2.2: not handled by the cache: ranges, bodies, conditions it leaves alone."""
 METHOD = f"{CACHE}; fwd=method"
 """§2.2: the method is never answered from the cache."""
-MISS = f"{CACHE}; fwd=miss"
 HIT = f"{CACHE}; hit; ttl="
 
 

@@ -12,7 +12,7 @@ from shmcache_server.rfc9111 import status
         (status.hit(29.9), {"hit": True, "ttl": 29}),
         (status.hit(-0.1), {"hit": True, "ttl": -1}),
         (status.hit(-5), {"hit": True, "ttl": -5}),
-        (status.MISS, {"fwd": "miss"}),
+        (status.forwarded("miss"), {"fwd": "miss"}),
         (status.BYPASS, {"fwd": "bypass"}),
         (status.METHOD, {"fwd": "method"}),
         (status.forwarded(stored=True), {"fwd": "miss", "stored": True}),
