@@ -128,7 +128,8 @@ class Holder:
         except asyncio.CancelledError:
             # The cache is closing, or it took too long: nobody shall wait for the
             # end of a lease that nobody holds.
-            self._abandon_later(self._offered)
+            if lease is not None:
+                self._abandon_later(lease.token)
             raise
         except Exception as e:
             ended = FREED_ERROR
@@ -137,6 +138,8 @@ class Holder:
         finally:
             if lease is not None:
                 lease.stop()
+            else:  # an ask without an answer may be granted late: so at the end
+                self._abandon_later(self._offered)
             self.home.claims.free(self.claim, ended)
 
     def _note(self, token: bytes = b"") -> bool:
@@ -170,7 +173,6 @@ class Holder:
                 )
             except TierUnavailable:
                 self.home.l1.count("l2_errors")
-                self._abandon_later(offer)  # it may have been granted all the same
                 return None
             self._offered = offer if answer.lease == WON else b""
             instead_of = b""

@@ -13,6 +13,7 @@ from shmcache import (
     CacheError,
     ComputeFailed,
     Fill,
+    TierUnavailable,
 )
 from tests.helpers import segment_name
 from tests.redis_server import redis_server
@@ -309,3 +310,28 @@ async def test_shareable_answer_removes_the_pass_mark_everywhere(hosts):
     origin = Origin("next", hold=False)
     assert await other.get_or_set("k", origin, ttl=60) == "next"
     assert await one.get_or_set("k", Origin("never"), ttl=60) == "next"
+
+
+async def test_token_of_an_unanswered_ask_is_abandoned_at_the_end(hosts, monkeypatch):
+    """1. an ask gets no answer; 2. the compute runs without a lease; 3. the ask is
+    granted late; 4. the compute ends: only now would an abandon free what 3 left."""
+    one, _ = hosts
+    await one.start()
+    order = []
+
+    async def unanswered(*_, offer=b"", **__):
+        order.append(offer)
+        raise TierUnavailable("no answer")
+
+    monkeypatch.setattr(one._l2, "acquire", unanswered)
+    monkeypatch.setattr(
+        one._l2, "abandon_later", lambda key, token, words: order.append(token)
+    )
+
+    def compute():
+        order.append("computed")
+        return "v"
+
+    assert await one.get_or_set("k", compute) == "v"
+    offered, *rest = order
+    assert rest == ["computed", offered]
