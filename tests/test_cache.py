@@ -536,17 +536,20 @@ cache = Cache.open(sys.argv[1], size="2MiB")
 if sys.argv[2] == "started":
     asyncio.run(cache.set("x", 1))
 
+def say(line):  # one write, or the lines of two children mix in the pipe
+    os.write(1, f"{line}\\n".encode())
+
 async def compute():
-    print("computed", flush=True)
+    say("computed")
     await asyncio.sleep(0.2)
     return os.getpid()
 
 async def child():
     try:
         await cache.get_or_set("k", compute)
-        print("slot", cache._l1.table.slot, flush=True)
+        say(f"slot {cache._l1.table.slot}")
     except CacheError as e:
-        print("refused", flush=True)
+        say("refused")
     await cache.close()
 
 pids = []
@@ -558,7 +561,7 @@ for _ in range(2):
     pids.append(pid)
 for pid in pids:
     assert os.waitpid(pid, 0)[1] == 0
-print("there" if cache._l1.segment.path.exists() else "gone", flush=True)
+say("there" if cache._l1.segment.path.exists() else "gone")
 cache._l1.close(keep=False)
 """
 
