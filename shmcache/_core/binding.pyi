@@ -12,6 +12,7 @@ from typing import Any
 FOREVER: int
 SLOTS: int
 COUNTERS: tuple[str, ...]
+FAULTS: tuple[str, ...]
 FRESH: int
 STALE: int
 DEAD: int
@@ -37,10 +38,14 @@ FREED_PASS: int
 FREED_REFUSED: int
 FREED_ERROR: int
 
-def plan(size: int, record_bytes: int) -> dict[str, int]:
-    """The geometry for a segment of `size` bytes; `SegmentError` if too small."""
+def plan(size: int, record_bytes: int, shards: int = 0) -> dict[str, int]:
+    """The geometry for a segment of `size` bytes; `SegmentError` if too small.
+    `shards`: a power of two; 0: as many as suit the size and the records."""
 
 def layout_hash() -> int: ...
+def clock_cost(calls: int = 1000) -> float:
+    """Nanoseconds that one look at the clock takes."""
+
 def init(
     buffer: Any,
     *,
@@ -51,6 +56,7 @@ def init(
     clock_ns: int,
     config: int,
     uid: int,
+    shards: int = 0,
 ) -> None:
     """Write header and regions into a zeroed buffer; publish the state last."""
 
@@ -75,16 +81,22 @@ class Words:
         """Raise to `value` if it stands below."""
 
 class Table:
-    """One attachment. The buffer is kept for ever: an attachment is never unmapped.
+    """One attachment. The buffer is kept for ever: an attachment is never unmapped;
+    one for reading only goes with its table.
 
     Raises `LayoutMismatch` where the buffer is no ready segment of this build.
     """
 
     def __init__(self, buffer: Any, *, read_only: bool = False) -> None: ...
     geometry: dict[str, int]
-    def peek(self, key: str | bytes, now: int = -1) -> bytes | None:
+    value_max: int
+    """Bytes of the longest value that can be stored."""
+    def peek(self, key: str | bytes) -> bytes | None:
         """The value of a fresh record of kind VALUE, else None. Counts a hit only:
-        what else it was is counted by `get`."""
+        what else it was is counted by `get`. Takes the time of the kernel's last tick
+        for now: a record may be found for some milliseconds after its time."""
+    def peek_at(self, key: str | bytes, now: int) -> bytes | None:
+        """As `peek`, at a time of the caller's."""
     def get(self, key: str | bytes, now: int = -1) -> tuple[Any, ...] | None:
         """(value, state, kind, birth, fresh_until, dead_at, stamp, nonce, fill_us,
         tags), dead ones included; None where nothing stands. Counts stale hits and
@@ -146,8 +158,31 @@ class Table:
     def count(self, counter: int, n: int = 1) -> None: ...
     def counters(self, slot: int = -1) -> tuple[int, ...]:
         """Of one slot, or summed over all, dead processes included."""
-    def usage(self) -> dict[str, int]:
-        """records, live_bytes, capacity_bytes, disabled_shards."""
+    def usage(self, shard: int = -1) -> dict[str, int]:
+        """records, live_bytes, capacity_bytes, disabled_shards, and how many extents
+        are free, of probation, main, rewrites: of one shard, or of all."""
+    def hash(self, key: str | bytes) -> int:
+        """The key's hash under the segment's seed, 64 bits."""
+    def check(self, shard: int) -> dict[str, Any]:
+        """What a shard's check found, as `shmc_report` of table.h: `faults`, the first
+        32 as (kind of FAULTS, extent, offset, slot), None for no such place; `found`,
+        how many of each kind; and its numbers. Takes no lock and writes nothing."""
+    def check_stripes(self) -> tuple[int, int]:
+        """How many kinds of stripes stand above the clock, how many above what lets
+        readers look at them. Both are 0."""
+    def records(
+        self,
+        shard: int,
+        first: int,
+        end: int,
+        *,
+        wanted: set[int] | None = None,
+        now: int = -1,
+    ) -> list[tuple[Any, ...]]:
+        """(key, hash, length, state, kind, birth, fresh_until, dead_at, fill_us) of the
+        records that the slots from `first` to `end` of a shard mean, only those whose
+        hash has its high 32 bits in `wanted` if it is given. A record keeps its slot
+        while it stands. Reads nothing of the value, touches no frequency."""
     def words(self, region: str) -> Words: ...
     # claims: `word` is what stood; `wake` is the bitmap of slots to wake
     def claim_take(self, key: str | bytes) -> tuple[int, int, int, int]:

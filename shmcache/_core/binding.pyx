@@ -8,7 +8,7 @@ from cpython.buffer cimport (
 from cpython.bytes cimport (
     PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
 )
-from cpython.mem cimport PyMem_RawCalloc
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
 from cpython.unicode cimport PyUnicode_Check
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
@@ -26,6 +26,7 @@ cdef extern from "<time.h>" nogil:
         long tv_nsec
     int clock_gettime(int clock, timespec *ts)
     int CLOCK_BOOTTIME
+    int CLOCK_MONOTONIC_COARSE
 
 FOREVER = SHMC_FOREVER
 SLOTS = SHMC_SLOTS
@@ -45,9 +46,16 @@ COUNTERS = (
     "locks_recovered", "shards_wiped", "claims_full",
 )
 assert len(COUNTERS) == SHMC_C_CORE_END
+# in the order of table.h
+FAULTS = (
+    "state", "queue", "fill", "age", "open", "victim", "log", "past", "outside",
+    "record", "shard", "bucket", "print", "twice", "key", "chain", "piece", "stamp",
+)
+assert len(FAULTS) == SHMC_F_KINDS
 
 cdef enum:
     READS = 8  # of one record that is reused while it is copied, then a miss
+    LONG = 65536  # bytes of a value that is stored without the interpreter's lock
     INCARNATION = 0xfff  # as much of it as a claim word bears
 
 
@@ -55,6 +63,23 @@ cdef inline int64_t boottime() noexcept nogil:
     cdef timespec ts
     clock_gettime(CLOCK_BOOTTIME, &ts)
     return <int64_t>ts.tv_sec * 1000000000 + ts.tv_nsec
+
+
+cdef int64_t tick = 0, tick_began = 0  # guarded by the interpreter's lock
+
+
+cdef inline int64_t lately() noexcept:
+    """The time as it was when the kernel's clock last ticked, some ms ago at most: a
+    third of what the exact one costs."""
+    global tick, tick_began
+    cdef timespec ts
+    cdef int64_t now
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &ts)
+    now = <int64_t>ts.tv_sec * 1000000000 + ts.tv_nsec
+    if now != tick:
+        tick = now
+        tick_began = boottime()
+    return tick_began
 
 
 cdef inline int read_key(object key, const char **p, Py_ssize_t *n) except -1:
@@ -87,6 +112,10 @@ cdef int read_tags(object tags, uint32_t *out) except -1:
     return n
 
 
+cdef inline object place(uint32_t at):
+    return None if at == SHMC_NOWHERE else at
+
+
 cdef dict geometry_dict(const shmc_geometry *g):
     return {
         "size": g.size, "shards": g.shards, "extent_bytes": g.extent_bytes,
@@ -96,20 +125,29 @@ cdef dict geometry_dict(const shmc_geometry *g):
     }
 
 
-cdef int make_plan(uint64_t size, uint32_t record_bytes, shmc_geometry *g) except -1:
-    if shmc_plan(size, record_bytes, g) != SHMC_OK:
-        raise SegmentError(f"a segment of {size} bytes is too small: 1 MiB at least")
+cdef int make_plan(uint64_t size, uint32_t record_bytes, uint32_t shards,
+                   shmc_geometry *g) except -1:
+    if shmc_plan(size, record_bytes, shards, g) != SHMC_OK:
+        raise SegmentError(f"a segment of {size} bytes is too small: 512 KiB at least")
     return 0
 
 
-def plan(uint64_t size, uint32_t record_bytes):
+def plan(uint64_t size, uint32_t record_bytes, uint32_t shards=0):
     cdef shmc_geometry g
-    make_plan(size, record_bytes, &g)
+    make_plan(size, record_bytes, shards, &g)
     return geometry_dict(&g)
 
 
 def layout_hash():
     return shmc_layout_hash()
+
+
+def clock_cost(int calls=1000):
+    cdef int i
+    cdef int64_t began = boottime(), now = began
+    for i in range(calls):
+        now = boottime()
+    return (now - began) / <double>calls
 
 
 def tag_number(name):
@@ -123,7 +161,7 @@ def tag_number(name):
 
 
 def init(buffer, *, uint64_t size, uint32_t record_bytes, bytes seed, bytes boot_id,
-         uint64_t clock_ns, uint64_t config, uint32_t uid):
+         uint64_t clock_ns, uint64_t config, uint32_t uid, uint32_t shards=0):
     cdef Py_buffer view
     cdef shmc_geometry g
     cdef shmc_identity who
@@ -131,7 +169,7 @@ def init(buffer, *, uint64_t size, uint32_t record_bytes, bytes seed, bytes boot
     cdef int rc
     if len(seed) != 16 or len(boot_id) != 16:
         raise ValueError("seed and boot_id are 16 bytes each")
-    make_plan(size, record_bytes, &g)
+    make_plan(size, record_bytes, shards, &g)
     memcpy(key, PyBytes_AS_STRING(seed), 16)
     memset(&who, 0, sizeof(who))
     who.clock_ns = clock_ns
@@ -182,6 +220,7 @@ cdef class Words:
     cdef shmc_word *at
     cdef Py_ssize_t n
     cdef bint read_only
+    cdef object table  # whose mapping this points into
 
     def __init__(self):
         raise TypeError("Words come from Table.words")
@@ -215,12 +254,15 @@ cdef class Words:
 cdef class Table:
     cdef shmc t
     cdef readonly dict geometry
+    cdef readonly object value_max
     cdef readonly int slot
     cdef readonly int incarnation
+    cdef Py_buffer *lent  # of one for reading only
 
     def __init__(self, buffer, *, bint read_only=False):
         # Never released: a reader may be inside when its attachment is closed, and
-        # the kernel may still write to a lock's page (table.h, Caveats).
+        # the kernel may still write to a lock's page (table.h, Caveats). But one for
+        # reading only has no locks, and goes with its table.
         cdef Py_buffer *view = <Py_buffer *>PyMem_RawCalloc(1, sizeof(Py_buffer))
         if view is NULL:
             raise MemoryError
@@ -230,33 +272,50 @@ cdef class Table:
         if shmc_attach(&self.t, view.buf, view.len, read_only) != SHMC_OK:
             self.t.base = NULL
             PyBuffer_Release(view)
+            PyMem_RawFree(view)
             raise LayoutMismatch("not a segment that this build can use")
+        if read_only:
+            self.lent = view
         self.geometry = geometry_dict(&self.t.g)
+        self.value_max = shmc_value_max(&self.t)
         self.slot = -1
         self.incarnation = 0
 
+    def __dealloc__(self):
+        if self.lent is not NULL:
+            PyBuffer_Release(self.lent)
+            PyMem_RawFree(self.lent)
+
     # ---- records
 
-    def peek(self, key, int64_t now=-1):
+    def peek(self, key):
+        return self.fresh(key, lately())
+
+    def peek_at(self, key, int64_t now):
+        return self.fresh(key, now)
+
+    cdef bytes fresh(self, object key, int64_t now):
         cdef const char *p
         cdef Py_ssize_t n
         cdef shmc_found f
         cdef uint64_t hash_
-        cdef int i
+        cdef int i, rc
         cdef bytes value
         read_key(key, &p, &n)
         hash_ = shmc_hash(&self.t, p, n)
-        if now == -1:
-            now = boottime()
         for i in range(READS):
             if shmc_find(&self.t, p, <uint32_t>n, hash_, now, &f) != SHMC_OK \
-                    or f.state != SHMC_FRESH or f.head.kind != SHMC_VALUE:
+                    or f.state != SHMC_FRESH \
+                    or f.head.kind & SHMC_KIND_MASK != SHMC_VALUE:
                 return None
-            value = PyBytes_FromStringAndSize(NULL, f.head.value_len)
-            if shmc_copy(&self.t, &f, PyBytes_AS_STRING(value)) == SHMC_OK:
+            value = PyBytes_FromStringAndSize(NULL, f.length)
+            rc = shmc_copy(&self.t, &f, PyBytes_AS_STRING(value))
+            if rc == SHMC_OK:
                 shmc_touch(&self.t, &f)
                 shmc_count(&self.t, SHMC_C_HITS, 1)
                 return value
+            if rc == SHMC_MISS:
+                return None
         return None
 
     cdef tuple read(self, object key, int64_t now, bint touch):
@@ -264,7 +323,7 @@ cdef class Table:
         cdef Py_ssize_t n
         cdef shmc_found f
         cdef uint64_t hash_
-        cdef int i, j
+        cdef int i, j, rc
         cdef bytes value
         read_key(key, &p, &n)
         hash_ = shmc_hash(&self.t, p, n)
@@ -273,12 +332,15 @@ cdef class Table:
         for i in range(READS):
             if shmc_find(&self.t, p, <uint32_t>n, hash_, now, &f) != SHMC_OK:
                 return None
-            value = PyBytes_FromStringAndSize(NULL, f.head.value_len)
-            if shmc_copy(&self.t, &f, PyBytes_AS_STRING(value)) == SHMC_OK:
+            value = PyBytes_FromStringAndSize(NULL, f.length)
+            rc = shmc_copy(&self.t, &f, PyBytes_AS_STRING(value))
+            if rc == SHMC_MISS:
+                return None
+            if rc == SHMC_OK:
                 if touch and f.state != SHMC_DEAD:
                     shmc_touch(&self.t, &f)
                 return (
-                    value, f.state, f.head.kind, f.head.birth, f.head.fresh_until,
+                    value, f.state, f.head.kind & SHMC_KIND_MASK, f.head.birth, f.head.fresh_until,
                     f.head.dead_at, f.head.stamp, f.head.nonce, f.head.fill_us,
                     tuple([f.tags[j] for j in range(f.head.ntags)]),
                 )
@@ -304,7 +366,12 @@ cdef class Table:
         cdef const char *p
         cdef Py_ssize_t n
         cdef uint64_t borne
+        cdef int rc = SHMC_BUSY
         self.check_writable()
+        if kind > SHMC_KIND_MASK:
+            raise ValueError(f"a kind is at most {SHMC_KIND_MASK}")
+        if now == -1:
+            now = boottime()
         read_key(key, &p, &n)
         if PyBytes_GET_SIZE(value) > <Py_ssize_t>0xffffffff:
             return SHMC_TOO_LARGE
@@ -328,14 +395,26 @@ cdef class Table:
             s.claim_word = claim[1]
         s.newer_only = newer_only
         s.raise_ = raise_
-        return shmc_put(&self.t, &s, boottime() if now == -1 else now, &borne)
+        s.wait = False
+        if s.value_len <= LONG:
+            rc = shmc_put(&self.t, &s, now, &borne)
+        if rc == SHMC_BUSY:  # waiting, and long copies, without the interpreter's lock
+            s.wait = True
+            with nogil:
+                rc = shmc_put(&self.t, &s, now, &borne)
+        return rc
 
     def drop(self, key, uint64_t floor=0, uint64_t keep_nonce=0):
         cdef const char *p
         cdef Py_ssize_t n
+        cdef int rc
         self.check_writable()
         read_key(key, &p, &n)
-        return shmc_drop(&self.t, p, <uint32_t>n, floor, keep_nonce)
+        rc = shmc_drop(&self.t, p, <uint32_t>n, floor, keep_nonce, False)
+        if rc == SHMC_BUSY:
+            with nogil:
+                rc = shmc_drop(&self.t, p, <uint32_t>n, floor, keep_nonce, True)
+        return rc
 
     # ---- invalidation clock
 
@@ -359,7 +438,7 @@ cdef class Table:
 
     def raise_key(self, key, uint64_t number, bint soft=False):
         self.check_writable()
-        shmc_raise(shmc_key_stripe(&self.t, self.hash_of(key), soft), number)
+        shmc_raise_key(&self.t, self.hash_of(key), number, soft)
 
     def raise_tag(self, uint32_t tag, uint64_t number, bint soft=False):
         self.check_writable()
@@ -430,13 +509,20 @@ cdef class Table:
                 sums[c] += shmc_word_load(&self.t.slots[i].counters[c])
         return tuple([sums[c] for c in range(<uint32_t>SHMC_COUNTERS)])
 
-    def usage(self):
+    def usage(self, int shard=-1):
         cdef shmc_usage u
-        shmc_measure(&self.t, &u)
+        if not -1 <= shard < <int>self.t.g.shards:
+            raise IndexError(shard)
+        shmc_measure(&self.t, SHMC_SHARDS_MAX if shard == -1 else shard, &u)
         return {
             "records": u.records, "live_bytes": u.live_bytes,
             "capacity_bytes": u.capacity_bytes, "disabled_shards": u.disabled_shards,
+            "free": u.extents[SHMC_Q_FREE], "probation": u.extents[SHMC_Q_PROBATION],
+            "main": u.extents[SHMC_Q_MAIN], "rewrites": u.extents[SHMC_Q_REWRITES],
         }
+
+    def hash(self, key):
+        return self.hash_of(key)
 
     def words(self, str region):
         cdef const shmc_region *r = shmc_find_region(&self.t, region.encode())
@@ -447,7 +533,71 @@ cdef class Table:
         w.at = <shmc_word *>(self.t.base + r.offset)
         w.n = r.length // 8
         w.read_only = self.t.read_only
+        w.table = self
         return w
+
+    # ---- check
+
+    cdef uint32_t shard_index(self, object shard) except 0xffffffff:
+        cdef uint32_t i = shard
+        if i >= self.t.g.shards:
+            raise IndexError(shard)
+        return i
+
+    def check(self, shard):
+        cdef shmc_report r
+        cdef uint32_t i, n = self.shard_index(shard)
+        cdef uint64_t *starts = <uint64_t *>PyMem_RawMalloc(
+            shmc_check_words(&self.t) * sizeof(uint64_t)
+        )
+        if starts is NULL:
+            raise MemoryError
+        with nogil:
+            shmc_check(&self.t, n, starts, &r)
+        PyMem_RawFree(starts)
+        return {
+            "faults": [
+                (FAULTS[r.faults[i].kind], place(r.faults[i].extent),
+                 place(r.faults[i].offset), place(r.faults[i].slot))
+                for i in range(r.told)
+            ],
+            "found": {FAULTS[i]: r.found[i] for i in range(<uint32_t>SHMC_F_KINDS)
+                      if r.found[i]},
+            "disabled": r.disabled, "orphaned": r.orphaned,
+            "unsettled": r.unsettled, "drifted": r.drifted,
+            "drift_records": r.drift_records, "drift_bytes": r.drift_bytes,
+            "records": r.records, "live_bytes": r.live_bytes,
+            "filled_bytes": r.filled_bytes, "pieces": r.pieces, "chains": r.chains,
+            "broken_chains": r.broken_chains, "missing_pieces": r.missing_pieces,
+            "orphan_pieces": r.orphan_pieces, "ghosts": r.ghosts,
+            "free": r.extents[SHMC_Q_FREE], "probation": r.extents[SHMC_Q_PROBATION],
+            "main": r.extents[SHMC_Q_MAIN], "rewrites": r.extents[SHMC_Q_REWRITES],
+        }
+
+    def check_stripes(self):
+        cdef shmc_stripes s
+        with nogil:
+            shmc_check_stripes(&self.t, &s)
+        return s.above_clock, s.above_top
+
+    def records(self, shard, uint32_t first, uint32_t end, *, wanted=None,
+                int64_t now=-1):
+        cdef shmc_listed r
+        cdef uint32_t slot, n = self.shard_index(shard)
+        cdef list found = []
+        if now == -1:
+            now = boottime()
+        for slot in range(first, min(end, self.t.g.buckets * 8)):
+            if shmc_list(&self.t, n, slot, now, &r) != SHMC_OK:
+                continue
+            if wanted is not None and r.hash >> 32 not in wanted:
+                continue
+            found.append((
+                PyBytes_FromStringAndSize(<const char *>r.key, r.head.key_len),
+                r.hash, r.length, r.state, r.head.kind & SHMC_KIND_MASK,
+                r.head.birth, r.head.fresh_until, r.head.dead_at, r.head.fill_us,
+            ))
+        return found
 
     # ---- claims
 

@@ -255,9 +255,13 @@ int shmc_claim_note(shmc *t, uint32_t index, uint64_t word, uint64_t stamp,
     if (atomic_load(&c->word) != word)
         return SHMC_LOST;
     atomic_store_explicit(&c->stamp, stamp, memory_order_relaxed);
+    SHMC_STEP("note.stamp");
     atomic_store_explicit(&c->deadline, deadline, memory_order_relaxed);
+    SHMC_STEP("note.deadline");
     atomic_store_explicit(&c->token[0], token[0], memory_order_relaxed);
+    SHMC_STEP("note.token");
     atomic_store_explicit(&c->token[1], token[1], memory_order_relaxed);
+    SHMC_STEP("note.tokens");
     atomic_store_explicit(&c->noted, bind(word, stamp, deadline, token),
                           memory_order_release);
     return atomic_load(&c->word) == word ? SHMC_OK : SHMC_LOST;
@@ -288,7 +292,7 @@ int shmc_claim_void(shmc *t, uint32_t index, uint64_t word, uint64_t hash)
     int64_t deadline;
 
     return shmc_claim_noted(t, index, word, &stamp, &deadline, token) == SHMC_OK
-        && stamp < atomic_load(shmc_key_stripe(t, hash, 0));
+        && stamp < atomic_load(shmc_key_hard(t, hash));
 }
 
 /* Join a claim's waiters. SHMC_OK: it still bears `word`, so whoever changes

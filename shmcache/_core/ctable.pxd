@@ -12,6 +12,15 @@ cdef extern from "inner.h" nogil:
     enum: SHMC_TAGS_MAX
     enum: SHMC_CLAIM_WAYS
     const uint32_t SHMC_NO_CLAIM
+    enum: SHMC_KIND_MASK
+    enum: SHMC_SHARDS_MAX
+    enum: SHMC_HOT_KEYS
+    enum: SHMC_HOT_TABLES
+    enum:
+        SHMC_Q_FREE
+        SHMC_Q_PROBATION
+        SHMC_Q_MAIN
+        SHMC_Q_REWRITES
     const int64_t SHMC_FOREVER
 
     enum:
@@ -90,7 +99,9 @@ cdef extern from "inner.h" nogil:
         shmc_word counters[64]
 
     ctypedef struct shmc_record:
+        uint32_t bytes
         uint32_t value_len
+        uint16_t key_len
         uint8_t ntags
         uint8_t kind
         uint32_t fill_us
@@ -110,6 +121,7 @@ cdef extern from "inner.h" nogil:
 
     ctypedef struct shmc_found:
         uint32_t state
+        uint32_t length
         shmc_record head
         uint32_t tags[33]
 
@@ -131,20 +143,24 @@ cdef extern from "inner.h" nogil:
         uint64_t claim_word
         int newer_only
         int raise_ "raise"
+        int wait
 
     ctypedef struct shmc_usage:
         uint64_t records
         uint64_t live_bytes
         uint64_t capacity_bytes
         uint64_t disabled_shards
+        uint32_t extents[4]
 
-    int shmc_plan(uint64_t size, uint32_t record_bytes, shmc_geometry *out)
+    int shmc_plan(uint64_t size, uint32_t record_bytes, uint32_t shards,
+                  shmc_geometry *out)
     uint32_t shmc_layout_hash()
     int shmc_init(void *base, const shmc_geometry *g, const shmc_identity *id,
                   const uint64_t *seed)
     int shmc_attach(shmc *t, void *base, uint64_t size, int read_only)
     const shmc_region *shmc_find_region(const shmc *t, const char *name)
-    void shmc_measure(const shmc *t, shmc_usage *out)
+    void shmc_measure(const shmc *t, uint32_t shard, shmc_usage *out)
+    uint64_t shmc_value_max(const shmc *t)
 
     uint64_t shmc_hash(const shmc *t, const void *key, size_t len)
     int shmc_find(shmc *t, const void *key, uint32_t len, uint64_t hash,
@@ -153,13 +169,13 @@ cdef extern from "inner.h" nogil:
     void shmc_touch(shmc *t, const shmc_found *f)
     int shmc_put(shmc *t, const shmc_store *s, int64_t now, uint64_t *stamp)
     int shmc_drop(shmc *t, const void *key, uint32_t len, uint64_t floor,
-                  uint64_t nonce)
+                  uint64_t nonce, int wait)
 
     uint64_t shmc_clock(const shmc *t)
     uint64_t shmc_number(shmc *t)
     void shmc_raise(shmc_word *stripe, uint64_t number)
     void shmc_raise_gap(shmc *t, uint64_t number, int64_t now)
-    shmc_word *shmc_key_stripe(shmc *t, uint64_t hash, int soft)
+    void shmc_raise_key(shmc *t, uint64_t hash, uint64_t number, int soft)
     shmc_word *shmc_tag_stripe(shmc *t, uint32_t tag, int soft)
     uint32_t shmc_tag_number(const void *name, size_t len)
     uint64_t shmc_highest(shmc *t, uint64_t hash, const uint32_t *tags,
@@ -178,6 +194,54 @@ cdef extern from "inner.h" nogil:
     int shmc_claim_void(shmc *t, uint32_t index, uint64_t word, uint64_t hash)
     int shmc_claim_wait(shmc *t, uint32_t index, uint64_t word, uint32_t slot)
     uint64_t shmc_claim_word(shmc *t, uint32_t index)
+
+    enum: SHMC_F_KINDS
+    const uint32_t SHMC_NOWHERE
+
+    ctypedef struct shmc_fault:
+        uint32_t kind
+        uint32_t extent
+        uint32_t offset
+        uint32_t slot
+
+    ctypedef struct shmc_report:
+        uint64_t found[18]
+        shmc_fault faults[32]
+        uint32_t told
+        uint32_t disabled
+        uint32_t orphaned
+        uint32_t unsettled
+        uint32_t drifted
+        int64_t drift_records
+        int64_t drift_bytes
+        uint64_t records
+        uint64_t live_bytes
+        uint64_t filled_bytes
+        uint64_t pieces
+        uint64_t chains
+        uint64_t broken_chains
+        uint64_t missing_pieces
+        uint64_t orphan_pieces
+        uint64_t ghosts
+        uint32_t extents[4]
+
+    ctypedef struct shmc_stripes:
+        uint64_t above_clock
+        uint64_t above_top
+
+    ctypedef struct shmc_listed:
+        uint64_t word
+        uint64_t hash
+        uint32_t state
+        uint32_t length
+        shmc_record head
+        uint8_t key[1024]
+
+    size_t shmc_check_words(const shmc *t)
+    void shmc_check(shmc *t, uint32_t shard, uint64_t *starts, shmc_report *out)
+    void shmc_check_stripes(const shmc *t, shmc_stripes *out)
+    int shmc_list(shmc *t, uint32_t shard, uint32_t slot, int64_t now,
+                  shmc_listed *out)
 
     # inner.h
     uint64_t shmc_word_load(shmc_word *w)

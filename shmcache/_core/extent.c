@@ -1,23 +1,40 @@
-/* extent.c: the extents' life and the shard's lock.
+/* extent.c: the extents' life: S3-FIFO over pieces of a log.
  *
- * An extent is free, then open (appended to), then full, then emptied as a
- * whole. Nothing links extents: the oldest is found by a scan of the shard's
- * headers, so a writer killed between any two steps leaves nothing half
- * linked. The order of the steps keeps each header valid by itself.
+ * QUEUES. An extent is free, then open (appended to), then full, then emptied as
+ * a whole. New records go to probation's open extent; those that were hit, or
+ * came back from the ghost list, to main's; main's that are rewritten to the
+ * rewrites', which is a part of main whose extents die young. Nothing links
+ * extents: the oldest of a queue is found by a scan of the shard's headers, so a
+ * writer killed between any two steps leaves nothing half linked.
+ *
+ * VICTIMS. First the extent that rewriting has left with the least live bytes,
+ * if it is sparse: what stands there is kept, in its queue. Else the oldest of
+ * probation while main has its share or less, else the oldest of main.
+ *
+ * EMPTYING. One free extent is kept for survivors. When it is the only one left
+ * a victim is chosen, and each store walks its share of it: so the cost of an
+ * emptying is spread over the stores that fill the extent now open. Each
+ * record of the victim is let go or moved on, and its slot with it; once all
+ * are gone the generation is raised and the extent is free.
+ *
+ * KILLED WRITERS. Slots alone say what stands. A walk killed anywhere is walked
+ * again from where the cursor stood: a record whose slot means another place,
+ * or nothing, is passed over. Counts of live bytes may drift; they are reset
+ * with the extent.
  */
-#define _GNU_SOURCE             /* pthread_mutex_clocklock */
 #include "inner.h"
 
-#include <errno.h>
-#include <time.h>
+#include <string.h>
 
-#define WAIT_NS 2000000ll       /* longest wait for a shard's lock */
-#define TRY_NS 100000000ll      /* after a time-out: only try for so long */
-#define WIPING 2u
+#define MAIN_SHARE (SHMC_EXTENTS * 9 / 10)      /* extents that main may keep */
+#define SPARSE_TENTHS 9         /* less than this live: emptied first */
+#define MOVED_TENTHS 9          /* of a victim that may be moved on */
+#define ROUNDS 4                /* of victims, for an extent, before a wipe */
 
-static shmc_extent *extent_of(shmc *t, uint32_t shard, uint32_t e)
+static const shmc_record *record_at(const shmc *t, uint32_t shard, uint32_t e,
+                                    uint32_t offset)
 {
-    return &t->shards[shard].extents[e];
+    return (const shmc_record *)shmc_at(t, shard, e, offset);
 }
 
 /* Book `bytes` of one record as live in an extent. */
@@ -26,28 +43,24 @@ void shmc_keep(shmc_shard *s, uint32_t extent, uint32_t bytes)
     shmc_extent *x = &s->extents[extent];
 
     SHMC_SET(x->live_bytes, x->live_bytes + bytes);
+    SHMC_STEP("keep.bytes");
     SHMC_SET(x->live_records, x->live_records + 1);
 }
 
-/* Book the record of a slot word as gone. Counts never fall below zero: a
- * killed writer may have left them short.
+/* Book a record of `bytes` as gone. Counts never fall below zero: a killed
+ * writer may have left them short.
  */
-void shmc_forget(shmc *t, uint32_t shard, uint64_t word)
+static void book_gone(shmc_shard *s, uint32_t e, uint32_t bytes)
 {
-    uint32_t offset = shmc_word_offset(word);
-    shmc_extent *x = extent_of(t, shard, shmc_word_extent(word));
+    shmc_extent *x = &s->extents[e];
 
-    if (offset + sizeof(shmc_record) > x->fill)
-        return;
-    const shmc_record *r = (const shmc_record *)
-        shmc_at(t, shard, shmc_word_extent(word), offset);
-    SHMC_SET(x->live_bytes,
-             x->live_bytes > r->bytes ? x->live_bytes - r->bytes : 0);
+    SHMC_SET(x->live_bytes, x->live_bytes > bytes ? x->live_bytes - bytes : 0);
+    SHMC_STEP("book.bytes");
     SHMC_SET(x->live_records, x->live_records ? x->live_records - 1 : 0);
 }
 
 /* Whether an extent's fill mark is one that appends can have left. */
-static int fill_sane(const shmc *t, const shmc_extent *x)
+int shmc_fill_sane(const shmc *t, const shmc_extent *x)
 {
     return x->fill <= t->g.extent_bytes && x->fill % 8 == 0;
 }
@@ -55,8 +68,10 @@ static int fill_sane(const shmc *t, const shmc_extent *x)
 /* Whether the record at `offset` lies, with all its parts, below the fill
  * mark.
  */
-static int record_sane(const shmc_record *r, uint32_t offset, uint32_t fill)
+int shmc_record_sane(const shmc_record *r, uint32_t offset, uint32_t fill)
 {
+    if (fill - offset < sizeof *r)
+        return 0;
     uint64_t parts = sizeof *r + 4ull * r->ntags + r->key_len
         + (uint64_t)r->value_len;
 
@@ -65,293 +80,452 @@ static int record_sane(const shmc_record *r, uint32_t offset, uint32_t fill)
         && r->key_len <= SHMC_KEY_MAX;
 }
 
-/* Count why a record goes: it was invalidated, it had expired, or for room. */
-static void count_gone(shmc *t, const shmc_record *r, uint64_t hash,
-                       int64_t now)
+/* Let the pieces of a record go with it, if its value lies in pieces. */
+static void unlink_pieces(shmc *t, uint32_t shard, const shmc_record *r)
 {
-    int state = shmc_judge(t, r, (const uint32_t *)(r + 1), hash, now);
+    shmc_chain chain;
 
-    shmc_count(t, state == SHMC_MISS ? SHMC_C_INVALIDATED
-               : state == SHMC_DEAD ? SHMC_C_EXPIRED : SHMC_C_EVICTED, 1);
+    if ((r->kind & (SHMC_CHAINED | SHMC_PIECE)) != SHMC_CHAINED
+        || r->value_len != sizeof chain)
+        return;
+    memcpy(&chain, (const uint8_t *)(r + 1) + 4 * r->ntags + r->key_len,
+           sizeof chain);
+    shmc_chain_unlink(t, shard, &chain);
 }
 
-/* Clear the slot of the record at `offset`, if one of its key's slots means
- * it.
- */
-static void clear_slot(shmc *t, uint32_t shard, uint32_t e, uint32_t offset,
-                       int64_t now)
+/* Book the record of a slot word, which no slot bears any more, as gone. */
+void shmc_forget(shmc *t, uint32_t shard, uint64_t word)
 {
-    const shmc_record *r = (const shmc_record *)shmc_at(t, shard, e, offset);
-    const uint8_t *key = (const uint8_t *)(r + 1) + 4 * r->ntags;
-    uint64_t hash = shmc_hash(t, key, r->key_len), word;
-    shmc_place at;
+    uint32_t e = shmc_word_extent(word), offset = shmc_word_offset(word);
+    const shmc_record *r = record_at(t, shard, e, offset);
+    uint32_t fill = t->shards[shard].extents[e].fill;
 
-    shmc_place_of(t, hash, &at);
-    word = shmc_slot_word(shmc_load(&t->shards[shard].generations[e]), e,
-                          offset, at.print);
-    for (int i = 0; i < 2 * (int)SHMC_WAYS; i++) {
-        shmc_word *slot = &at.bucket[i / SHMC_WAYS][i % SHMC_WAYS];
-        if (!shmc_word_same(shmc_load(slot), word))
-            continue;
-        atomic_exchange_explicit(slot, 0, memory_order_release);
-        count_gone(t, r, hash, now);
+    if (!shmc_fill_sane(t, &t->shards[shard].extents[e]) || offset >= fill
+        || !shmc_record_sane(r, offset, fill))
         return;
-    }
+    book_gone(&t->shards[shard], e, r->bytes);
+    unlink_pieces(t, shard, r);
 }
 
 /* Raise an extent's generation. Its slots are cleared: no reader that loads the
  * slot after the generation can mean the bytes that will be written next.
  */
-static void raise_generation(shmc_shard *s, uint32_t e)
+void shmc_raise_generation(shmc_shard *s, uint32_t e)
 {
     shmc_store_before(&s->generations[e], shmc_load(&s->generations[e]) + 1);
 }
 
+/* Append to an extent no more. */
+static void close_extent(shmc_shard *s, uint32_t e)
+{
+    for (int q = 0; q < SHMC_QUEUES; q++)
+        if (s->open[q] == e)
+            SHMC_SET(s->open[q], SHMC_NO_EXTENT);
+    if (s->rest == e)
+        SHMC_SET(s->rest, SHMC_NO_EXTENT);
+}
+
 /* Make an extent's header that of a free one. */
-static void reset(shmc_shard *s, uint32_t e)
+void shmc_reset_extent(shmc_shard *s, uint32_t e)
 {
     shmc_extent *x = &s->extents[e];
 
-    for (int q = 0; q < 4; q++)
-        if (s->open[q] == e)
-            SHMC_SET(s->open[q], SHMC_NO_EXTENT);
+    close_extent(s, e);
+    SHMC_STEP("reset.open");
     SHMC_SET(x->queue, SHMC_Q_FREE);
+    SHMC_STEP("reset.queue");
     SHMC_SET(x->fill, 0);
+    SHMC_STEP("reset.fill");
     SHMC_SET(x->live_bytes, 0);
+    SHMC_STEP("reset.bytes");
     SHMC_SET(x->live_records, 0);
 }
 
-/* Give up a shard's records because its headers contradict each other. Every
- * generation is raised, none reset; the mark makes a killed wipe start over.
- */
-static void wipe(shmc *t, uint32_t shard)
+/* How many extents a queue has. */
+static uint32_t extents_of(const shmc_shard *s, uint32_t queue)
 {
-    shmc_shard *s = &t->shards[shard];
-    size_t words = (size_t)t->g.buckets * SHMC_WAYS;
-    shmc_word *index = t->index + shard * words;
+    uint32_t n = 0;
 
-    SHMC_SET(s->disabled, WIPING);
-    for (size_t i = 0; i < words; i++)
-        atomic_store_explicit(&index[i], 0, memory_order_release);
-    SHMC_STEP("wipe.index");
-    for (uint32_t e = 0; e < SHMC_EXTENTS; e++) {
-        raise_generation(s, e);
-        reset(s, e);
-    }
-    for (int q = 0; q < 4; q++)
-        SHMC_SET(s->open[q], SHMC_NO_EXTENT);
-    SHMC_SET(s->extents[SHMC_EXTENTS - 1].queue, SHMC_Q_RESERVE);
-    SHMC_STEP("wipe.reset");
-    SHMC_SET(s->disabled, 0);
-    shmc_count(t, SHMC_C_SHARDS_WIPED, 1);
+    for (uint32_t e = 0; e < SHMC_EXTENTS; e++)
+        n += s->extents[e].queue == queue;
+    return n;
 }
 
-/* Empty an extent: clear the slots of its records, raise its generation, free
- * it. A header that no append can have left wipes the shard.
- */
-static void empty(shmc *t, uint32_t shard, uint32_t e, int64_t now)
-{
-    shmc_shard *s = &t->shards[shard];
-    uint32_t fill = s->extents[e].fill, offset = SHMC_FIRST;
-
-    if (!fill_sane(t, &s->extents[e])) {
-        wipe(t, shard);
-        return;
-    }
-    SHMC_STEP("empty");
-    while (offset < fill) {
-        const shmc_record *r =
-            (const shmc_record *)shmc_at(t, shard, e, offset);
-        if (fill - offset < sizeof *r || !record_sane(r, offset, fill)) {
-            wipe(t, shard);
-            return;
-        }
-        clear_slot(t, shard, e, offset, now);
-        SHMC_STEP("empty.slot");
-        offset += r->bytes;
-    }
-    raise_generation(s, e);
-    SHMC_STEP("empty.generation");
-    reset(s, e);
-}
-
-/* The extent of a queue that was opened first, or SHMC_NO_EXTENT. */
+/* The full extent of a queue that was opened first, or SHMC_NO_EXTENT. */
 static uint32_t oldest(const shmc_shard *s, uint32_t queue)
 {
     uint32_t found = SHMC_NO_EXTENT;
 
     for (uint32_t e = 0; e < SHMC_EXTENTS; e++)
-        if (s->extents[e].queue == queue
+        if (s->extents[e].queue == queue && s->open[queue] != e
             && (found == SHMC_NO_EXTENT
                 || s->extents[e].age < s->extents[found].age))
             found = e;
     return found;
 }
 
-/* A free extent; where none is, the oldest of probation is emptied for it. */
-static uint32_t free_extent(shmc *t, uint32_t shard, int64_t now)
+static int is_sparse(const shmc_extent *x)
 {
-    static const uint32_t victims[] = {
-        SHMC_Q_PROBATION, SHMC_Q_REWRITES, SHMC_Q_MAIN
-    };
-    shmc_shard *s = &t->shards[shard];
-    uint32_t e = oldest(s, SHMC_Q_FREE);
+    return 10ull * x->live_bytes < (uint64_t)SPARSE_TENTHS * x->fill;
+}
 
-    for (int i = 0; e == SHMC_NO_EXTENT && i < 3; i++) {
-        uint32_t victim = oldest(s, victims[i]);
-        if (victim != SHMC_NO_EXTENT) {
-            empty(t, shard, victim, now);
-            e = oldest(s, SHMC_Q_FREE);
-        }
+/* The full extent with the least live bytes among those that rewriting has
+ * nearly emptied, or SHMC_NO_EXTENT.
+ */
+static uint32_t sparsest(const shmc_shard *s)
+{
+    uint32_t found = SHMC_NO_EXTENT;
+
+    for (uint32_t e = 0; e < SHMC_EXTENTS; e++) {
+        const shmc_extent *x = &s->extents[e];
+        if (x->queue != SHMC_Q_FREE && x->queue < SHMC_QUEUES
+            && s->open[x->queue] != e && is_sparse(x)
+            && (found == SHMC_NO_EXTENT
+                || x->live_bytes < s->extents[found].live_bytes))
+            found = e;
     }
-    if (e == SHMC_NO_EXTENT) {  /* all in reserve: no append leaves that */
-        wipe(t, shard);
-        e = oldest(s, SHMC_Q_FREE);
-    }
+    return found;
+}
+
+/* The oldest full extent of main and the rewrites, or SHMC_NO_EXTENT. */
+static uint32_t oldest_kept(const shmc_shard *s)
+{
+    uint32_t m = oldest(s, SHMC_Q_MAIN), w = oldest(s, SHMC_Q_REWRITES);
+
+    if (m == SHMC_NO_EXTENT || w == SHMC_NO_EXTENT)
+        return m == SHMC_NO_EXTENT ? w : m;
+    return s->extents[w].age < s->extents[m].age ? w : m;
+}
+
+/* The extent to empty next. An open one where all are. */
+static uint32_t next_victim(const shmc_shard *s)
+{
+    uint32_t held = extents_of(s, SHMC_Q_MAIN) + extents_of(s, SHMC_Q_REWRITES);
+    uint32_t e = sparsest(s);
+
+    if (e == SHMC_NO_EXTENT)
+        e = held > MAIN_SHARE ? oldest_kept(s) : oldest(s, SHMC_Q_PROBATION);
+    if (e == SHMC_NO_EXTENT)
+        e = held > MAIN_SHARE ? oldest(s, SHMC_Q_PROBATION) : oldest_kept(s);
+    for (int q = 0; q < SHMC_QUEUES && e == SHMC_NO_EXTENT; q++)
+        e = s->open[q];
     return e;
 }
 
-/* Open a fresh extent for a queue. */
-static uint32_t open_extent(shmc *t, uint32_t shard, uint32_t queue,
-                            int64_t now)
+/* Begin to empty an extent. */
+static void choose(shmc_shard *s)
 {
-    shmc_shard *s = &t->shards[shard];
-    uint32_t e = free_extent(t, shard, now);
+    uint32_t e = next_victim(s);
+
+    if (e == SHMC_NO_EXTENT)
+        return;
+    close_extent(s, e);
+    SHMC_STEP("choose.open");
+    SHMC_SET(s->cursor, SHMC_FIRST);
+    SHMC_STEP("choose.cursor");
+    SHMC_SET(s->sparse, (uint32_t)is_sparse(&s->extents[e]));
+    SHMC_SET(s->moved, 0);
+    SHMC_STEP("choose");
+    SHMC_SET(s->victim, e);
+}
+
+/* A free extent, while more than `left` are free, or SHMC_NO_EXTENT. */
+static uint32_t spare(const shmc_shard *s, uint32_t left)
+{
+    return extents_of(s, SHMC_Q_FREE) > left ? oldest(s, SHMC_Q_FREE)
+        : SHMC_NO_EXTENT;
+}
+
+/* Open a free extent for a queue. */
+static void open_extent(shmc_shard *s, uint32_t e, uint32_t queue)
+{
     shmc_extent *x = &s->extents[e];
 
     SHMC_SET(s->opened, s->opened + 1);
+    SHMC_STEP("open.opened");
     SHMC_SET(x->age, s->opened);
+    SHMC_STEP("open.age");
     SHMC_SET(x->fill, SHMC_FIRST);
+    SHMC_STEP("open.fill");
     __atomic_store_n(&x->queue, queue, __ATOMIC_RELEASE);
     SHMC_STEP("open.queue");
-    __atomic_store_n(&s->open[queue - 1], e, __ATOMIC_RELEASE);
-    return e;
+    __atomic_store_n(&s->open[queue], e, __ATOMIC_RELEASE);
 }
 
-/* Find room for `bytes`, which an extent can hold, in the open extent of
- * probation, evicting if need be. Sets *extent and *offset; the fill mark is
- * the caller's to publish once the bytes stand.
+/* Whether an extent that is appended to has room for `bytes`. */
+static int has_room(const shmc *t, const shmc_shard *s, uint32_t e,
+                    uint32_t bytes)
+{
+    return e < SHMC_NO_EXTENT && s->extents[e].fill >= SHMC_FIRST
+        && shmc_fill_sane(t, &s->extents[e])
+        && t->g.extent_bytes - s->extents[e].fill >= bytes;
+}
+
+/* Append a copy of a record to a queue, for which the reserve may be opened. The
+ * slot word of its new place, without a frequency, or 0 if there is no room.
  */
-void shmc_room(shmc *t, uint32_t shard, uint32_t bytes, int64_t now,
-               uint32_t *extent, uint32_t *offset)
+static uint64_t copy_to(shmc *t, uint32_t shard, uint32_t queue,
+                        const shmc_record *r, uint64_t print)
 {
     shmc_shard *s = &t->shards[shard];
-    uint32_t e = s->open[SHMC_Q_PROBATION - 1];
 
-    if (e >= SHMC_NO_EXTENT || s->extents[e].fill < SHMC_FIRST
-        || !fill_sane(t, &s->extents[e])
-        || t->g.extent_bytes - s->extents[e].fill < bytes)
-        e = open_extent(t, shard, SHMC_Q_PROBATION, now);
-    *extent = e;
-    *offset = s->extents[e].fill;
-}
-
-/* Whether a shard's headers agree with each other, as every killed writer
- * leaves them. Looks at the headers alone: a recount of records would hold the
- * lock long.
- */
-static int consistent(const shmc *t, const shmc_shard *s)
-{
-    for (uint32_t e = 0; e < SHMC_EXTENTS; e++) {
-        const shmc_extent *x = &s->extents[e];
-        if (x->queue > SHMC_Q_RESERVE || !fill_sane(t, x) || x->age > s->opened)
+    if (!has_room(t, s, s->open[queue], r->bytes)) {
+        uint32_t e = spare(s, 0);
+        if (e == SHMC_NO_EXTENT)
             return 0;
+        open_extent(s, e, queue);
     }
-    for (uint32_t q = 1; q <= 4; q++) {
-        uint32_t e = s->open[q - 1];
-        if (e > SHMC_NO_EXTENT
-            || (e < SHMC_NO_EXTENT
-                && (s->extents[e].queue != q
-                    || s->extents[e].fill < SHMC_FIRST)))
-            return 0;
-    }
-    return s->disabled == 0;
+    uint32_t e = s->open[queue], offset = s->extents[e].fill;
+    if (t->g.extent_bytes - offset < r->bytes)
+        return 0;
+    memcpy(shmc_at(t, shard, e, offset), r, r->bytes);
+    SHMC_STEP("move.bytes");
+    __atomic_store_n(&s->extents[e].fill, offset + r->bytes, __ATOMIC_RELEASE);
+    SHMC_STEP("move.fill");
+    return shmc_slot_word(shmc_load(&s->generations[e]), e, offset,
+                          (uint32_t)print);
 }
 
-/* Take over the lock of a writer that died. Nothing needs mending by
- * construction and nothing is recounted; killed in here, the next one starts
- * over.
+/* Move a record to a queue with a new frequency: one swap of its slot, repeated
+ * while readers raise the frequency. 0 if there is no room for it.
  */
-static int recover(shmc *t, uint32_t shard)
+static int move(shmc *t, uint32_t shard, uint32_t queue, const shmc_record *r,
+                shmc_word *slot, uint64_t freq)
+{
+    uint64_t old = shmc_load(slot);
+    uint64_t word = copy_to(t, shard, queue, r, old & SHMC_PRINT_MASK);
+
+    if (!word)
+        return 0;
+    while (!atomic_compare_exchange_weak_explicit(
+               slot, &old, word | freq * SHMC_FREQ_ONE, memory_order_release,
+               memory_order_relaxed))
+        ;
+    SHMC_STEP("move.slot");
+    book_gone(&t->shards[shard], shmc_word_extent(old), r->bytes);
+    SHMC_STEP("move.gone");
+    shmc_keep(&t->shards[shard], shmc_word_extent(word), r->bytes);
+    SHMC_STEP("move.kept");
+    return 1;
+}
+
+/* Let a record go: clear its slot; its pieces go with it. */
+static void let_go(shmc *t, uint32_t shard, uint32_t e, const shmc_record *r,
+                   shmc_word *slot, uint32_t cause)
+{
+    atomic_exchange_explicit(slot, 0, memory_order_release);
+    SHMC_STEP("empty.slot");
+    book_gone(&t->shards[shard], e, r->bytes);
+    SHMC_STEP("empty.booked");
+    unlink_pieces(t, shard, r);
+    shmc_count(t, cause, 1);
+}
+
+/* The queue that a standing record is moved on to, with its new frequency, or
+ * SHMC_Q_FREE if it is evicted: what was hit on probation goes to main; main's
+ * goes round once more for each hit it has left; of a sparse extent all is kept.
+ */
+static uint32_t onward(const shmc_shard *s, uint32_t queue, uint32_t *freq)
+{
+    if (queue == SHMC_Q_PROBATION) {
+        uint32_t to = *freq ? SHMC_Q_MAIN : s->sparse ? queue : SHMC_Q_FREE;
+        *freq = 0;
+        return to;
+    }
+    if (s->sparse)
+        return queue;
+    return *freq && (*freq)-- ? SHMC_Q_MAIN : SHMC_Q_FREE;
+}
+
+/* What becomes of a standing record of an extent that is emptied: gone if it is
+ * invalidated or dead, moved on, or evicted, out of probation with a mark in the
+ * ghost list.
+ */
+static void settle(shmc *t, uint32_t shard, uint32_t e, const shmc_record *r,
+                   shmc_word *slot, uint64_t hash, int64_t now)
+{
+    shmc_shard *s = &t->shards[shard];
+    uint32_t queue = s->extents[e].queue;
+    uint32_t freq = shmc_word_freq(shmc_load(slot));
+    int state = shmc_judge(t, r, (const uint32_t *)(r + 1), hash, now);
+
+    if (state == SHMC_MISS || state == SHMC_DEAD) {
+        let_go(t, shard, e, r, slot, state == SHMC_MISS ? SHMC_C_INVALIDATED
+               : SHMC_C_EXPIRED);
+        return;
+    }
+    uint32_t to = onward(s, queue, &freq);
+    if (to != SHMC_Q_FREE
+        && 10ull * (s->moved + r->bytes)
+           <= (uint64_t)MOVED_TENTHS * t->g.extent_bytes
+        && move(t, shard, to, r, slot, freq)) {
+        SHMC_SET(s->moved, s->moved + r->bytes);
+        return;
+    }
+    if (queue == SHMC_Q_PROBATION) {
+        if (!(r->kind & SHMC_PIECE))
+            shmc_ghost_add(t, shard, hash);
+        SHMC_STEP("empty.ghost");
+        SHMC_SET(s->evicted_bytes, s->evicted_bytes + r->bytes);
+        SHMC_STEP("empty.clock");
+    }
+    let_go(t, shard, e, r, slot, SHMC_C_EVICTED);
+}
+
+/* The slot that means the record at a place, or NULL. */
+static shmc_word *slot_of(shmc *t, uint32_t shard, uint32_t e, uint32_t offset,
+                          uint64_t hash)
+{
+    shmc_place at;
+
+    shmc_place_in(t, hash, shard, &at);
+    uint64_t word = shmc_slot_word(shmc_load(&t->shards[shard].generations[e]),
+                                   e, offset, at.print);
+    for (int i = 0; i < 2 * (int)SHMC_WAYS; i++) {
+        shmc_word *slot = &at.bucket[i / SHMC_WAYS][i % SHMC_WAYS];
+        if (shmc_word_same(shmc_load(slot), word))
+            return slot;
+    }
+    return NULL;
+}
+
+/* Free the victim, whose slots are cleared, for new bytes. */
+static void finish(shmc_shard *s, uint32_t e)
+{
+    uint32_t fill = s->extents[e].fill;
+
+    SHMC_SET(s->survival, (s->survival + (uint32_t)(256ull * s->moved
+                                                    / (fill + 1ull))) / 2);
+    SHMC_SET(s->victim, SHMC_NO_EXTENT);
+    SHMC_STEP("empty.done");
+    shmc_raise_generation(s, e);
+    SHMC_STEP("empty.generation");
+    shmc_reset_extent(s, e);
+}
+
+/* Walk `bytes` of the victim, to its end at most. A header or a record that no
+ * append can have left wipes the shard.
+ */
+static void walk(shmc *t, uint32_t shard, uint64_t bytes, int64_t now)
+{
+    shmc_shard *s = &t->shards[shard];
+    uint32_t e = s->victim, offset = s->cursor, fill = s->extents[e].fill;
+    uint64_t end = offset + bytes;
+
+    if (!shmc_fill_sane(t, &s->extents[e]) || offset % 8
+        || offset < SHMC_FIRST) {
+        shmc_wipe(t, shard);
+        return;
+    }
+    while (offset < fill && offset < end) {
+        const shmc_record *r = record_at(t, shard, e, offset);
+        if (!shmc_record_sane(r, offset, fill)) {
+            shmc_wipe(t, shard);
+            return;
+        }
+        uint64_t hash =
+            shmc_hash(t, (const uint8_t *)(r + 1) + 4 * r->ntags, r->key_len);
+        shmc_word *slot = slot_of(t, shard, e, offset, hash);
+        if (slot)
+            settle(t, shard, e, r, slot, hash, now);
+        offset += r->bytes;
+        SHMC_SET(s->cursor, offset);
+        SHMC_STEP("empty.cursor");
+    }
+    if (offset >= fill)
+        finish(s, e);
+}
+
+/* The bytes of the victim that a store of `bytes` should walk: enough to free as
+ * many, as far as the last victims tell how much of one survives; and enough to
+ * be done with it when the extent that is open now is full.
+ */
+static uint64_t share(const shmc *t, const shmc_shard *s, uint32_t queue,
+                      uint32_t bytes)
+{
+    uint32_t open = s->open[queue], room = bytes;
+    uint32_t fill = s->extents[s->victim].fill;
+    uint64_t left = fill > s->cursor ? fill - s->cursor : 1;
+    uint64_t freed = s->survival < 240 ? 256 - s->survival : 16;
+
+    if (open < SHMC_NO_EXTENT && t->g.extent_bytes > s->extents[open].fill)
+        room = t->g.extent_bytes - s->extents[open].fill;
+    uint64_t one = 256ull * bytes / freed;
+    uint64_t other = room > bytes ? left * bytes / room : left;
+    return one > other ? one : other;
+}
+
+/* Walk a store's share of the victim, one and a half times. Nothing while more
+ * than the reserve is free.
+ */
+static void pace(shmc *t, uint32_t shard, uint32_t queue, uint32_t bytes,
+                 int64_t now)
 {
     shmc_shard *s = &t->shards[shard];
 
-    SHMC_STEP("recover");
-    if (!consistent(t, s))
-        wipe(t, shard);
-    pthread_mutex_consistent(&s->lock);
-    shmc_count(t, SHMC_C_LOCKS_RECOVERED, 1);
-    return SHMC_OK;
+    if (s->victim >= SHMC_NO_EXTENT)
+        return;
+    walk(t, shard, share(t, s, queue, bytes) * 3 / 2 + 1, now);
+    if (s->victim >= SHMC_NO_EXTENT && extents_of(s, SHMC_Q_FREE) <= 1)
+        choose(s);
 }
 
-/* A lock that nobody can have any more: empty the shard's index, so that all
- * its reads miss, and raise its generations. No writer can be inside.
+/* A free extent beside the reserve, for which victims are emptied to their end.
+ * Survivors that leave no room for `ROUNDS` victims go: SHMC_NO_EXTENT then, and
+ * the shard was wiped.
  */
-static int disable(shmc *t, uint32_t shard)
+static uint32_t make_free(shmc *t, uint32_t shard, int64_t now)
 {
     shmc_shard *s = &t->shards[shard];
-    size_t words = (size_t)t->g.buckets * SHMC_WAYS;
-    shmc_word *index = t->index + shard * words;
 
-    if (SHMC_GET(s->disabled) == 1)
-        return SHMC_DISABLED;
-    for (size_t i = 0; i < words; i++)
-        atomic_store_explicit(&index[i], 0, memory_order_release);
-    for (uint32_t e = 0; e < SHMC_EXTENTS; e++)
-        atomic_fetch_add(&s->generations[e], 1);
-    SHMC_SET(s->disabled, 1);
-    return SHMC_DISABLED;
-}
-
-static int64_t monotonic(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec * 1000000000ll + ts.tv_nsec;
-}
-
-/* Wait for a lock that was not to be had at once. An errno as of the lock's. */
-static int wait_lock(shmc *t, uint32_t shard)
-{
-    int64_t now = monotonic(), end = now + WAIT_NS;
-    struct timespec ts = {end / 1000000000, end % 1000000000};
-
-    if (now < t->try_until[shard])
-        return EBUSY;
-    int rc = pthread_mutex_clocklock(&t->shards[shard].lock, CLOCK_MONOTONIC,
-                                     &ts);
-    if (rc == ETIMEDOUT) {
-        t->try_until[shard] = monotonic() + TRY_NS;
-        shmc_count(t, SHMC_C_LOCK_TIMEOUTS, 1);
+    for (uint32_t i = 0; i < SHMC_EXTENTS * ROUNDS; i++) {
+        uint32_t e = spare(s, 1);
+        if (e != SHMC_NO_EXTENT)
+            return e;
+        if (s->victim >= SHMC_NO_EXTENT)
+            choose(s);
+        if (s->victim >= SHMC_NO_EXTENT)
+            break;
+        walk(t, shard, UINT32_MAX, now);
     }
-    return rc;
+    shmc_wipe(t, shard);
+    return spare(s, 1);
 }
 
-/* Take a shard's lock: try first, else wait, at most 2 ms; after a time-out
- * this process only tries that shard for 100 ms. SHMC_OK, SHMC_BUSY,
- * SHMC_DISABLED.
+/* Open the next extent of a queue, whose open one has no room for `bytes`.
+ * Probation's is kept in mind for what still fits its end.
  */
-int shmc_lock(shmc *t, uint32_t shard)
+static void next_open(shmc *t, uint32_t shard, uint32_t queue, uint32_t bytes,
+                      int64_t now)
 {
-    int rc = pthread_mutex_trylock(&t->shards[shard].lock);
+    shmc_shard *s = &t->shards[shard];
+    uint32_t e = make_free(t, shard, now);
 
-    if (rc == EBUSY)
-        rc = wait_lock(t, shard);
-    switch (rc) {
-    case 0:
-        return SHMC_OK;
-    case EOWNERDEAD:
-        return recover(t, shard);
-    case EBUSY:
-    case ETIMEDOUT:
-        return SHMC_BUSY;
-    default:
-        return disable(t, shard);
+    if (!has_room(t, s, s->open[queue], bytes)) {   /* emptying may open one */
+        if (queue == SHMC_Q_PROBATION)
+            SHMC_SET(s->rest, s->open[queue]);
+        SHMC_STEP("open.rest");
+        open_extent(s, e, queue);
     }
+    if (s->victim >= SHMC_NO_EXTENT && extents_of(s, SHMC_Q_FREE) <= 1)
+        choose(s);
 }
 
-void shmc_unlock(shmc *t, uint32_t shard)
+/* Find room for `bytes`, which an extent can hold, in a queue's open extent,
+ * emptying others if need be. Sets *extent and *offset; the fill mark is the
+ * caller's to publish once the bytes stand.
+ */
+void shmc_room(shmc *t, uint32_t shard, uint32_t queue, uint32_t bytes,
+               int64_t now, uint32_t *extent, uint32_t *offset)
 {
-    pthread_mutex_unlock(&t->shards[shard].lock);
+    shmc_shard *s = &t->shards[shard];
+
+    pace(t, shard, queue, bytes, now);
+    *extent = s->rest;
+    if (queue != SHMC_Q_PROBATION || !has_room(t, s, s->rest, bytes)) {
+        if (!has_room(t, s, s->open[queue], bytes))
+            next_open(t, shard, queue, bytes, now);
+        *extent = s->open[queue];
+    }
+    *offset = s->extents[*extent].fill;
 }

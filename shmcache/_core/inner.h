@@ -7,12 +7,16 @@
 #define SHMC_FIRST 8u           /* offset of an extent's first record, not 0 */
 #define SHMC_NO_EXTENT SHMC_EXTENTS
 
-/* A point at which a test may kill, stop or count the caller. */
+/* A failpoint: where a test build may kill, stop, delay or count the caller, or,
+ * at SHMC_FAILS, have a call fail.
+ */
 #ifdef SHMC_STEPS
-void shmc_step(const char *at);
-#define SHMC_STEP(at) shmc_step(at)
+int shmc_step(const char *at);
+#define SHMC_STEP(at) ((void)shmc_step(at))
+#define SHMC_FAILS(at) shmc_step(at)
 #else
 #define SHMC_STEP(at) ((void)0)
+#define SHMC_FAILS(at) 0
 #endif
 
 /* Fields of a shard's headers: written under its lock, read by anyone. */
@@ -117,10 +121,11 @@ typedef struct shmc_place {
     shmc_word *bucket[2];
 } shmc_place;
 
-/* Shard, fingerprint and two different buckets of a hash. The shard's ten
+/* Fingerprint and two different buckets of a hash in a shard. The shard's ten
  * bits, the first bucket's 32 and the fingerprint's 18 do not overlap.
  */
-static inline void shmc_place_of(const shmc *t, uint64_t hash, shmc_place *out)
+static inline void shmc_place_in(const shmc *t, uint64_t hash, uint32_t shard,
+                                 shmc_place *out)
 {
     uint32_t buckets = t->g.buckets;
     uint64_t mixed = hash * 0x9e3779b97f4a7c15ull;
@@ -129,11 +134,17 @@ static inline void shmc_place_of(const shmc *t, uint64_t hash, shmc_place *out)
 
     if (two == one)
         two = one + 1 == buckets ? 0 : one + 1;
-    out->shard = (uint32_t)(hash >> 54) & (t->g.shards - 1);
+    out->shard = shard;
     out->print = hash & SHMC_PRINT_MASK;
     shmc_word *index = t->index + (size_t)out->shard * buckets * SHMC_WAYS;
     out->bucket[0] = index + (size_t)one * SHMC_WAYS;
     out->bucket[1] = index + (size_t)two * SHMC_WAYS;
+}
+
+/* Where a key of that hash stands, if it does. */
+static inline void shmc_place_of(const shmc *t, uint64_t hash, shmc_place *out)
+{
+    shmc_place_in(t, hash, (uint32_t)(hash >> 54) & (t->g.shards - 1), out);
 }
 
 static inline uint8_t *shmc_at(const shmc *t, uint32_t shard, uint32_t extent,
@@ -149,16 +160,67 @@ static inline int shmc_word_current(const shmc_shard *s, uint64_t w)
     return (uint16_t)shmc_load(&s->generations[shmc_word_extent(w)]) == w >> 48;
 }
 
+/* The bytes of a value that one piece of a chain holds: an eighth of an extent,
+ * so that what no record fits in at an extent's end stays small.
+ */
+static inline uint32_t shmc_piece_bytes(const shmc *t)
+{
+    return ((t->g.extent_bytes - SHMC_FIRST) / 8
+            - (uint32_t)(sizeof(shmc_record) + sizeof(shmc_piece_key))) & ~7u;
+}
+
+/* The bytes above which a record becomes a chain. */
+static inline uint32_t shmc_whole_bytes(const shmc *t)
+{
+    return (t->g.extent_bytes - SHMC_FIRST) / 4;
+}
+
+static inline uint32_t shmc_pieces(const shmc *t, uint32_t length)
+{
+    return (length + shmc_piece_bytes(t) - 1) / shmc_piece_bytes(t);
+}
+
 /* table.c */
 int shmc_judge(shmc *t, const shmc_record *head, const uint32_t *tags,
                uint64_t hash, int64_t now);
+int shmc_seek(shmc *t, const shmc_place *at, const void *key, uint32_t len,
+              uint32_t piece, shmc_found *out);
+void shmc_write(shmc *t, const shmc_place *at, uint32_t queue,
+                const shmc_store *s, uint64_t stamp, int64_t now,
+                const shmc_found *standing);
+uint32_t shmc_queue_of(shmc *t, const shmc_place *at, uint64_t hash,
+                       const shmc_found *standing);
 
-/* extent.c: all but the first are called under the shard's lock */
-int shmc_lock(shmc *t, uint32_t shard);
+/* invalidation.c */
+shmc_word *shmc_key_hard(shmc *t, uint64_t hash);
+shmc_word *shmc_key_soft(shmc *t, uint64_t hash);
+shmc_word *shmc_key_floor(shmc *t, uint64_t hash);
+
+/* lock.c */
+int shmc_lock(shmc *t, uint32_t shard, int wait);
 void shmc_unlock(shmc *t, uint32_t shard);
-void shmc_room(shmc *t, uint32_t shard, uint32_t bytes, int64_t now,
-               uint32_t *extent, uint32_t *offset);
+void shmc_wipe(shmc *t, uint32_t shard);
+
+/* extent.c; all below are called under the shard's lock */
+void shmc_room(shmc *t, uint32_t shard, uint32_t queue, uint32_t bytes,
+              int64_t now, uint32_t *extent, uint32_t *offset);
 void shmc_keep(shmc_shard *s, uint32_t extent, uint32_t bytes);
 void shmc_forget(shmc *t, uint32_t shard, uint64_t word);
+void shmc_raise_generation(shmc_shard *s, uint32_t extent);
+void shmc_reset_extent(shmc_shard *s, uint32_t extent);
+int shmc_fill_sane(const shmc *t, const shmc_extent *x);
+int shmc_record_sane(const shmc_record *r, uint32_t offset, uint32_t fill);
+
+/* chain.c; of these only the unlinking is called under the shard's lock */
+int shmc_chain_sane(const shmc *t, const shmc_chain *chain);
+int shmc_chain_copy(shmc *t, const shmc_found *f, uint8_t *to);
+int shmc_chain_store(shmc *t, const shmc_place *at, const shmc_store *s,
+                     uint64_t hash, int64_t now, shmc_chain *chain,
+                     uint32_t *queue);
+void shmc_chain_unlink(shmc *t, uint32_t shard, const shmc_chain *chain);
+
+/* ghost.c */
+void shmc_ghost_add(shmc *t, uint32_t shard, uint64_t hash);
+int shmc_ghost_take(shmc *t, uint32_t shard, uint64_t hash);
 
 #endif

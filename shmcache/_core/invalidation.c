@@ -29,16 +29,48 @@ static uint32_t key_index(const shmc *t, uint64_t hash)
     return (uint32_t)(hash >> 20) & (t->g.key_stripes - 1);
 }
 
-/* A key's stripe: hard refuses stores below it, soft makes records stale. */
-shmc_word *shmc_key_stripe(shmc *t, uint64_t hash, int soft)
+/* A key's stripe: stores of a stamp below it are refused. */
+shmc_word *shmc_key_hard(shmc *t, uint64_t hash)
 {
-    return (soft ? t->key_soft : t->key_hard) + key_index(t, hash);
+    return t->key_hard + key_index(t, hash);
 }
 
-/* A key's floor: what readers check of it. */
+/* A key's soft stripe: records of a stamp below it are stale. */
+shmc_word *shmc_key_soft(shmc *t, uint64_t hash)
+{
+    return t->key_soft + key_index(t, hash);
+}
+
+/* A key's floor: records of a stamp below it are absent. */
 shmc_word *shmc_key_floor(shmc *t, uint64_t hash)
 {
     return t->key_floor + key_index(t, hash);
+}
+
+/* Raise a stripe that readers look at only where the highest of its kind stands
+ * above their record. So the highest is raised first: killed in between, it
+ * stands too high, which costs readers a look and hides no raise.
+ */
+static void raise_under(shmc_word *top, shmc_word *stripe, uint64_t number)
+{
+    shmc_raise(top, number);
+    SHMC_STEP("raise.top");
+    shmc_raise(stripe, number);
+}
+
+/* Raise a key: hard refuses stores below `number`, soft makes records stale. */
+void shmc_raise_key(shmc *t, uint64_t hash, uint64_t number, int soft)
+{
+    if (soft)
+        raise_under(&t->header->soft_top, shmc_key_soft(t, hash), number);
+    else
+        shmc_raise(shmc_key_hard(t, hash), number);
+}
+
+/* Raise a key's floor: what stands below `number` is absent for readers. */
+void shmc_raise_floor(shmc *t, uint64_t hash, uint64_t number)
+{
+    raise_under(&t->header->floor_top, shmc_key_floor(t, hash), number);
 }
 
 /* The stripe of a tag's or a namespace's number. */
@@ -71,8 +103,10 @@ void shmc_raise_gap(shmc *t, uint64_t number, int64_t now)
 
     if (!before || now - atomic_load(&h->gap_at) >= SHMC_GAP_SOFT_NS) {
         shmc_raise(&h->clear_hard, before);
+        SHMC_STEP("gap.clear");
         atomic_store(&h->gap_at, now);
     }
+    SHMC_STEP("gap.at");
     shmc_raise(&h->gap, number);
 }
 
@@ -83,7 +117,7 @@ uint64_t shmc_highest(shmc *t, uint64_t hash, const uint32_t *tags,
                       uint32_t ntags)
 {
     uint64_t top = atomic_load(&t->header->clear_hard);
-    uint64_t one = atomic_load(shmc_key_stripe(t, hash, 0));
+    uint64_t one = atomic_load(shmc_key_hard(t, hash));
 
     if (one > top)
         top = one;

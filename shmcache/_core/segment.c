@@ -16,22 +16,24 @@ _Static_assert(sizeof(shmc_word) == 8 && ATOMIC_LLONG_LOCK_FREE == 2,
                "words are atomic between processes");
 
 #define MIB (1ull << 20)
-#define SMALLEST MIB
+#define SMALLEST (MIB / 4)
 #define SHARD_BYTES (32 * MIB)          /* 64 extents of 512 KiB */
 #define SHARD_BYTES_SMALL (8 * MIB)     /* of a segment below 64 MiB */
 #define RECORD_BYTES 320                /* where nothing is configured */
 #define RECORD_OVERHEAD 80              /* head, key and padding, about */
-#define WORDS_REGION SHMC_PAGE          /* breakers; stream */
+#define SLOT_BYTES 1600                 /* of log, for each slot at least */
+#define WORDS_REGION SHMC_PAGE          /* breakers; stream; hot */
 
 enum {
     R_SLOTS, R_CLAIMS, R_KEY_HARD, R_KEY_FLOOR, R_KEY_SOFT, R_TAG_HARD,
-    R_TAG_SOFT, R_BREAKERS, R_STREAM, R_SHARDS, R_INDEX, R_GHOSTS, R_EXTENTS,
-    REGIONS
+    R_TAG_SOFT, R_BREAKERS, R_STREAM, R_SHARDS, R_INDEX, R_GHOSTS, R_HOT,
+    R_EXTENTS, REGIONS
 };
 
 static const char *const names[REGIONS] = {
     "slots", "claims", "key_hard", "key_floor", "key_soft", "tag_hard",
-    "tag_soft", "breakers", "stream", "shards", "index", "ghosts", "extents",
+    "tag_soft", "breakers", "stream", "shards", "index", "ghosts", "hot",
+    "extents",
 };
 
 static uint64_t aligned(uint64_t bytes)
@@ -59,7 +61,7 @@ static void lengths_of(const shmc_geometry *g, uint64_t out[REGIONS])
     out[R_KEY_HARD] = 8ull * g->key_stripes;
     out[R_KEY_FLOOR] = out[R_KEY_SOFT] = out[R_KEY_HARD];
     out[R_TAG_HARD] = out[R_TAG_SOFT] = 8ull * g->tag_stripes;
-    out[R_BREAKERS] = out[R_STREAM] = WORDS_REGION;
+    out[R_BREAKERS] = out[R_STREAM] = out[R_HOT] = WORDS_REGION;
     out[R_SHARDS] = shards * sizeof(shmc_shard);
     out[R_INDEX] = shards * g->buckets * SHMC_WAYS * 8;
     out[R_GHOSTS] = shards * g->ghost_buckets * 64;
@@ -91,10 +93,23 @@ static uint32_t shards_for(uint64_t size, uint64_t record)
     return n;
 }
 
-/* Choose the sizes of a segment of `size` bytes whose records have about
- * `record_bytes` (0: not known). SHMC_TOO_SMALL below about 1 MiB.
+/* How many index slots for `bytes` of log: a full log fills three quarters, as
+ * beyond inserts find none. Where records are large a few more cost nothing,
+ * and pieces of chains and records smaller than the mean need them.
  */
-int shmc_plan(uint64_t size, uint32_t record_bytes, shmc_geometry *out)
+static uint64_t slots_for(uint64_t bytes, uint64_t whole)
+{
+    uint64_t expected = bytes / (whole * 3 / 4), least = bytes / SLOT_BYTES;
+
+    return expected > least ? expected : least;
+}
+
+/* Choose the sizes of a segment of `size` bytes whose records have about
+ * `record_bytes` (0: not known), of `shards` shards (a power of two; 0: as
+ * many as suit it). SHMC_TOO_SMALL below about 450 KiB.
+ */
+int shmc_plan(uint64_t size, uint32_t record_bytes, uint32_t shards,
+              shmc_geometry *out)
 {
     shmc_geometry g = {.size = size & ~(uint64_t)(SHMC_PAGE - 1)};
     uint64_t record = record_bytes ? record_bytes : RECORD_BYTES;
@@ -103,14 +118,14 @@ int shmc_plan(uint64_t size, uint32_t record_bytes, shmc_geometry *out)
     if (g.size < SMALLEST)
         return SHMC_TOO_SMALL;
     g.record_bytes = record_bytes;
-    g.shards = shards_for(g.size, record);
+    g.shards = shards ? power(shards, 1, SHMC_SHARDS_MAX)
+        : shards_for(g.size, record);
     g.claim_sets = power(g.size >> 17, 32, 512);
     g.key_stripes = power(g.size / 512 / 8, 1u << 10, 1u << 18);
     g.tag_stripes = power(g.size / 256 / 8, 1u << 10, 1u << 20);
     fixed = bytes_of(&g);
     each = (g.size - fixed) / g.shards;
-    /* a full log fills three quarters of the slots; beyond, inserts find none */
-    g.buckets = (uint32_t)(each / (whole * 3 / 4) / SHMC_WAYS) + 2;
+    g.buckets = (uint32_t)(slots_for(each, whole) / SHMC_WAYS) + 2;
     g.ghost_buckets = (uint32_t)(each / whole * 6 / 64) + 1;
     fixed = bytes_of(&g);
     if (fixed >= g.size)
@@ -165,9 +180,11 @@ static int init_shard(shmc_shard *s)
 {
     for (uint32_t e = 0; e < SHMC_EXTENTS; e++)
         atomic_store(&s->generations[e], 1);
-    for (int q = 0; q < 4; q++)
+    SHMC_STEP("init.generations");
+    for (int q = 0; q < SHMC_QUEUES; q++)
         s->open[q] = SHMC_NO_EXTENT;
-    s->extents[SHMC_EXTENTS - 1].queue = SHMC_Q_RESERVE;
+    s->rest = s->victim = SHMC_NO_EXTENT;
+    SHMC_STEP("init.heads");
     return lock_init(s);
 }
 
@@ -181,26 +198,33 @@ int shmc_init(void *base, const shmc_geometry *g, const shmc_identity *id,
     uint64_t length[REGIONS], offset = SHMC_PAGE;
 
     memcpy(h->magic, "SHMCACHE", 8);
+    SHMC_STEP("init.magic");
     h->layout = SHMC_LAYOUT;
     h->layout_hash = shmc_layout_hash();
     h->seed[0] = seed[0];
     h->seed[1] = seed[1];
     h->geometry = *g;
     h->identity = *id;
+    SHMC_STEP("init.header");
     lengths_of(g, length);
     for (int i = 0; i < REGIONS; i++) {
         strncpy(h->regions[i].name, names[i], sizeof h->regions[i].name - 1);
         h->regions[i].offset = offset;
+        SHMC_STEP("init.region");
         h->regions[i].length = length[i];
         h->regions[i].version = 1;
         offset += aligned(length[i]);
     }
+    SHMC_STEP("init.regions");
     shmc_shard *shards =
         (shmc_shard *)((uint8_t *)base + h->regions[R_SHARDS].offset);
-    for (uint32_t i = 0; i < g->shards; i++)
-        if (init_shard(&shards[i]))
+    for (uint32_t i = 0; i < g->shards; i++) {
+        if (init_shard(&shards[i]) || SHMC_FAILS("init.shard"))
             return SHMC_DISABLED;
+    }
+    SHMC_STEP("init.shards");
     atomic_store_explicit(&h->state, 1, memory_order_release);
+    SHMC_STEP("init.ready");
     return SHMC_OK;
 }
 
@@ -268,6 +292,7 @@ static int find_regions(shmc *t)
     t->shards = at[R_SHARDS];
     t->index = at[R_INDEX];
     t->ghosts = at[R_GHOSTS];
+    t->hot = at[R_HOT];
     t->extents = at[R_EXTENTS];
     return SHMC_OK;
 }
@@ -291,21 +316,35 @@ int shmc_attach(shmc *t, void *base, uint64_t size, int read_only)
     t->header = h;
     t->counters = t->scratch;
     t->read_only = read_only;
+    SHMC_STEP("attach.checked");
     return find_regions(t);
 }
 
-/* Sum what the extents' headers say. */
-void shmc_measure(const shmc *t, shmc_usage *out)
+/* Sum what the headers of a shard's extents say; SHMC_SHARDS_MAX: of all. */
+void shmc_measure(const shmc *t, uint32_t shard, shmc_usage *out)
 {
+    uint32_t first = shard < t->g.shards ? shard : 0;
+    uint32_t end = shard < t->g.shards ? shard + 1 : t->g.shards;
+
     memset(out, 0, sizeof *out);
-    for (uint32_t i = 0; i < t->g.shards; i++) {
+    for (uint32_t i = first; i < end; i++) {
         shmc_shard *s = &t->shards[i];
         out->disabled_shards += SHMC_GET(s->disabled) == 1;
         for (uint32_t e = 0; e < SHMC_EXTENTS; e++) {
+            uint32_t queue = SHMC_GET(s->extents[e].queue);
             out->records += SHMC_GET(s->extents[e].live_records);
             out->live_bytes += SHMC_GET(s->extents[e].live_bytes);
+            out->extents[queue < SHMC_QUEUES ? queue : SHMC_Q_FREE]++;
         }
     }
     out->capacity_bytes =
-        (uint64_t)t->g.shards * SHMC_EXTENTS * t->g.extent_bytes;
+        (uint64_t)(end - first) * SHMC_EXTENTS * t->g.extent_bytes;
+}
+
+/* The longest value that may be stored: an eighth of a shard, so that one alone
+ * cannot put out what the others need.
+ */
+uint64_t shmc_value_max(const shmc *t)
+{
+    return (uint64_t)SHMC_EXTENTS * t->g.extent_bytes / 8;
 }

@@ -2,6 +2,7 @@
 #include "inner.h"
 #include "hash.h"
 
+#define PREFETCH 6              /* cache lines of a record asked for at once */
 #define LOOKS 8                 /* at one slot that keeps changing under us */
 
 /* ---- bytes that may be reused while they are read --------------------------
@@ -39,9 +40,22 @@ static inline void racing_copy(void *to, const void *from, size_t n)
     memcpy(to, from, n);
 }
 
+/* Keys are short: words at a time, without a call. */
 static inline int racing_equal(const void *a, const void *b, size_t n)
 {
-    return !memcmp(a, b, n);
+    const uint8_t *x = a, *y = b;
+    uint64_t v, w;
+
+    for (; n >= 8; n -= 8, x += 8, y += 8) {
+        memcpy(&v, x, 8);
+        memcpy(&w, y, 8);
+        if (v != w)
+            return 0;
+    }
+    for (; n; n--)
+        if (*x++ != *y++)
+            return 0;
+    return 1;
 }
 
 #endif
@@ -81,7 +95,9 @@ int shmc_judge(shmc *t, const shmc_record *head, const uint32_t *tags,
             return SHMC_MISS;
         soft = 1;
     }
-    if (above(&h->clear_hard, stamp) || above(shmc_key_floor(t, hash), stamp))
+    if (above(&h->clear_hard, stamp)
+        || (above(&h->floor_top, stamp)
+            && above(shmc_key_floor(t, hash), stamp)))
         return SHMC_MISS;
     for (uint32_t i = 0; i < head->ntags; i++) {
         if (above(shmc_tag_stripe(t, tags[i], 0), stamp))
@@ -91,12 +107,24 @@ int shmc_judge(shmc *t, const shmc_record *head, const uint32_t *tags,
     if (now >= head->dead_at)
         return SHMC_DEAD;
     soft |= above(&h->clear_soft, stamp)
-        || above(shmc_key_stripe(t, hash, 1), stamp);
+        || (above(&h->soft_top, stamp)
+            && above(shmc_key_soft(t, hash), stamp));
     return soft || now >= head->fresh_until ? SHMC_STALE : SHMC_FRESH;
 }
 
+/* Take the chain that stands in place of a value. Whether it can be one. */
+static int read_chain(const shmc *t, const uint8_t *p, shmc_found *out)
+{
+    if (out->head.value_len != sizeof out->chain)
+        return 0;
+    racing_copy(&out->chain, p, sizeof out->chain);
+    out->length = out->chain.length;
+    return shmc_chain_sane(t, &out->chain);
+}
+
 /* Look at the record that a slot word means. SHMC_OK: it is the key's, and *out
- * is whole; SHMC_MISS: it is another key's; SHMC_CHANGED: it was reused.
+ * is whole; SHMC_MISS: it is another key's; SHMC_CHANGED: it was reused. `piece`
+ * is SHMC_PIECE where the key is a piece's, else 0.
  *
  * The slot is loaded again after the generation. Without that:
  * 1. the reader loads the slot, and sleeps
@@ -106,26 +134,34 @@ int shmc_judge(shmc *t, const shmc_record *head, const uint32_t *tags,
  * With it, the slot still meant this record when the generation was loaded.
  */
 static int look(const shmc *t, uint32_t shard, shmc_word *slot, uint64_t word,
-                const void *key, uint32_t len, shmc_found *out)
+                const void *key, uint32_t len, uint32_t piece, shmc_found *out)
 {
     uint32_t e = shmc_word_extent(word), offset = shmc_word_offset(word);
     shmc_word *generation = &t->shards[shard].generations[e];
+    const shmc_record *head = &out->head;
+    const uint8_t *p = shmc_at(t, shard, e, offset);
+
+    for (uint32_t i = 0; i < PREFETCH; i++)
+        __builtin_prefetch(p + 64 * i);         /* faults on no address */
     SHMC_STEP("look.slot");
     uint64_t seen = shmc_load(generation);
-    const shmc_record *head = &out->head;
 
     if ((uint16_t)seen != word >> 48 || !shmc_word_same(shmc_load(slot), word))
         return SHMC_CHANGED;
     if (offset < SHMC_FIRST || offset + sizeof *head > t->g.extent_bytes)
         return SHMC_MISS;
-    const uint8_t *p = shmc_at(t, shard, e, offset);
     racing_copy(&out->head, p, sizeof *head);
+    SHMC_STEP("look.head");
     uint32_t before = (uint32_t)sizeof *head + 4u * head->ntags;
     uint64_t end = (uint64_t)offset + before + head->key_len + head->value_len;
     int ours = head->key_len == len && head->ntags <= SHMC_TAGS_MAX
+        && (piece ? head->kind == SHMC_PIECE : !(head->kind & SHMC_PIECE))
         && end <= t->g.extent_bytes && racing_equal(p + before, key, len);
-    if (ours)
+    if (ours && head->ntags)
         racing_copy(out->tags, p + sizeof *head, 4u * head->ntags);
+    out->length = head->value_len;
+    if (ours && head->kind & SHMC_CHAINED)
+        ours = read_chain(t, p + before + len, out);
     if (!unchanged(generation, seen))
         return SHMC_CHANGED;
     out->slot = slot;
@@ -138,14 +174,15 @@ static int look(const shmc *t, uint32_t shard, shmc_word *slot, uint64_t word,
 
 /* Look at one slot until it holds still. SHMC_OK, or SHMC_MISS. */
 static int look_at(shmc *t, const shmc_place *at, shmc_word *slot,
-                   const void *key, uint32_t len, shmc_found *out)
+                   const void *key, uint32_t len, uint32_t piece,
+                   shmc_found *out)
 {
     uint64_t word = shmc_load(slot);
 
     for (int i = 0; i < LOOKS; i++) {
         if (!word || (word & SHMC_PRINT_MASK) != at->print)
             return SHMC_MISS;
-        int rc = look(t, at->shard, slot, word, key, len, out);
+        int rc = look(t, at->shard, slot, word, key, len, piece, out);
         if (rc != SHMC_CHANGED)
             return rc;
         /* a record that moved is no miss: look where the slot points now */
@@ -159,8 +196,8 @@ static int look_at(shmc *t, const shmc_place *at, shmc_word *slot,
 }
 
 /* Find the key's record among its sixteen slots, whatever it is worth. */
-static int seek(shmc *t, const shmc_place *at, const void *key, uint32_t len,
-                shmc_found *out)
+int shmc_seek(shmc *t, const shmc_place *at, const void *key, uint32_t len,
+              uint32_t piece, shmc_found *out)
 {
     __builtin_prefetch(at->bucket[1]);
     for (int b = 0; b < 2; b++)
@@ -168,7 +205,7 @@ static int seek(shmc *t, const shmc_place *at, const void *key, uint32_t len,
             shmc_word *slot = &at->bucket[b][i];
             uint64_t word = atomic_load_explicit(slot, memory_order_relaxed);
             if ((word & SHMC_PRINT_MASK) == at->print && word
-                && look_at(t, at, slot, key, len, out) == SHMC_OK)
+                && look_at(t, at, slot, key, len, piece, out) == SHMC_OK)
                 return SHMC_OK;
         }
     return SHMC_MISS;
@@ -183,8 +220,9 @@ int shmc_find(shmc *t, const void *key, uint32_t len, uint64_t hash,
     shmc_place at;
 
     shmc_place_of(t, hash, &at);
-    if (seek(t, &at, key, len, out) != SHMC_OK)
+    if (shmc_seek(t, &at, key, len, 0, out) != SHMC_OK)
         return SHMC_MISS;
+    out->hash = hash;
     int state = shmc_judge(t, &out->head, out->tags, hash, now);
     if (state < 0)
         return SHMC_MISS;
@@ -192,11 +230,15 @@ int shmc_find(shmc *t, const void *key, uint32_t len, uint64_t hash,
     return SHMC_OK;
 }
 
-/* Copy the value of a found record, head.value_len bytes. SHMC_OK: it is whole;
- * SHMC_CHANGED: its extent was reused, what was copied is nothing; find again.
+/* Copy the value of a found record, `length` bytes. SHMC_OK: it is whole;
+ * SHMC_CHANGED: its extent was reused, what was copied is nothing; find again;
+ * SHMC_MISS: a piece of it is missing.
  */
 int shmc_copy(shmc *t, const shmc_found *f, void *to)
 {
+    if (f->head.kind & SHMC_CHAINED)
+        return shmc_chain_copy(t, f, to);
+    SHMC_STEP("copy.value");
     racing_copy(to, f->value, f->head.value_len);
     if (unchanged(f->generation, f->generation_seen))
         return SHMC_OK;
@@ -204,28 +246,31 @@ int shmc_copy(shmc *t, const shmc_found *f, void *to)
     return SHMC_CHANGED;
 }
 
-/* Note a hit in the slot's frequency, up to 3. A changed slot is let be. */
+/* Note a hit in the slot's frequency, up to 3. A changed slot is let be. One
+ * hit of SHMC_HOT_SAMPLE is noted for the hot keys.
+ */
 void shmc_touch(shmc *t, const shmc_found *f)
 {
     uint64_t word = f->word;
 
-    if (!t->read_only && shmc_word_freq(word) < 3)
+    if (t->read_only)
+        return;
+    if (shmc_word_freq(word) < 3)
         atomic_compare_exchange_strong_explicit(
             f->slot, &word, word + SHMC_FREQ_ONE, memory_order_relaxed,
             memory_order_relaxed);
+    SHMC_STEP("touch.freq");
+    if (!(++t->hits % SHMC_HOT_SAMPLE) && !(f->head.kind & SHMC_PIECE))
+        shmc_hot_add(t, SHMC_HOT_HITS, f->hash, SHMC_HOT_SAMPLE);
 }
 
-/* Bytes of a record in the log, or 0 if it can never fit (or is malformed). */
-static uint32_t size_of(const shmc *t, const shmc_store *s)
+/* Bytes of a record in the log. */
+static uint64_t size_of(const shmc_store *s)
 {
     uint64_t n = sizeof(shmc_record) + 4ull * s->ntags + s->key_len
         + (uint64_t)s->value_len;
 
-    n = (n + 7) & ~7ull;
-    if (n > t->g.extent_bytes - SHMC_FIRST || s->ntags > SHMC_TAGS_MAX
-        || s->key_len < 1 || s->key_len > SHMC_KEY_MAX)
-        return 0;
-    return (uint32_t)n;
+    return (n + 7) & ~7ull;
 }
 
 /* Write a record's bytes where nothing points yet. */
@@ -240,6 +285,7 @@ static void append(uint8_t *to, const shmc_store *s, uint32_t bytes,
     };
 
     memcpy(to, &head, sizeof head);
+    SHMC_STEP("store.head");
     to += sizeof head;
     if (s->ntags)
         memcpy(to, s->tags, 4u * s->ntags);
@@ -249,7 +295,8 @@ static void append(uint8_t *to, const shmc_store *s, uint32_t bytes,
         memcpy(to + s->key_len, s->value, s->value_len);
 }
 
-/* A slot for a key that has none: an empty one of the emptier bucket; where all
+/* A slot for a key that has none: an empty one of the first bucket while it is
+ * half empty, so that most reads touch no other, else of the emptier; where all
  * sixteen are taken, that of the least frequency, then of the oldest extent.
  */
 static shmc_word *vacancy(shmc *t, const shmc_place *at)
@@ -276,7 +323,7 @@ static shmc_word *vacancy(shmc *t, const shmc_place *at)
         }
     }
     if (empty[0] || empty[1])
-        return empty[vacant[1] > vacant[0]];
+        return empty[vacant[0] < SHMC_WAYS / 2 && vacant[1] > vacant[0]];
     shmc_count(t, SHMC_C_NO_SLOT, 1);
     return victim;
 }
@@ -293,6 +340,7 @@ static void publish(shmc *t, uint32_t shard, shmc_word *slot, uint64_t word,
                slot, &old, own ? word | (old & SHMC_FREQ_MASK) : word,
                memory_order_release, memory_order_relaxed))
         ;
+    SHMC_STEP("publish.slot");
     if (old && shmc_word_current(&t->shards[shard], old))
         shmc_forget(t, shard, old);
 }
@@ -301,6 +349,7 @@ static void publish(shmc *t, uint32_t shard, shmc_word *slot, uint64_t word,
 static void remove_found(shmc *t, uint32_t shard, const shmc_found *f)
 {
     atomic_exchange_explicit(f->slot, 0, memory_order_release);
+    SHMC_STEP("remove.slot");
     shmc_forget(t, shard, f->word);
 }
 
@@ -317,7 +366,9 @@ static int admit(shmc *t, const shmc_store *s, uint64_t hash,
         return SHMC_LOST;
     if (s->raise) {
         *stamp = shmc_number(t);
-        shmc_raise(shmc_key_stripe(t, hash, 0), *stamp);
+        SHMC_STEP("admit.number");
+        shmc_raise_key(t, hash, *stamp, 0);
+        SHMC_STEP("admit.raised");
     }
     if (shmc_highest(t, hash, s->tags, s->ntags) > *stamp)
         return SHMC_RAISED;
@@ -326,17 +377,18 @@ static int admit(shmc *t, const shmc_store *s, uint64_t hash,
     return SHMC_OK;
 }
 
-/* Append a record and let its slot mean it, in the order that costs a killed
- * writer its own store only: bytes, fill mark, slot.
+/* Append a record, of a size that an extent can hold, and let its slot mean it,
+ * in the order that costs a killed writer its own store only: bytes, fill mark,
+ * slot. Under the shard's lock.
  */
-static void store(shmc *t, const shmc_store *s, const shmc_place *at,
-                  uint32_t bytes, uint64_t stamp, int64_t now,
-                  const shmc_found *standing)
+void shmc_write(shmc *t, const shmc_place *at, uint32_t queue,
+                const shmc_store *s, uint64_t stamp, int64_t now,
+                const shmc_found *standing)
 {
     shmc_shard *shard = &t->shards[at->shard];
-    uint32_t e, offset;
+    uint32_t e, offset, bytes = (uint32_t)size_of(s);
 
-    shmc_room(t, at->shard, bytes, now, &e, &offset);
+    shmc_room(t, at->shard, queue, bytes, now, &e, &offset);
     append(shmc_at(t, at->shard, e, offset), s, bytes, stamp);
     SHMC_STEP("store.bytes");
     __atomic_store_n(&shard->extents[e].fill, offset + bytes, __ATOMIC_RELEASE);
@@ -348,9 +400,23 @@ static void store(shmc *t, const shmc_store *s, const shmc_place *at,
             standing != NULL);
     SHMC_STEP("store.slot");
     shmc_keep(shard, e, bytes);
-    shmc_count(t, SHMC_C_STORES, 1);
-    if (standing)
-        shmc_count(t, SHMC_C_REPLACED, 1);
+}
+
+/* The queue that a record belongs in. A key that stands (`standing`, or NULL)
+ * stays on probation if it is, since rewriting proves nothing; else it goes to
+ * the rewrites. A key that was put out lately goes to main, others to probation.
+ * Under the shard's lock.
+ */
+uint32_t shmc_queue_of(shmc *t, const shmc_place *at, uint64_t hash,
+                       const shmc_found *standing)
+{
+    const shmc_shard *s = &t->shards[at->shard];
+
+    if (!standing)
+        return shmc_ghost_take(t, at->shard, hash) ? SHMC_Q_MAIN
+            : SHMC_Q_PROBATION;
+    return s->extents[shmc_word_extent(standing->word)].queue
+        == SHMC_Q_PROBATION ? SHMC_Q_PROBATION : SHMC_Q_REWRITES;
 }
 
 /* The counter of a refusal. */
@@ -361,66 +427,116 @@ static void count_refusal(shmc *t, int rc)
                : SHMC_C_REFUSED_RAISED, 1);
 }
 
+/* Store a record that an extent can hold, if it may be. `queue` is SHMC_QUEUES
+ * where it is yet to be chosen.
+ */
+static int put_whole(shmc *t, const shmc_store *s, const shmc_place *at,
+                     uint64_t hash, uint32_t queue, int64_t now,
+                     uint64_t *stamp)
+{
+    shmc_found found;
+    int rc = shmc_lock(t, at->shard, s->wait);
+
+    if (rc != SHMC_OK)
+        return rc;
+    SHMC_STEP("put.locked");
+    int stands = shmc_seek(t, at, s->key, s->key_len, 0, &found) == SHMC_OK;
+    /* what readers take for absent is not a later birth */
+    int counts = stands
+        && shmc_judge(t, &found.head, found.tags, hash, now) != SHMC_MISS;
+    rc = admit(t, s, hash, counts ? &found : NULL, stamp);
+    if (rc == SHMC_OK) {
+        if (queue == SHMC_QUEUES)
+            queue = shmc_queue_of(t, at, hash, stands ? &found : NULL);
+        SHMC_STEP("put.queue");
+        shmc_write(t, at, queue, s, *stamp, now, stands ? &found : NULL);
+        shmc_count(t, SHMC_C_STORES, 1);
+        if (stands)
+            shmc_count(t, SHMC_C_REPLACED, 1);
+    } else {
+        count_refusal(t, rc);
+    }
+    if (rc == SHMC_RAISED && s->raise && stands)
+        remove_found(t, at->shard, &found);
+    if (rc != SHMC_OK && s->kind & SHMC_CHAINED)
+        shmc_chain_unlink(t, at->shard, s->value);
+    SHMC_STEP("put.done");
+    shmc_unlock(t, at->shard);
+    return rc;
+}
+
+/* Store a value too large for one record: its pieces, then what names them. */
+static int put_chain(shmc *t, const shmc_store *s, const shmc_place *at,
+                     uint64_t hash, int64_t now, uint64_t *stamp)
+{
+    uint32_t queue;
+    shmc_chain chain;
+    shmc_store head = *s;
+    int rc = shmc_chain_store(t, at, s, hash, now, &chain, &queue);
+
+    if (rc != SHMC_OK)
+        return rc;
+    head.value = &chain;
+    head.value_len = sizeof chain;
+    head.kind |= SHMC_CHAINED;
+    head.wait = 1;
+    return put_whole(t, &head, at, hash, queue, now, stamp);
+}
+
 /* Store a record. SHMC_OK, with the stamp it bears in *stamp; else nothing was
  * stored: SHMC_TOO_LARGE (before anything is touched), _BUSY, _DISABLED, _LOST,
  * _RAISED (with `raise`: the old record is gone, the key was raised over it),
- * _OLDER. Waits for the shard's lock, at most 2 ms.
+ * _OLDER. Waits for the shard's lock, if it was asked to, at most 2 ms a hold:
+ * one for a record, one more for each piece of a chain.
  */
 int shmc_put(shmc *t, const shmc_store *s, int64_t now, uint64_t *stamp)
 {
-    uint32_t bytes = size_of(t, s);
-    shmc_found found;
     shmc_place at;
 
-    if (!bytes) {
+    if (s->value_len > shmc_value_max(t) || s->ntags > SHMC_TAGS_MAX
+        || s->key_len < 1 || s->key_len > SHMC_KEY_MAX) {
         shmc_count(t, SHMC_C_TOO_LARGE, 1);
         return SHMC_TOO_LARGE;
     }
     uint64_t hash = shmc_hash(t, s->key, s->key_len);
     shmc_place_of(t, hash, &at);
-    int rc = shmc_lock(t, at.shard);
-    if (rc != SHMC_OK)
-        return rc;
-    SHMC_STEP("put.locked");
-    int stands = seek(t, &at, s->key, s->key_len, &found) == SHMC_OK;
-    /* what readers take for absent is not a later birth */
-    int counts = stands
-        && shmc_judge(t, &found.head, found.tags, hash, now) != SHMC_MISS;
-    rc = admit(t, s, hash, counts ? &found : NULL, stamp);
-    if (rc == SHMC_OK)
-        store(t, s, &at, bytes, *stamp, now, stands ? &found : NULL);
-    else
-        count_refusal(t, rc);
-    if (rc == SHMC_RAISED && s->raise && stands)
-        remove_found(t, at.shard, &found);
-    shmc_unlock(t, at.shard);
+    int rc = size_of(s) > shmc_whole_bytes(t)
+        && s->value_len > sizeof(shmc_chain)
+        ? put_chain(t, s, &at, hash, now, stamp)
+        : put_whole(t, s, &at, hash, SHMC_QUEUES, now, stamp);
+    SHMC_STEP("put.unlocked");
+    if (rc == SHMC_OK && s->fill_us)
+        shmc_hot_add(t, SHMC_HOT_FILLS, hash, s->fill_us / SHMC_HOT_US + 1);
     return rc;
 }
 
 /* Remove a key's record, unless it bears `nonce` (0: whatever it bears).
- * SHMC_OK (also where it was kept), SHMC_MISS. Waits for the shard's lock, at
- * most 2 ms; where it is not to be had, SHMC_BUSY, and the key's floor is
- * raised to `floor`, so that readers miss the record all the same.
+ * SHMC_OK (also where it was kept), SHMC_MISS. With `wait`, waits for the
+ * shard's lock, at most 2 ms; where it is not to be had, SHMC_BUSY, and the
+ * key's floor is raised to `floor`, so that readers miss the record all the
+ * same. Without `wait`, SHMC_BUSY at once and nothing is raised.
  */
 int shmc_drop(shmc *t, const void *key, uint32_t len, uint64_t floor,
-              uint64_t nonce)
+              uint64_t nonce, int wait)
 {
     uint64_t hash = shmc_hash(t, key, len);
     shmc_found found;
     shmc_place at;
 
     shmc_place_of(t, hash, &at);
-    int rc = shmc_lock(t, at.shard);
+    int rc = shmc_lock(t, at.shard, wait);
     if (rc != SHMC_OK) {
-        if (floor)
-            shmc_raise(shmc_key_floor(t, hash), floor);
+        if (floor && (wait || rc != SHMC_BUSY))
+            shmc_raise_floor(t, hash, floor);
         return SHMC_BUSY;
     }
-    rc = seek(t, &at, key, len, &found);
+    SHMC_STEP("drop.locked");
+    rc = shmc_seek(t, &at, key, len, 0, &found);
     if (rc == SHMC_OK && !(nonce && found.head.nonce == nonce)) {
         remove_found(t, at.shard, &found);
         shmc_count(t, SHMC_C_INVALIDATED, 1);
     }
+    SHMC_STEP("drop.done");
     shmc_unlock(t, at.shard);
     return rc;
 }

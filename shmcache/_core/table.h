@@ -21,6 +21,7 @@
  *   shards     one shmc_shard each: lock, extent headers, generations
  *   index      per shard: buckets of eight slots, one cache line each
  *   ghosts     per shard: buckets of sixteen {16-bit print, 16-bit age}
+ *   hot        two tables of words {32-bit print, 32-bit weight}: hits, fills
  *   extents    per shard: 64 extents of equal size, the log of records
  *
  * SLOT of the index, one 64-bit word; 0 is empty (no record begins at offset 0)
@@ -29,6 +30,11 @@
  *
  * RECORD, 8-byte aligned, never changed in place once its slot stands
  *   shmc_record (56 bytes) | tags, 4 bytes each | key | value | pad to 8
+ *
+ * CHAIN: a value too large for one record. Its record bears SHMC_CHAINED and, in
+ * place of the value, a shmc_chain; the value lies in pieces, records of the
+ * same shard that bear SHMC_PIECE and whose key is a shmc_piece_key. Pieces are
+ * indexed, kept and evicted each by itself; a missing piece is a miss.
  *
  * CLAIM WORD
  *   63     44 43          24 23           12 11     3 2     0
@@ -63,7 +69,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SHMC_LAYOUT 1u          /* raise on any change of what is drawn above */
+#define SHMC_LAYOUT 2u          /* raise on any change of what is drawn above */
 #define SHMC_PAGE 4096u
 #define SHMC_SHARDS_MAX 1024u
 #define SHMC_EXTENTS 64u        /* per shard: six bits of the slot word */
@@ -99,8 +105,13 @@ enum {
 /* What a found record is worth now. */
 enum { SHMC_FRESH = 0, SHMC_STALE = 1, SHMC_DEAD = 2 };
 
-/* What kind of record it is. The core stores the number and reads none of it. */
+/* What kind of record it is. The core stores the number and reads none of it;
+ * the two flags are its own.
+ */
 enum { SHMC_VALUE = 0, SHMC_PASS = 1, SHMC_ERROR = 2 };
+#define SHMC_KIND_MASK 0x3fu
+#define SHMC_CHAINED 0x40u      /* the value is a shmc_chain */
+#define SHMC_PIECE 0x80u        /* the key is a shmc_piece_key */
 
 /* A process' counters, by index; names in the same order in stats.py. */
 enum {
@@ -155,6 +166,8 @@ typedef struct shmc_header {
     shmc_word clear_soft;
     shmc_word gap;              /* stripe of everything, soft for 4 s from gap_at */
     _Atomic int64_t gap_at;     /* when it was raised, ns */
+    shmc_word floor_top;        /* no key stripe's floor stands above it */
+    shmc_word soft_top;         /* no key stripe's soft word does */
     _Alignas(64) shmc_word clock;               /* the invalidation clock */
 } shmc_header;
 
@@ -203,24 +216,45 @@ typedef struct shmc_record {
     uint64_t nonce;             /* random, of its fill */
 } shmc_record;
 
+/* What stands in place of a value that lies in pieces. */
+typedef struct shmc_chain {
+    uint64_t id;                /* of the shard, never given twice */
+    uint32_t length;            /* bytes of the whole value */
+    uint32_t piece_bytes;       /* of each piece but the last */
+} shmc_chain;
+
+/* The key of one piece. Its hash, with the chain's shard, places it. */
+typedef struct shmc_piece_key {
+    uint64_t id;
+    uint32_t number;            /* from 0 */
+    uint32_t spare;             /* 0 */
+} shmc_piece_key;
+
 /* One extent's bookkeeping, under the shard's lock; reset at reuse. */
 typedef struct shmc_extent {
-    uint32_t queue;             /* FREE, PROBATION, MAIN, REWRITES, RESERVE */
+    uint32_t queue;             /* FREE, PROBATION, MAIN, REWRITES */
     uint32_t fill;              /* bytes appended and published */
     uint64_t age;               /* order of opening within the shard */
     uint32_t live_bytes;        /* of records still indexed; may drift if killed */
     uint32_t live_records;
     uint64_t spare;
 } shmc_extent;
-enum { SHMC_Q_FREE, SHMC_Q_PROBATION, SHMC_Q_MAIN, SHMC_Q_REWRITES, SHMC_Q_RESERVE };
+enum { SHMC_Q_FREE, SHMC_Q_PROBATION, SHMC_Q_MAIN, SHMC_Q_REWRITES, SHMC_QUEUES };
 
 typedef struct shmc_shard {
     pthread_mutex_t lock;       /* robust, process-shared */
     _Alignas(64) uint64_t opened;       /* ages given out */
     uint64_t evicted_bytes;     /* clock of the ghost list */
+    uint64_t chains;            /* ids given out */
     uint32_t disabled;          /* 1: not recoverable, every call misses; 2: being
                                    wiped, whoever recovers the lock goes on */
-    uint32_t open[4];           /* extent being filled, by queue - 1; 64 = none */
+    uint32_t open[SHMC_QUEUES]; /* extent being filled, by queue; 64 = none */
+    uint32_t rest;              /* probation's last one, for what fits; 64 = none */
+    uint32_t victim;            /* extent being emptied; 64 = none */
+    uint32_t cursor;            /* offset of its next record to look at */
+    uint32_t sparse;            /* 1: all that stands in it is kept */
+    uint32_t moved;             /* bytes of it that were moved on */
+    uint32_t survival;          /* of the last victims' bytes, in 1/256 */
     _Alignas(64) shmc_extent extents[SHMC_EXTENTS];
     _Alignas(64) shmc_word generations[SHMC_EXTENTS];   /* written on reuse only */
 } shmc_shard;
@@ -236,9 +270,11 @@ typedef struct shmc {
     shmc_shard *shards;
     shmc_word *index;
     uint32_t *ghosts;
+    shmc_word *hot;
     uint8_t *extents;
     shmc_word *counters;        /* this process' slot, or scratch if it has none */
     shmc_word scratch[SHMC_COUNTERS];
+    uint32_t hits;              /* since attached, to sample them */
     int read_only;              /* touch no frequency, count nothing */
     int64_t try_until[SHMC_SHARDS_MAX]; /* CLOCK_MONOTONIC ns: only try till then */
 } shmc;
@@ -250,7 +286,10 @@ typedef struct shmc_found {
     shmc_word *generation;
     uint64_t generation_seen;
     const uint8_t *value;
+    uint64_t hash;              /* of the key */
     uint32_t state;             /* SHMC_FRESH, _STALE, _DEAD */
+    uint32_t length;            /* bytes of the whole value */
+    shmc_chain chain;           /* where head.kind bears SHMC_CHAINED */
     shmc_record head;
     uint32_t tags[SHMC_TAGS_MAX];
 } shmc_found;
@@ -270,21 +309,25 @@ typedef struct shmc_store {
     uint64_t claim_word;        /* stored only if the claim still bears it */
     int newer_only;             /* refused if a record of a later birth stands */
     int raise;                  /* take a number, raise the key, bear it as stamp */
+    int wait;                   /* for the shard's lock, at most 2 ms; 0: only try */
 } shmc_store;
 
 /* What stands in the segment now, read without a lock: near enough. */
 typedef struct shmc_usage {
     uint64_t records, live_bytes, capacity_bytes, disabled_shards;
+    uint32_t extents[SHMC_QUEUES];      /* by queue */
 } shmc_usage;
 
 /* Segment (segment.c) */
-int shmc_plan(uint64_t size, uint32_t record_bytes, shmc_geometry *out);
+int shmc_plan(uint64_t size, uint32_t record_bytes, uint32_t shards,
+              shmc_geometry *out);
 uint32_t shmc_layout_hash(void);
 int shmc_init(void *base, const shmc_geometry *g, const shmc_identity *id,
               const uint64_t seed[2]);
 int shmc_attach(shmc *t, void *base, uint64_t size, int read_only);
 const shmc_region *shmc_find_region(const shmc *t, const char *name);
-void shmc_measure(const shmc *t, shmc_usage *out);
+void shmc_measure(const shmc *t, uint32_t shard, shmc_usage *out);
+uint64_t shmc_value_max(const shmc *t);
 
 /* Table (table.c, extent.c) */
 uint64_t shmc_hash(const shmc *t, const void *key, size_t len);
@@ -294,15 +337,22 @@ int shmc_copy(shmc *t, const shmc_found *f, void *to);
 void shmc_touch(shmc *t, const shmc_found *f);
 int shmc_put(shmc *t, const shmc_store *s, int64_t now, uint64_t *stamp);
 int shmc_drop(shmc *t, const void *key, uint32_t len, uint64_t floor,
-              uint64_t nonce);
+              uint64_t nonce, int wait);
+
+/* Hot keys (hot.c) */
+enum { SHMC_HOT_HITS, SHMC_HOT_FILLS, SHMC_HOT_TABLES };
+#define SHMC_HOT_KEYS 64u       /* of each table */
+#define SHMC_HOT_SAMPLE 64u     /* one hit of so many is noted, for all */
+#define SHMC_HOT_US 64u         /* a fill's weight counts so many microseconds */
+void shmc_hot_add(shmc *t, uint32_t table, uint64_t hash, uint64_t weight);
 
 /* Invalidation clock (invalidation.c) */
 uint64_t shmc_clock(const shmc *t);
 uint64_t shmc_number(shmc *t);
-void shmc_raise(shmc_word *stripe, uint64_t number);
-shmc_word *shmc_key_stripe(shmc *t, uint64_t hash, int soft);
-shmc_word *shmc_key_floor(shmc *t, uint64_t hash);
+void shmc_raise_key(shmc *t, uint64_t hash, uint64_t number, int soft);
+void shmc_raise_floor(shmc *t, uint64_t hash, uint64_t number);
 shmc_word *shmc_tag_stripe(shmc *t, uint32_t tag, int soft);
+void shmc_raise(shmc_word *stripe, uint64_t number);
 void shmc_raise_gap(shmc *t, uint64_t number, int64_t now);
 uint32_t shmc_tag_number(const void *name, size_t len);
 uint64_t shmc_highest(shmc *t, uint64_t hash, const uint32_t *tags,
@@ -322,5 +372,83 @@ int shmc_claim_noted(shmc *t, uint32_t index, uint64_t word, uint64_t *stamp,
 int shmc_claim_void(shmc *t, uint32_t index, uint64_t word, uint64_t hash);
 int shmc_claim_wait(shmc *t, uint32_t index, uint64_t word, uint32_t slot);
 uint64_t shmc_claim_word(shmc *t, uint32_t index);
+
+/* Check (check.c), for tools. Reads alone: takes no lock, writes nothing, not
+ * even frequencies, and may be called on a mapping for reading of any bytes.
+ */
+enum {                          /* what is wrong; named in binding.pyx */
+    SHMC_F_STATE,               /* the shard's state is none */
+    SHMC_F_QUEUE,               /* an extent is in no queue */
+    SHMC_F_FILL,                /* a fill mark that no append can have left */
+    SHMC_F_AGE,                 /* an extent older than what was ever opened */
+    SHMC_F_OPEN,                /* a queue's open extent is not that queue's */
+    SHMC_F_VICTIM,              /* the extent being emptied cannot be */
+    SHMC_F_LOG,                 /* bytes in the log that are no record */
+    SHMC_F_PAST,                /* a slot of a past generation */
+    SHMC_F_OUTSIDE,             /* a slot means a place that nothing was put */
+    SHMC_F_RECORD,              /* a slot means where no record begins */
+    SHMC_F_SHARD,               /* a record whose key is another shard's */
+    SHMC_F_BUCKET,              /* a slot outside its key's two buckets */
+    SHMC_F_PRINT,               /* a slot with another key's fingerprint */
+    SHMC_F_TWICE,               /* two slots of one record */
+    SHMC_F_KEY,                 /* two records of one key */
+    SHMC_F_CHAIN,               /* a chain that no store can have made */
+    SHMC_F_PIECE,               /* a piece that no store can have made */
+    SHMC_F_STAMP,               /* a record of a stamp above the clock */
+    SHMC_F_KINDS
+};
+#define SHMC_FAULTS 32u         /* of a shard told one by one; others counted */
+#define SHMC_NOWHERE UINT32_MAX
+
+typedef struct shmc_fault {
+    uint32_t kind;
+    uint32_t extent, offset;    /* or SHMC_NOWHERE */
+    uint32_t slot;              /* of the shard's index, or SHMC_NOWHERE */
+} shmc_fault;
+
+/* What a shard's check found. */
+typedef struct shmc_report {
+    uint64_t found[SHMC_F_KINDS];       /* faults of each kind */
+    shmc_fault faults[SHMC_FAULTS];     /* the first of them */
+    uint32_t told;              /* how many stand there */
+    uint32_t disabled;          /* as shmc_shard's */
+    uint32_t orphaned;          /* 1: its lock's holder died */
+    uint32_t unsettled;         /* places that writers changed at every look */
+    uint32_t drifted;           /* extents booked otherwise than counted: */
+    int64_t drift_records;      /* booked less counted */
+    int64_t drift_bytes;
+    uint64_t records, live_bytes;       /* that slots mean, pieces included */
+    uint64_t filled_bytes;      /* below the fill marks */
+    uint64_t pieces, chains;
+    uint64_t broken_chains;     /* of these, with a piece missing: they miss */
+    uint64_t missing_pieces;    /* of those */
+    uint64_t orphan_pieces;     /* that no chain names */
+    uint64_t ghosts;            /* of the ghost list, expired ones too */
+    uint32_t extents[SHMC_QUEUES];      /* by queue */
+} shmc_report;
+
+/* What the invalidation clock's words say of each other. All are 0. */
+typedef struct shmc_stripes {
+    uint64_t above_clock;       /* regions and words that stand above it */
+    uint64_t above_top;         /* floors, soft words: readers miss them */
+} shmc_stripes;
+
+/* A record that stands, by its slot. */
+typedef struct shmc_listed {
+    uint64_t word;              /* of the slot */
+    uint64_t hash;              /* of the key */
+    uint32_t state;             /* SHMC_FRESH, _STALE, _DEAD */
+    uint32_t length;            /* bytes of the whole value */
+    shmc_record head;
+    shmc_chain chain;           /* where head.kind bears SHMC_CHAINED */
+    uint32_t tags[SHMC_TAGS_MAX];
+    uint8_t key[SHMC_KEY_MAX];
+} shmc_listed;
+
+size_t shmc_check_words(const shmc *t);
+void shmc_check(shmc *t, uint32_t shard, uint64_t *starts, shmc_report *out);
+void shmc_check_stripes(const shmc *t, shmc_stripes *out);
+int shmc_list(shmc *t, uint32_t shard, uint32_t slot, int64_t now,
+              shmc_listed *out);
 
 #endif

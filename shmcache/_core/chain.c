@@ -1,0 +1,150 @@
+/* chain.c: values too large for one record, in pieces.
+ *
+ * A store appends the pieces first, each under a hold of the shard's lock of its
+ * own, then the record that names them, which alone is judged: so a chain is
+ * whole before anyone can find it, and no store holds the lock for long. What a
+ * killed or a refused store leaves is found by nobody and goes with its
+ * extents. Pieces are evicted each by itself; one that is missing makes the
+ * value a miss.
+ */
+#include "inner.h"
+
+/* A chain of more bytes would put out its own first pieces from probation before
+ * its last one is stored: it goes to main.
+ */
+#define PROBATION_EXTENTS 4u
+
+/* The hash that places a piece, in the shard of its chain. */
+static shmc_piece_key piece_at(const shmc *t, uint32_t shard, uint64_t id,
+                               uint32_t number, shmc_place *at)
+{
+    shmc_piece_key key = {.id = id, .number = number};
+
+    shmc_place_in(t, shmc_hash(t, &key, sizeof key), shard, at);
+    return key;
+}
+
+/* Whether a chain is one that a store can have made. */
+int shmc_chain_sane(const shmc *t, const shmc_chain *chain)
+{
+    return chain->length && chain->length <= shmc_value_max(t)
+        && chain->piece_bytes == shmc_piece_bytes(t);
+}
+
+/* Whether a found record still stands where it was found. If not, its pieces
+ * went after it, and the key may have another value by now.
+ */
+static int stands(const shmc_found *f)
+{
+    return shmc_word_same(shmc_load(f->slot), f->word);
+}
+
+/* Copy the pieces of a found chain. SHMC_OK: whole; SHMC_CHANGED: it was reused
+ * or replaced meanwhile; SHMC_MISS: a piece is missing.
+ */
+int shmc_chain_copy(shmc *t, const shmc_found *f, uint8_t *to)
+{
+    uint32_t shard = (uint32_t)((f->value - t->extents)
+                                / ((size_t)SHMC_EXTENTS * t->g.extent_bytes));
+    uint32_t left = f->chain.length, n = shmc_pieces(t, left);
+
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t length = i + 1 < n ? f->chain.piece_bytes : left;
+        shmc_found piece;
+        shmc_place at;
+        shmc_piece_key key = piece_at(t, shard, f->chain.id, i, &at);
+
+        if (shmc_seek(t, &at, &key, sizeof key, SHMC_PIECE, &piece) != SHMC_OK
+            || piece.head.value_len != length
+            || piece.head.nonce != f->head.nonce
+            || piece.head.birth != f->head.birth)
+            return stands(f) ? SHMC_MISS : SHMC_CHANGED;
+        if (shmc_copy(t, &piece, to) != SHMC_OK)
+            return SHMC_CHANGED;
+        shmc_touch(t, &piece);
+        to += length;
+        left -= length;
+    }
+    return SHMC_OK;
+}
+
+/* Let all pieces of a chain go. Under the shard's lock. */
+void shmc_chain_unlink(shmc *t, uint32_t shard, const shmc_chain *chain)
+{
+    if (!shmc_chain_sane(t, chain))
+        return;
+    uint32_t n = shmc_pieces(t, chain->length);
+    for (uint32_t i = 0; i < n; i++) {
+        shmc_found piece;
+        shmc_place at;
+        shmc_piece_key key = piece_at(t, shard, chain->id, i, &at);
+
+        if (shmc_seek(t, &at, &key, sizeof key, SHMC_PIECE, &piece) != SHMC_OK)
+            continue;
+        atomic_exchange_explicit(piece.slot, 0, memory_order_release);
+        SHMC_STEP("unlink.slot");
+        shmc_forget(t, shard, piece.word);
+    }
+}
+
+/* Store one piece, under the shard's lock. */
+static void store_piece(shmc *t, uint32_t shard, uint32_t queue,
+                        const shmc_store *s, uint64_t id, uint32_t number,
+                        int64_t now)
+{
+    uint32_t step = shmc_piece_bytes(t), from = number * step;
+    shmc_place at;
+    shmc_piece_key key = piece_at(t, shard, id, number, &at);
+    shmc_store piece = *s;
+
+    piece.key = &key;
+    piece.key_len = sizeof key;
+    piece.value = (const uint8_t *)s->value + from;
+    piece.value_len = s->value_len - from < step ? s->value_len - from : step;
+    piece.kind = SHMC_PIECE;
+    piece.ntags = 0;
+    shmc_write(t, &at, queue, &piece, s->stamp, now, NULL);
+}
+
+/* Name a chain that is to be stored, and choose its queue. Under the shard's
+ * lock.
+ */
+static uint32_t begin(shmc *t, const shmc_place *at, const shmc_store *s,
+                      uint64_t hash, shmc_chain *chain)
+{
+    shmc_shard *shard = &t->shards[at->shard];
+    shmc_found found;
+
+    SHMC_SET(shard->chains, shard->chains + 1);
+    SHMC_STEP("chain.id");
+    chain->id = shard->chains;
+    chain->length = s->value_len;
+    chain->piece_bytes = shmc_piece_bytes(t);
+    int stands = shmc_seek(t, at, s->key, s->key_len, 0, &found) == SHMC_OK;
+    uint32_t queue = shmc_queue_of(t, at, hash, stands ? &found : NULL);
+    return s->value_len > PROBATION_EXTENTS * t->g.extent_bytes
+        && queue == SHMC_Q_PROBATION ? SHMC_Q_MAIN : queue;
+}
+
+/* Store the pieces of a value too large for one record; *chain names them for
+ * the record to come. SHMC_OK, or SHMC_BUSY, _DISABLED with nothing to be
+ * found. *queue is the one they stand in.
+ */
+int shmc_chain_store(shmc *t, const shmc_place *at, const shmc_store *s,
+                     uint64_t hash, int64_t now, shmc_chain *chain,
+                     uint32_t *queue)
+{
+    uint32_t n = shmc_pieces(t, s->value_len);
+
+    for (uint32_t i = 0; i < n; i++) {
+        int rc = shmc_lock(t, at->shard, s->wait || i);
+        if (rc != SHMC_OK)
+            return rc;
+        if (!i)
+            *queue = begin(t, at, s, hash, chain);
+        store_piece(t, at->shard, *queue, s, chain->id, i, now);
+        shmc_unlock(t, at->shard);
+        SHMC_STEP("chain.piece");
+    }
+    return SHMC_OK;
+}
