@@ -32,7 +32,7 @@ typedef struct walked {
 /* A shard's headers at one moment. */
 typedef struct headers {
     uint64_t opened;
-    uint32_t disabled, victim, cursor, open[SHMC_QUEUES];
+    uint32_t disabled, rest, victim, cursor, open[SHMC_QUEUES];
     shmc_extent extents[SHMC_EXTENTS];
     uint64_t generations[SHMC_EXTENTS];
 } headers;
@@ -102,6 +102,7 @@ static void read_headers(const shmc_shard *s, headers *h)
     memset(h, 0, sizeof *h);    /* padding too: they are compared as bytes */
     h->opened = SHMC_GET(s->opened);
     h->disabled = SHMC_GET(s->disabled);
+    h->rest = SHMC_GET(s->rest);
     h->victim = SHMC_GET(s->victim);
     h->cursor = SHMC_GET(s->cursor);
     for (int q = 0; q < SHMC_QUEUES; q++)
@@ -132,20 +133,24 @@ static int settled_headers(const shmc_shard *s, headers *h)
     return 0;
 }
 
+/* Whether an extent may be appended to as one of `queue`, or is none. */
+static int appendable(const headers *h, uint32_t e, uint32_t queue)
+{
+    return e == SHMC_NO_EXTENT
+        || (e < SHMC_NO_EXTENT && e != h->victim && queue != SHMC_Q_FREE
+            && h->extents[e].queue == queue
+            && h->extents[e].fill >= SHMC_FIRST);
+}
+
 static void check_open(check *c)
 {
     const headers *h = &c->before;
 
-    if (h->open[SHMC_Q_FREE] != SHMC_NO_EXTENT)
-        fault(c, SHMC_F_OPEN, h->open[SHMC_Q_FREE], SHMC_NOWHERE, SHMC_NOWHERE);
-    for (uint32_t q = SHMC_Q_FREE + 1; q < SHMC_QUEUES; q++) {
-        uint32_t e = h->open[q];
-        if (e > SHMC_NO_EXTENT
-            || (e < SHMC_NO_EXTENT && (h->extents[e].queue != q
-                                       || h->extents[e].fill < SHMC_FIRST
-                                       || e == h->victim)))
-            fault(c, SHMC_F_OPEN, e, SHMC_NOWHERE, SHMC_NOWHERE);
-    }
+    for (uint32_t q = 0; q < SHMC_QUEUES; q++)
+        if (!appendable(h, h->open[q], q))
+            fault(c, SHMC_F_OPEN, h->open[q], SHMC_NOWHERE, SHMC_NOWHERE);
+    if (!appendable(h, h->rest, SHMC_Q_PROBATION))
+        fault(c, SHMC_F_OPEN, h->rest, SHMC_NOWHERE, SHMC_NOWHERE);
 }
 
 /* Whether the headers agree with each other, as lock.c asks of them too; and a

@@ -27,9 +27,9 @@
 #include <string.h>
 
 #define MAIN_SHARE (SHMC_EXTENTS * 9 / 10)      /* extents that main may keep */
-#define SPARSE_TENTHS 9         /* less than this live: emptied first */
-#define MOVED_TENTHS 9          /* of a victim that may be moved on */
-#define ROUNDS 4                /* of victims, for an extent, before a wipe */
+#define SPARSE_PERCENT 95       /* less than this live: emptied first */
+#define SHARE_MOST 24           /* times its own bytes that a store walks */
+#define ROUNDS 4                /* of victims whose survivors may be moved on */
 
 static const shmc_record *record_at(const shmc *t, uint32_t shard, uint32_t e,
                                     uint32_t offset)
@@ -166,7 +166,7 @@ static uint32_t oldest(const shmc_shard *s, uint32_t queue)
 
 static int is_sparse(const shmc_extent *x)
 {
-    return 10ull * x->live_bytes < (uint64_t)SPARSE_TENTHS * x->fill;
+    return 100ull * x->live_bytes < (uint64_t)SPARSE_PERCENT * x->fill;
 }
 
 /* The full extent with the least live bytes among those that rewriting has
@@ -345,7 +345,7 @@ static void settle(shmc *t, uint32_t shard, uint32_t e, const shmc_record *r,
                    shmc_word *slot, uint64_t hash, int64_t now)
 {
     shmc_shard *s = &t->shards[shard];
-    uint32_t queue = s->extents[e].queue;
+    uint32_t queue = SHMC_GET(s->extents[e].queue) % SHMC_QUEUES;
     uint32_t freq = shmc_word_freq(shmc_load(slot));
     int state = shmc_judge(t, r, (const uint32_t *)(r + 1), hash, now);
 
@@ -356,8 +356,7 @@ static void settle(shmc *t, uint32_t shard, uint32_t e, const shmc_record *r,
     }
     uint32_t to = onward(s, queue, &freq);
     if (to != SHMC_Q_FREE
-        && 10ull * (s->moved + r->bytes)
-           <= (uint64_t)MOVED_TENTHS * t->g.extent_bytes
+        && s->moved + r->bytes <= t->g.extent_bytes
         && move(t, shard, to, r, slot, freq)) {
         SHMC_SET(s->moved, s->moved + r->bytes);
         return;
@@ -436,27 +435,50 @@ static void walk(shmc *t, uint32_t shard, uint64_t bytes, int64_t now)
         finish(s, e);
 }
 
-/* The bytes of the victim that a store of `bytes` should walk: enough to free as
- * many, as far as the last victims tell how much of one survives; and enough to
- * be done with it when the extent that is open now is full.
+/* The free extents that are worked for ahead of need: the reserve, and one for
+ * each queue that may want to open its next.
  */
-static uint64_t share(const shmc *t, const shmc_shard *s, uint32_t queue,
-                      uint32_t bytes)
+static uint32_t wanted(const shmc_shard *s)
 {
-    uint32_t open = s->open[queue], room = bytes;
-    uint32_t fill = s->extents[s->victim].fill;
+    return 2 + (s->open[SHMC_Q_MAIN] < SHMC_NO_EXTENT)
+        + (s->open[SHMC_Q_REWRITES] < SHMC_NO_EXTENT);
+}
+
+/* Choose a victim if there is none and too few extents are free. */
+static void keep_ahead(shmc_shard *s)
+{
+    SHMC_SET(s->free, extents_of(s, SHMC_Q_FREE));
+    if (s->victim >= SHMC_NO_EXTENT && s->free < wanted(s))
+        choose(s);
+}
+
+static uint32_t room_of(const shmc *t, const shmc_shard *s, uint32_t queue)
+{
+    uint32_t e = s->open[queue];
+
+    return e < SHMC_NO_EXTENT && s->extents[e].fill < t->g.extent_bytes
+        ? t->g.extent_bytes - s->extents[e].fill : 0;
+}
+
+/* The bytes that are to be walked until enough extents are free: what is left of
+ * the victim, and as many more as survivors will take, as far as the last
+ * victims tell.
+ */
+static uint64_t ahead(const shmc *t, const shmc_shard *s)
+{
+    uint32_t fill = s->extents[s->victim].fill, free = s->free + 1;
     uint64_t left = fill > s->cursor ? fill - s->cursor : 1;
     uint64_t freed = s->survival < 240 ? 256 - s->survival : 16;
 
-    if (open < SHMC_NO_EXTENT && t->g.extent_bytes > s->extents[open].fill)
-        room = t->g.extent_bytes - s->extents[open].fill;
-    uint64_t one = 256ull * bytes / freed;
-    uint64_t other = room > bytes ? left * bytes / room : left;
-    return one > other ? one : other;
+    if (left * s->survival / 256 > room_of(t, s, SHMC_Q_MAIN))
+        free--;
+    return left + (free < wanted(s) ? (wanted(s) - free) * 256ull
+                   * t->g.extent_bytes / freed : 0);
 }
 
-/* Walk a store's share of the victim, one and a half times. Nothing while more
- * than the reserve is free.
+/* Walk a store's share of the victim: one and a half times what is to be walked
+ * for each byte that its queue's open extent has room for; not too much of it at
+ * once while there is an extent to open. Nothing while enough are free.
  */
 static void pace(shmc *t, uint32_t shard, uint32_t queue, uint32_t bytes,
                  int64_t now)
@@ -465,20 +487,24 @@ static void pace(shmc *t, uint32_t shard, uint32_t queue, uint32_t bytes,
 
     if (s->victim >= SHMC_NO_EXTENT)
         return;
-    walk(t, shard, share(t, s, queue, bytes) * 3 / 2 + 1, now);
-    if (s->victim >= SHMC_NO_EXTENT && extents_of(s, SHMC_Q_FREE) <= 1)
-        choose(s);
+    uint64_t room = room_of(t, s, queue), share = ahead(t, s);
+    if (room > bytes)
+        share = share * bytes * 3 / 2 / room + 1;
+    if (s->free > 1 && share > (uint64_t)SHARE_MOST * bytes)
+        share = (uint64_t)SHARE_MOST * bytes;
+    walk(t, shard, share, now);
+    if (s->victim >= SHMC_NO_EXTENT)
+        keep_ahead(s);
 }
 
 /* A free extent beside the reserve, for which victims are emptied to their end.
- * Survivors that leave no room for `ROUNDS` victims go: SHMC_NO_EXTENT then, and
- * the shard was wiped.
+ * Survivors may leave no room to be gained: after ROUNDS victims they go.
  */
 static uint32_t make_free(shmc *t, uint32_t shard, int64_t now)
 {
     shmc_shard *s = &t->shards[shard];
 
-    for (uint32_t i = 0; i < SHMC_EXTENTS * ROUNDS; i++) {
+    for (uint32_t i = 0; i < 2 * ROUNDS; i++) {
         uint32_t e = spare(s, 1);
         if (e != SHMC_NO_EXTENT)
             return e;
@@ -486,9 +512,11 @@ static uint32_t make_free(shmc *t, uint32_t shard, int64_t now)
             choose(s);
         if (s->victim >= SHMC_NO_EXTENT)
             break;
+        if (i >= ROUNDS)
+            SHMC_SET(s->moved, t->g.extent_bytes);
         walk(t, shard, UINT32_MAX, now);
     }
-    shmc_wipe(t, shard);
+    shmc_wipe(t, shard);        /* no append can have left it so */
     return spare(s, 1);
 }
 
@@ -507,8 +535,7 @@ static void next_open(shmc *t, uint32_t shard, uint32_t queue, uint32_t bytes,
         SHMC_STEP("open.rest");
         open_extent(s, e, queue);
     }
-    if (s->victim >= SHMC_NO_EXTENT && extents_of(s, SHMC_Q_FREE) <= 1)
-        choose(s);
+    keep_ahead(s);
 }
 
 /* Find room for `bytes`, which an extent can hold, in a queue's open extent,

@@ -254,6 +254,7 @@ typedef struct shmc_shard {
     uint32_t cursor;            /* offset of its next record to look at */
     uint32_t sparse;            /* 1: all that stands in it is kept */
     uint32_t moved;             /* bytes of it that were moved on */
+    uint32_t free;              /* extents that were, when last looked */
     uint32_t survival;          /* of the last victims' bytes, in 1/256 */
     _Alignas(64) shmc_extent extents[SHMC_EXTENTS];
     _Alignas(64) shmc_word generations[SHMC_EXTENTS];   /* written on reuse only */
