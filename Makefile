@@ -21,12 +21,14 @@ HEADERS := $(wildcard $(CORE)/*.h)
 
 INSTALLED := $(VENV)/.stamp-installed
 BUILT     := $(VENV)/.stamp-built
+PEERS     := $(VENV)/.stamp-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help build serve test check check-c stress bench clean distclean
+.PHONY: help build serve test check check-c c-programs stress bench bench-l1 bench-eviction clean \
+        distclean
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 build: $(BUILT)  ## .venv with all that is needed, and the C core built in place
 
@@ -36,18 +38,29 @@ serve: $(BUILT)  ## the main job on 127.0.0.1:8080; ORIGIN=http://host:port fron
 test: $(BUILT)  ## every test, against real processes and a real redis-server
 	$(PY) -m pytest $(PYTEST_ARGS)
 
-check: $(BUILT) check-c  ## linters, types, C warnings, sanitizers
+check: $(BUILT) build/check/warnings  ## linters, types, C warnings
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-# 50 waves of 250 clients each way, each within 1.1 s.
-stress: $(BUILT)  ## the acceptance waves, 50 times each
+# 50 waves of 250 clients each way, each within 1.1 s; then 10^9 reads of one segment by
+# processes that are killed and stopped, or 15 minutes of them.
+stress: $(BUILT) build/check/fast/stress  ## the acceptance waves, 50 times; 10^9 reads
+	build/check/fast/stress 1e9 900
 	SHMCACHE_REPEATS=50 SHMCACHE_WAVE_SECONDS=1.1 \
 	$(PY) -m pytest tests/processes/test_cold_key.py $(PYTEST_ARGS)
 
 bench: $(BUILT)  ## a hit beside a bare aiohttp application; BENCH_ARGS='--json FILE'
 	$(PY) loadtest/peers/bench.py $(BENCH_ARGS)
+
+bench-l1: $(BUILT) $(PEERS) build/store  ## L1 beside its peers; BENCH_ARGS=--quick is a look
+	@$(PY) -m loadtest.l1 $(BENCH_ARGS)
+
+TRACES ?= $(wildcard ../shared/traces/*.csv.xz)
+bench-eviction: $(BUILT) $(PEERS)  ## hit ratios beside libcachesim's; TRACES='A.csv.xz B.csv.xz'
+	@test -n '$(TRACES)' || { echo "shmcache: no trace; TRACES='A.csv.xz ...' names" \
+	  'them' >&2; exit 2; }
+	@$(PY) -m loadtest.eviction $(TRACES) $(BENCH_ARGS)
 
 clean:  ## remove what was built; .venv stays
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -86,30 +99,64 @@ $(BUILT): $(INSTALLED) $(C_FILES) $(HEADERS) $(BINDING)
 	@$(PY) -W ignore -c 'import setuptools; setuptools.setup()' --quiet build_ext --inplace
 	@touch $@
 
+# One at a time: a peer that cannot be had here is a dash in the table, no more.
+$(PEERS): pyproject.toml | $(BUILT)
+	@echo 'shmcache: installing what the benchmarks compare with, once'
+	@$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb")) \
+	  ["project"]["optional-dependencies"]["bench"], sep="\n")' > $(VENV)/peers.txt
+	@while read -r peer; do $(PIP) install "$$peer" </dev/null || echo "shmcache:" \
+	  "$$peer cannot be installed; its row is a dash" >&2; done < $(VENV)/peers.txt
+	@touch $@
+
 # --- the C core by itself ----------------------------------------------------------
 
 WARN := -std=gnu11 -Wall -Wextra -Werror
-# With SHMC_STEPS the core calls shmc_step of a test that has one between its steps.
-TEST  = $(WARN) $(if $(shell grep shmc_step $<),-DSHMC_STEPS) -O1 -g -I$(CORE)
-SAN_address := -fsanitize=address,undefined -fno-sanitize-recover=all
-SAN_thread  := -fsanitize=thread
+# Test builds of the core: with failpoints, each under flags of its own.
+CHECK := build/check
+SAN_address := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all
+SAN_thread  := -O1 -fsanitize=thread
+SAN_fast    := -O2
+CORE_OBJECTS := $(patsubst $(CORE)/%.c,%.o,$(C_FILES)) failpoint.o
+THREADED := $(shell grep -l pthread_create $(C_TESTS))
+C_PROGRAMS := $(patsubst tests/core/%.c,$(CHECK)/address/%,$(C_TESTS)) \
+              $(patsubst tests/core/%.c,$(CHECK)/thread/%,$(THREADED))
+STRESS := $(CHECK)/address/stress $(CHECK)/fast/stress $(CHECK)/fast/stress-broken
 # Where it is allowed: the thread sanitizer refuses some random address layouts.
 FIXED_LAYOUT := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-# Warnings of the optimizer too, then each C test under each sanitizer.
-check-c: $(patsubst tests/core/%.c,build/check/%.address,$(C_TESTS)) \
-         $(patsubst tests/core/%.c,build/check/%.thread,$(C_TESTS)) build/check/warnings
-	@for t in $(filter build/check/test_%,$^); do echo "$$t"; $(FIXED_LAYOUT) ./$$t || exit 1; done
+# `make test` runs the same programs, one test each.
+check-c: $(C_PROGRAMS) $(CHECK)/warnings  ## the core's own tests, under the sanitizers
+	@for t in $(C_PROGRAMS); do echo "$$t"; $(FIXED_LAYOUT) ./$$t || exit 1; done
 
-build/check/warnings: $(C_FILES) $(HEADERS)
+c-programs: $(C_PROGRAMS) $(STRESS)
+
+# Warnings of the optimizer too.
+$(CHECK)/warnings: $(C_FILES) $(HEADERS)
 	@mkdir -p $(@D)
 	@for f in $(C_FILES); do $(CC) $(WARN) -O2 -I$(CORE) -c $$f -o $@.o || exit 1; done
 	@touch $@
 
-build/check/%.address: tests/core/%.c $(C_FILES) $(HEADERS) $(C_HELP)
+.SECONDEXPANSION:
+.SECONDARY:
+vpath %.c $(CORE) tests/core
+$(CHECK)/%.o: $$(notdir $$*).c $(HEADERS) $(C_HELP)
 	@mkdir -p $(@D)
-	@$(CC) $(TEST) $(SAN_address) $< $(C_FILES) -o $@ -pthread
+	@$(CC) $(WARN) -DSHMC_STEPS -g -I$(CORE) $(SAN_$(notdir $(@D))) -c $< -o $@
 
-build/check/%.thread: tests/core/%.c $(C_FILES) $(HEADERS) $(C_HELP)
+# What a build must be told by: without its last look at the generation.
+$(CHECK)/fast/stress-broken: $(CORE)/table.c $$(filter-out %/table.o,$$(addprefix \
+                             $$(@D)/,stress.o $$(CORE_OBJECTS)))
+	@sed 's/return shmc_load_after(generation) == seen;/return !!generation | !!seen;/' \
+	  $< > $@.c
+	@! cmp -s $< $@.c
+	@$(CC) $(WARN) -DSHMC_STEPS -g -I$(CORE) $(SAN_fast) $@.c $(filter %.o,$^) -o $@ \
+	  -pthread
+
+$(CHECK)/%: $$(@D)/$$(@F).o $$(addprefix $$(@D)/,$$(CORE_OBJECTS))
+	@$(CC) $(SAN_$(notdir $(@D))) $^ -o $@ -pthread
+
+# As the binding is built, so that what is timed is what runs.
+build/store: loadtest/store.c $(C_FILES) $(HEADERS)
 	@mkdir -p $(@D)
-	@$(CC) $(TEST) $(SAN_thread) $< $(C_FILES) -o $@ -pthread
+	@$(CC) $(WARN) -O3 -D_FORTIFY_SOURCE=2 -fstack-protector-strong -I$(CORE) $< \
+	  $(C_FILES) -o $@ -pthread

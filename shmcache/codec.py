@@ -8,9 +8,11 @@ executed or imported by decoding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgpack  # type: ignore[import-untyped]
+from msgpack import packb, unpackb
 
 from .errors import CodecError
 
@@ -36,10 +38,23 @@ class _Msgpack:
     """Plain values: None, bool, int, float, str, bytes, list, tuple, dict."""
 
     def encode(self, value: Any) -> bytes:
-        return _pack(value, 0)
+        try:
+            packed: bytes = packb(value, strict_types=True, default=_PACK_TUPLE)
+        except CodecError:
+            raise
+        except Exception as error:  # an int beyond 64 bits, a lone surrogate, a loop
+            raise CodecError(
+                f"a value of type {_name(value)} cannot be cached: {error}"
+            ) from error
+        return packed
 
     def decode(self, data: bytes) -> Any:
-        return _unpack(data, 0)
+        try:  # no part can be longer than `data`: unpackb takes that for its limits
+            return unpackb(data, strict_map_key=False, ext_hook=_UNPACK_TUPLE)
+        except CodecError:
+            raise
+        except Exception as error:  # msgpack's own, bad UTF-8, an unhashable map key
+            raise CodecError(f"not one msgpack document: {error}") from error
 
 
 class _Document:
@@ -58,52 +73,39 @@ MSGPACK: Codec = _Msgpack()
 DOCUMENT: Codec = _Document()
 
 
-def _pack(value: Any, depth: int) -> bytes:
-    def other(value: Any) -> msgpack.ExtType:
+def _pack_tuple(depth: int) -> Callable[[Any], msgpack.ExtType]:
+    """What packs the tuples within `depth` others, and refuses all else."""
+
+    def pack(value: Any) -> msgpack.ExtType:
         if type(value) is not tuple:
             raise CodecError(f"a value of type {_name(value)} cannot be cached")
         if depth == DEPTH_MAX:
             raise CodecError("tuples nested too deeply")
-        return msgpack.ExtType(TUPLE, _pack(list(value), depth + 1))
+        items = packb(list(value), strict_types=True, default=_pack_tuple(depth + 1))
+        return msgpack.ExtType(TUPLE, items)
 
-    try:
-        packed: bytes = msgpack.packb(value, strict_types=True, default=other)
-    except CodecError:
-        raise
-    except Exception as error:  # an int beyond 64 bits, a lone surrogate, a loop
-        raise CodecError(
-            f"a value of type {_name(value)} cannot be cached: {error}"
-        ) from error
-    return packed
+    return pack
 
 
-def _unpack(data: bytes, depth: int) -> Any:
-    def extension(code: int, inner: bytes) -> Any:
+def _unpack_tuple(depth: int) -> Callable[[int, bytes], Any]:
+    """What unpacks the tuples within `depth` others, and refuses all else."""
+
+    def unpack(code: int, inner: bytes) -> Any:
         if code != TUPLE:
             raise CodecError(f"unknown extension {code}")
         if depth == DEPTH_MAX:
             raise CodecError("tuples nested too deeply")
-        items = _unpack(inner, depth + 1)
+        items = unpackb(inner, strict_map_key=False, ext_hook=_unpack_tuple(depth + 1))
         if type(items) is not list:
             raise CodecError("a tuple that is no array")
         return tuple(items)
 
-    try:
-        # No part can be longer than the whole: a header alone allocates nothing.
-        return msgpack.unpackb(
-            data,
-            strict_map_key=False,
-            ext_hook=extension,
-            max_array_len=len(data),
-            max_map_len=len(data),
-            max_ext_len=len(data),
-            max_str_len=len(data),
-            max_bin_len=len(data),
-        )
-    except CodecError:
-        raise
-    except Exception as error:  # msgpack's own, bad UTF-8, an unhashable map key
-        raise CodecError(f"not one msgpack document: {error}") from error
+    return unpack
+
+
+# made once: a decoded hit is the library's hot path
+_PACK_TUPLE = _pack_tuple(0)
+_UNPACK_TUPLE = _unpack_tuple(0)
 
 
 def _name(value: Any) -> str:

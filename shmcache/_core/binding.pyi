@@ -107,7 +107,6 @@ class Table:
         self,
         key: str | bytes,
         value: bytes,
-        *,
         birth: int,
         fresh_until: int,
         dead_at: int,

@@ -357,7 +357,7 @@ cdef class Table:
     def look(self, key, int64_t now=-1):
         return self.read(key, now, False)
 
-    def put(self, key, bytes value not None, *, int64_t birth, int64_t fresh_until,
+    def put(self, key, bytes value not None, int64_t birth, int64_t fresh_until,
             int64_t dead_at, uint64_t stamp, uint64_t nonce=0, uint32_t fill_us=0,
             uint8_t kind=0, tags=(), claim=None, bint newer_only=False,
             bint raise_=False, int64_t now=-1):
@@ -371,7 +371,7 @@ cdef class Table:
         if kind > SHMC_KIND_MASK:
             raise ValueError(f"a kind is at most {SHMC_KIND_MASK}")
         if now == -1:
-            now = boottime()
+            now = lately()
         read_key(key, &p, &n)
         if PyBytes_GET_SIZE(value) > <Py_ssize_t>0xffffffff:
             return SHMC_TOO_LARGE

@@ -500,6 +500,8 @@ int shmc_put(shmc *t, const shmc_store *s, int64_t now, uint64_t *stamp)
     }
     uint64_t hash = shmc_hash(t, s->key, s->key_len);
     shmc_place_of(t, hash, &at);
+    __builtin_prefetch(at.bucket[0]);   /* while the lock is taken */
+    __builtin_prefetch(shmc_key_hard(t, hash));
     int rc = size_of(s) > shmc_whole_bytes(t)
         && s->value_len > sizeof(shmc_chain)
         ? put_chain(t, s, &at, hash, now, stamp)

@@ -28,7 +28,7 @@
  *   63         48 47 46 45     40 39           18 17              0
  *   | generation | freq | extent | offset / 8    | fingerprint      |
  *
- * RECORD, 8-byte aligned, never changed in place once its slot stands
+ * RECORD, 8-byte aligned, never changed in place while a slot means it
  *   shmc_record (56 bytes) | tags, 4 bytes each | key | value | pad to 8
  *
  * CHAIN: a value too large for one record. Its record bears SHMC_CHAINED and, in
@@ -106,10 +106,11 @@ enum {
 enum { SHMC_FRESH = 0, SHMC_STALE = 1, SHMC_DEAD = 2 };
 
 /* What kind of record it is. The core stores the number and reads none of it;
- * the two flags are its own.
+ * the flags are its own.
  */
 enum { SHMC_VALUE = 0, SHMC_PASS = 1, SHMC_ERROR = 2 };
-#define SHMC_KIND_MASK 0x3fu
+#define SHMC_KIND_MASK 0x1fu
+#define SHMC_GONE 0x20u         /* set once no slot means it; a hint, see extent.c */
 #define SHMC_CHAINED 0x40u      /* the value is a shmc_chain */
 #define SHMC_PIECE 0x80u        /* the key is a shmc_piece_key */
 

@@ -1,0 +1,1 @@
+"""Load and comparison: what drives the servers, and what measures them."""
