@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple, Self, TypeVar, overload
@@ -40,8 +41,10 @@ from .l2 import L2
 from .lease import Leases
 from .policy import SECOND, Ttl
 from .record import DEAD, FOREVER, FRESH, STALE, STATES, VALUE, Record
+from .segment import ATTACHED, MADE
 from .stats import Stats
 
+log = logging.getLogger("shmcache")
 T = TypeVar("T")
 
 
@@ -85,12 +88,13 @@ class Cache:
         self.config = config
         self._codec = MSGPACK if config.codec == "msgpack" else DOCUMENT
         self._l1 = _open_l1(config, clock)
+        if self._l1.segment.note not in (MADE, ATTACHED):
+            log.warning("segment %s: %s", self._l1.segment.path, self._l1.segment.note)
         try:
             self._wire()
         except BaseException:
             self._l1.close(keep=config.keep)
             raise
-        self._peek = self._l1.peek
         self._prefix = b""
         self._tags: tuple[int, ...] = ()
         self._state = _State()
@@ -98,7 +102,7 @@ class Cache:
     def _wire(self) -> None:
         """Put the parts together on the open segment."""
         config, l1 = self.config, self._l1
-        l1.join()
+        l1.join(follows=config.l2 is not None)
         self._l2: L2 | None = None
         self._leases: Leases | None = None
         if config.l2 is not None:
@@ -151,7 +155,7 @@ class Cache:
         loop = asyncio.get_running_loop()
         if state.loop is None:
             if self._l1.segment.forked:  # opened by the parent, used here first
-                self._l1.join()
+                self._l1.join(follows=self._l2 is not None)
             state.loop = loop
             state.starting = loop.create_task(self._start(), name="shmcache-start")
         if state.loop is not loop or self._l1.segment.forked:
@@ -229,7 +233,7 @@ class Cache:
     def peek(self, key: Key, default: Any = MISSING) -> Any:
         """Step 1: the value if L1 has it, fresh or stale, else `default`. No I/O."""
         raw = self._key(key)
-        document = self._peek(raw)
+        document = self._l1.peek(raw)
         if document is None:
             record = self._l1.get(raw)
             if record is None or record.kind != VALUE or record.state == DEAD:
@@ -300,7 +304,7 @@ class Cache:
         """
         raw = self._key(key)
         terms = self._terms(ttl, grace, negative_ttl)
-        document = self._peek(raw)
+        document = self._l1.peek(raw)
         if document is not None:
             value = self._decode(document, MISSING)
             if value is not MISSING:
@@ -506,6 +510,8 @@ class Prepared:
         self._l1 = l1
         self.name = l1.segment.path.name
         """In /dev/shm."""
+        self.geometry = l1.stats().geometry
+        """As of `Stats`."""
         self.note = l1.segment.note
         """made, attached, or why an older one was replaced."""
 

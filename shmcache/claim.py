@@ -247,5 +247,5 @@ class Claims:
 
     async def _beat_forever(self) -> None:
         while True:
-            self._table.beat(self._l1.clock.now())
+            self._l1.beat()
             await asyncio.sleep(BEAT)

@@ -21,6 +21,10 @@ Gaps
     with nothing to read. Then the gap word is raised, *then* the position is moved,
     and the incarnation is noted last: killed anywhere in between, the next follower
     finds the gap again.
+
+Unfollowed
+    What stood before anybody attached counts as stale (`l1.py`) until this host has
+    come to the stream's end, as it was after that was said.
 """
 
 from __future__ import annotations
@@ -32,8 +36,9 @@ from typing import Any, Protocol
 
 from .breaker import Words
 from .clock import SYSTEM, Clock
+from .l1 import UNFOLLOWED
 from .l2 import L2
-from .link import Connection, ask, cut, hang_up, pauses
+from .link import Connection, ask, cut, forever, hang_up
 
 POSITION, INCARNATION, FOLLOWER, BEAT = 0, 1, 2, 3
 """Words of the region `stream`."""
@@ -147,21 +152,18 @@ class Follower:
         self._elected.set()
 
     async def _follow_forever(self) -> None:
-        pause = pauses(high=PAUSE)
-        while True:
-            await self._elected.wait()
-            beats = self._beats
-            try:
-                await self._follow()
-            except Exception as error:  # whatever the library makes of a lost peer
-                log.debug("the stream was lost: %r", error)
-            if self._beats > beats:
-                pause = pauses(high=PAUSE)
-            await asyncio.sleep(next(pause))
+        await forever(
+            self._follow,
+            lambda: self._beats,
+            lambda e: log.debug("the stream was lost: %r", e),
+            high=PAUSE,
+        )
 
     # -- the stream
 
     async def _follow(self) -> None:
+        """While this process has the role; it waits for it first."""
+        await self._elected.wait()
         loop = asyncio.get_running_loop()
         connection = await self._l2.link.connect()
         try:
@@ -176,17 +178,21 @@ class Follower:
             await hang_up(connection)
 
     async def _heartbeat(self, connection: Connection) -> bool:
-        """Find the gaps that no entry tells of. Whether there was none."""
+        """Come to the stream's end, and find the gaps that no entry tells of. Whether
+        there was none."""
+        words = self._words
+        unfollowed = words.load(UNFOLLOWED)
         generations = self._l2.names.generations
         (meta,) = await self._ask(connection, "HMGET", generations, "i", "c")
-        if not meta[0] or _incarnation(meta[0]) != self._words.load(INCARNATION):
+        if not meta[0] or _incarnation(meta[0]) != words.load(INCARNATION):
             await self._gap("another incarnation")
             return False
-        if not await self._read(connection):  # after the clock: it must be there
-            behind = int(meta[1] or 0) - self._words.load(POSITION)
-            if behind > 0:
+        end = int(meta[1] or 0)
+        while (behind := end - words.load(POSITION)) > 0:
+            if not await self._read(connection):  # after the clock: it must be there
                 await self._gap(f"{behind} entries are gone")
                 return False
+        words.cas(UNFOLLOWED, unfollowed, 0)
         self.caught_up.set()
         self._beats += 1
         return True

@@ -288,7 +288,6 @@ class Holder:
     def _leave_error(self, lease: Lease | None, error: Exception) -> None:
         """Hand the failure to those who waited for it, here and on other hosts."""
         l1 = self.home.l1
-        l1.count("compute_errors")
         words = _words_of(error)
         if self.claim.index >= 0:
             mark = fills.mark(
@@ -317,9 +316,17 @@ def found(l1: L1, job: Job) -> Outcome | None:
 
 
 async def run(home: Home, compute: Compute) -> Any:
-    """Call a compute function, bounded by the hard timeout."""
-    limit = home.config.hard_timeout
+    """Call a compute function, bounded by the hard timeout; counted, and its failure
+    too."""
     home.l1.count("computes")
+    try:
+        return await _bounded(compute, home.config.hard_timeout)
+    except Exception:
+        home.l1.count("compute_errors")
+        raise
+
+
+async def _bounded(compute: Compute, limit: float) -> Any:
     try:
         async with asyncio.timeout(limit) as timer:
             result = compute()

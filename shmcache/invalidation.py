@@ -158,6 +158,5 @@ class Invalidations:
             self._apply(b"d", (key,), floor=True)
         if stored == TOO_LARGE:
             raise ValueTooLarge(
-                f"value of {len(record.value)} bytes: an extent of the segment has "
-                f"{self._l1.table.geometry['extent_bytes']}; make the segment larger"
+                f"{self._l1.too_large(record)}; make the segment larger"
             )

@@ -3,23 +3,40 @@
 A thin face of the C table: it names and attaches the segment, takes a process slot,
 and turns rows into records. What the table is and why a reader needs no lock is told
 in `_core/table.h`; how the file comes and goes in `segment.py`.
+
+Unfollowed
+    Invalidations of other hosts are applied by one process of this host, its follower.
+    Where nobody was attached nobody followed, so what stands may have been deleted
+    elsewhere meanwhile. Who takes a slot and finds no other alive says so first:
+    1. It takes a number, and writes it and a time 4 s from now beside the stream's
+       position. Then it takes its slot, so nobody comes between and finds a live one.
+    2. While number and time stand, records of a lower stamp count as stale.
+    3. The follower takes the number away when it has come to the stream's end.
+
+Off
+    A segment whose file was removed is used on. Where another file bears its name by
+    now, processes that came later delete and set there, and are not heard here: this
+    attachment answers misses and stores nothing, until its process starts anew.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import mmap
 import os
+from collections.abc import Callable
 from hashlib import blake2b
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from . import clock as clocks
 from ._core import binding
 from .clock import SYSTEM, Clock
-from .errors import SegmentError
-from .record import Record
-from .segment import Segment
-from .stats import INDEX, Stats
+from .errors import LayoutMismatch, SegmentError
+from .policy import SECOND
+from .record import FRESH, STALE, VALUE, Record
+from .segment import CUT, REMOVED, UNFINISHED, Segment
+from .stats import INDEX, ShardUsage, Stats
 
 OK, BUSY, RAISED, LOST = binding.OK, binding.BUSY, binding.RAISED, binding.LOST
 OLDER, TOO_LARGE, DISABLED = binding.OLDER, binding.TOO_LARGE, binding.DISABLED
@@ -29,17 +46,39 @@ HELD, FULL, FREED = binding.HELD, binding.FULL, binding.FREED
 FREED_STORED, FREED_PASS = binding.FREED_STORED, binding.FREED_PASS
 FREED_REFUSED, FREED_ERROR = binding.FREED_REFUSED, binding.FREED_ERROR
 
+UNFOLLOWED, UNFOLLOWED_UNTIL = 6, 7
+"""Words of the region `stream`, behind those of the follower."""
+UNFOLLOWED_SECONDS = 4
+
+_WAYS = 8
+"""Slots of a bucket, as `table.h` draws the index."""
 _BUSY_STEP, _BUSY_TRIES = 0.005, 20
+_LOOK_SECONDS = 1
+"""How often at most stores that are refused look for disabled shards."""
+
+log = logging.getLogger("shmcache")
 
 
 class L1:
     """One attachment to a host's segment. Times are nanoseconds of CLOCK_BOOTTIME."""
 
+    peek: Callable[[bytes | str], bytes | None]
+    """The document of a fresh value, else None. No lock; counts a hit. It is the
+    table's own method, without a Python frame between."""
+
     def __init__(self, segment: Segment, clock: Clock = SYSTEM) -> None:
         self.segment = segment
         self.table = binding.Table(segment.memory)
         self.clock = clock
-        self._fake = clock is not SYSTEM
+        self.lost = ""
+        """What `Segment.lost` said last."""
+        self._stream = self.table.words("stream")
+        self._unfollowed = False
+        self._off = False
+        self._disabled: set[int] = set()
+        self._look_at = 0
+        self._told_too_large = False
+        self.peek = self._fast = self.table.peek if clock is SYSTEM else self._peek_at
 
     @classmethod
     def open(
@@ -47,8 +86,9 @@ class L1:
     ) -> L1:
         """Attach to the host's segment `name`, made where it is not there.
 
-        `SegmentError` if it cannot be made, `LayoutMismatch` if it is in use by
-        processes of another build or configuration.
+        `record_bytes` is the expected mean record. `SegmentError` if it cannot be
+        made, `LayoutMismatch` if it is in use by processes of another build or
+        configuration.
         """
         size -= size % mmap.PAGESIZE
         binding.plan(size, record_bytes)  # too small a size is refused first
@@ -59,14 +99,45 @@ class L1:
                 memory, size=size, record_bytes=record_bytes, seed=seed, **mine
             )
 
-        def verdict(memory: mmap.mmap) -> str | None:
-            return _disagreement(binding.describe(memory), mine)
+        def verdict(header: mmap.mmap, size: int) -> str | None:
+            return _disagreement(binding.describe(header), mine, size)
 
-        return cls(Segment.open(segment_name(name), size, prepare, verdict), clock)
+        def attach() -> Segment:
+            return Segment.open(segment_name(name), size, prepare, verdict)
 
-    def join(self) -> None:
-        """Take a process slot: from now on this attachment counts, claims and waits."""
+        l1 = cls._on(attach(), clock)
+        if l1 is None:
+            l1 = cls(attach(), clock)
+            l1.segment.note = f"replaced: {_DAMAGED}"
+        return l1
+
+    @classmethod
+    def _on(cls, segment: Segment, clock: Clock) -> L1 | None:
+        """On an attached file; None where the core could not use it, nor did anybody
+        else, so that it is removed."""
+        try:
+            return cls(segment, clock)
+        except LayoutMismatch:
+            removed = segment.remove()
+            segment.detach()
+            if removed:
+                return None
+            raise LayoutMismatch(
+                f"segment {segment.path}: in use, and {_DAMAGED}; stop its processes "
+                "or choose another name"
+            ) from None
+        except BaseException:
+            segment.detach()
+            raise
+
+    def join(self, *, follows: bool = False) -> None:
+        """Take a process slot: from now on this attachment counts, claims and waits.
+
+        `follows`: the host has a fleet, whose invalidations it may have missed.
+        """
         self.segment.forked = False
+        if follows:
+            self._mark_unfollowed()
         for slot in range(binding.SLOTS):
             if self.segment.lock_slot(self.table.slot_offset(slot)):
                 self.table.take_slot(slot, os.getpid(), self.clock.now())
@@ -81,23 +152,88 @@ class L1:
         self.segment.detach()
         return removed
 
-    # -- records
+    def beat(self) -> None:
+        """A sign of life, and a look at what became of the file."""
+        self.table.beat(self.clock.now())
+        lost = self.segment.lost()
+        if lost == self.lost:
+            return
+        self.lost = lost
+        path = self.segment.path
+        if lost == REMOVED:
+            log.warning(
+                "segment %s: somebody removed its file; it is used on, but processes "
+                "to come will not share it: restart",
+                path,
+            )
+        elif lost:
+            log.error(
+                "segment %s: somebody %s its file; L1 is off in this process: restart",
+                *(path, "truncated" if lost == CUT else "replaced"),
+            )
+            self._off, self.peek = True, _nothing
 
-    def peek(self, key: bytes | str) -> bytes | None:
-        """The document of a fresh value, else None. No lock; counts a hit."""
-        if self._fake:
-            return self.table.peek(key, self.clock.now())
-        return self.table.peek(key)
+    # -- records
 
     def get(self, key: bytes | str) -> Record | None:
         """What stands under the key, stale and dead too; counts no fresh hit."""
+        if self._off:
+            self.count("misses")
+            return None
         row = self.table.get(key, self.clock.now())
-        return None if row is None else Record._make(row)
+        if row is None:
+            return None
+        record = Record._make(row)
+        if self._unfollowed and self._doubtful(record):
+            self.count("stale_hits")
+            return record._replace(state=STALE)
+        return record
 
     def look(self, key: bytes | str) -> Record | None:
         """As `get`, but counts nothing and leaves the record's frequency alone."""
-        row = self.table.look(key, self.clock.now())
-        return None if row is None else Record._make(row)
+        row = None if self._off else self.table.look(key, self.clock.now())
+        if row is None:
+            return None
+        record = Record._make(row)
+        if self._unfollowed and self._doubtful(record):
+            return record._replace(state=STALE)
+        return record
+
+    def _peek_at(self, key: bytes | str) -> bytes | None:
+        """`peek` on a clock of tests."""
+        return self.table.peek_at(key, self.clock.now())
+
+    # -- unfollowed
+
+    def _mark_unfollowed(self) -> None:
+        """Before a slot is taken: step 1 if nobody lives here, and step 2."""
+        words, now = self._stream, self.clock.now()
+        if not self.processes() and self.table.usage()["records"]:
+            words.store(UNFOLLOWED_UNTIL, now + UNFOLLOWED_SECONDS * SECOND)
+            words.lift(UNFOLLOWED, self.table.number())
+        self._unfollowed = bool(self._bound())
+        self.peek = self._peek_unfollowed if self._unfollowed else self._fast
+
+    def _bound(self) -> int:
+        """Records of a lower stamp count as stale; 0 once that is over."""
+        if self.clock.now() >= self._stream.load(UNFOLLOWED_UNTIL):
+            return 0
+        return self._stream.load(UNFOLLOWED)
+
+    def _doubtful(self, record: Record) -> bool:
+        """Whether a fresh record may have been deleted elsewhere."""
+        bound = self._bound()
+        if not bound:
+            self._unfollowed = False
+            if not self._off:
+                self.peek = self._fast
+        return record.state == FRESH and record.stamp < bound
+
+    def _peek_unfollowed(self, key: bytes | str) -> bytes | None:
+        record = self.look(key)
+        if record is None or record.state != FRESH or record.kind != VALUE:
+            return None
+        return self._fast(key)
 
     def put(
         self,
@@ -108,12 +244,15 @@ class L1:
         newer_only: bool = False,
         raising: bool = False,
     ) -> int:
-        """Store under the shard's lock: OK, or BUSY RAISED LOST OLDER TOO_LARGE.
+        """Store under the shard's lock: OK, or BUSY RAISED LOST OLDER TOO_LARGE
+        DISABLED.
 
         With `claim` only if the claim still bears that word; with `raising` the key
         is invalidated and stored under one hold of the lock.
         """
-        return self.table.put(
+        if self._off:
+            return DISABLED
+        stored = self.table.put(
             key,
             record.value,
             birth=record.birth,
@@ -128,6 +267,19 @@ class L1:
             newer_only=newer_only,
             raise_=raising,
             now=self.clock.now(),
+        )
+        if stored == DISABLED:
+            self._look_for_disabled()
+        elif stored == TOO_LARGE and not (raising or self._told_too_large):
+            self._told_too_large = True
+            log.warning("%s; not stored (said once)", self.too_large(record))
+        return stored
+
+    def too_large(self, record: Record) -> str:
+        """Why a record can never be stored, with the numbers."""
+        return (
+            f"value of {len(record.value)} bytes: a segment of "
+            f"{self.table.geometry['size']} bytes takes {self.table.value_max} at most"
         )
 
     async def put_patiently(
@@ -149,7 +301,33 @@ class L1:
             await asyncio.sleep(_BUSY_STEP)
         return stored
 
+    def _look_for_disabled(self) -> None:
+        if self.clock.now() >= self._look_at:
+            self._look_at = self.clock.now() + _LOOK_SECONDS * SECOND
+            self._shards()
+
+    def _shards(self) -> tuple[ShardUsage, ...]:
+        """Occupancy by shard; a disabled one is reported once."""
+        shards = []
+        for i in range(self.table.geometry["shards"]):
+            usage = self.table.usage(i)
+            disabled = usage.pop("disabled_shards") > 0
+            shards.append(ShardUsage(disabled=disabled, **usage))
+            if disabled and i not in self._disabled:
+                self._disabled.add(i)
+                log.error(
+                    "segment %s: shard %d could not be recovered and misses until the "
+                    "segment is made anew",
+                    *(self.segment.path, i),
+                )
+        return tuple(shards)
+
     # -- processes and counters
+
+    def processes(self) -> int:
+        """How many have a slot and are alive."""
+        offsets = map(self.table.slot_offset, range(binding.SLOTS))
+        return sum(map(self.segment.alive, offsets))
 
     def alive(self, slot: int, incarnation: int) -> bool:
         """Whether the attachment that took `slot` as `incarnation` is still there."""
@@ -165,18 +343,21 @@ class L1:
     def stats(self, l2: str = "none") -> Stats:
         """Counters summed over every process that ever attached, and occupancy."""
         sums = self.table.counters()
-        usage = self.table.usage()
-        offsets = map(self.table.slot_offset, range(binding.SLOTS))
+        geometry, shards = self.table.geometry, self._shards()
+        slots = geometry["shards"] * geometry["buckets"] * _WAYS
         return Stats(
             counters={name: sums[i] for name, i in INDEX.items()},
-            records=usage["records"],
-            live_bytes=usage["live_bytes"],
-            capacity_bytes=usage["capacity_bytes"],
-            disabled_shards=usage["disabled_shards"],
+            records=sum(s.records for s in shards),
+            live_bytes=sum(s.live_bytes for s in shards),
+            capacity_bytes=sum(s.capacity_bytes for s in shards),
+            disabled_shards=sum(s.disabled for s in shards),
+            shards=shards,
             segment=self.segment.path.name,
-            size_bytes=self.table.geometry["size"],
-            processes=sum(map(self.segment.alive, offsets)),
-            geometry=dict(self.table.geometry),
+            size_bytes=geometry["size"],
+            processes=self.processes(),
+            value_max=self.table.value_max,
+            geometry=geometry | {"index_slots": slots},
+            l1=("off" if self._off else self.lost) or "up",
             l2=l2,
         )
 
@@ -206,6 +387,7 @@ def _identity(size: int, record_bytes: int) -> _Identity:
     }
 
 
+_DAMAGED = "its header contradicts itself"
 _REASONS = {
     "boot_id": "it was made before the last boot",
     "clock_ns": "its clock namespace is another",
@@ -214,14 +396,24 @@ _REASONS = {
 }
 
 
-def _disagreement(found: dict[str, object] | None, mine: _Identity) -> str | None:
+def _disagreement(
+    found: dict[str, Any] | None, mine: _Identity, size: int
+) -> str | None:
+    """Why a segment of `size` bytes, so described, is not one that we would make. How
+    it is cut may differ: it is read from the header, and judged by the core."""
     if found is None:
         return "it is no segment"
     if not found["ready"]:
-        return "empty"
+        return UNFINISHED
     if found["layout_hash"] != binding.layout_hash():
-        return "its layout is another build's"
+        return f"its layout ({found['layout']}) is another build's"
     for field, value in mine.items():
         if found[field] != value:
             return _REASONS[field]
+    if size < found["geometry"]["size"]:
+        return f"it was truncated to {size} bytes"
+    return None
+
+
+def _nothing(key: bytes | str) -> None:
     return None

@@ -30,7 +30,7 @@ from collections import OrderedDict
 from .ask import FleetClock
 from .errors import TierUnavailable
 from .l2 import L2
-from .link import Connection, cut, hang_up, pauses, read
+from .link import Connection, cut, forever, hang_up, read
 
 POLL = 0.5
 JITTER = 0.05
@@ -130,16 +130,11 @@ class Leases:
     # -- the subscription
 
     async def _listen_forever(self) -> None:
-        pause = pauses()
-        while True:
-            before = self.subscriptions
-            try:
-                await self._listen()
-            except Exception as error:  # whatever the library makes of a lost peer
-                log.debug("the subscription to wake-ups ended: %r", error)
-            if self.subscriptions > before:
-                pause = pauses()
-            await asyncio.sleep(next(pause))
+        await forever(
+            self._listen,
+            lambda: self.subscriptions,
+            lambda e: log.debug("the subscription to wake-ups ended: %r", e),
+        )
 
     async def _listen(self) -> None:
         async with asyncio.timeout(HEARTBEAT):

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Any, NoReturn, cast
 from urllib.parse import parse_qs, urlsplit
 
 from redis.asyncio.connection import AbstractConnection as Connection
@@ -36,6 +36,7 @@ __all__ = [
     "NoScriptError",
     "ask",
     "cut",
+    "forever",
     "hang_up",
     "pauses",
     "read",
@@ -168,6 +169,26 @@ def pauses(low: float = 0.1, high: float = 5.0) -> Iterator[float]:
     while True:
         yield pause * random.uniform(0.5, 1)
         pause = min(high, pause * 2)
+
+
+async def forever(
+    work: Callable[[], Awaitable[None]],
+    progress: Callable[[], int],
+    broken: Callable[[Exception], None],
+    high: float = 5.0,
+) -> NoReturn:
+    """Do `work` again whenever it ends: with pauses, which begin anew when it came so
+    far that `progress` rose. `broken` is told of what ended it."""
+    pause = pauses(high=high)
+    while True:
+        before = progress()
+        try:
+            await work()
+        except Exception as error:  # whatever the library makes of a lost peer
+            broken(error)
+        if progress() > before:
+            pause = pauses(high=high)
+        await asyncio.sleep(next(pause))
 
 
 async def _open(connection: Connection) -> None:

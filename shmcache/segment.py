@@ -8,6 +8,8 @@ Attach
        who has it is alone, so an empty file is made into a segment, and what a dead
        creator or another build left is removed. Who cannot have it waits while
        somebody else makes the segment, and is refused if it is in use and differs.
+       In use means for half a second: others who come now look at it under the
+       shared flock for a moment, as we do.
 
 Creation and removal happen only under the exclusive flock, and everyone attached
 holds the shared one, so nothing ever unlinks a segment that is in use. The kernel
@@ -19,9 +21,15 @@ Liveness
     otherwise keep its parent alive. It holds the segment by a description of its own
     too, for to let go of an inherited flock is to let go of the parent's.
 
+Who else touches the file
+    Our user may remove it: those attached go on with what they have, processes to come
+    make another, and `lost` tells the former. To truncate it is fatal to whoever
+    reads what is gone (SIGBUS); nothing that maps a file can prevent that.
+
 The file can be opened by `multiprocessing.shared_memory.SharedMemory(name)`. It is
 made by the calls beneath it, because its resource tracker would unlink a segment in
-use, and its bare ftruncate would let a full /dev/shm end in SIGBUS.
+use, and its bare ftruncate would let a full /dev/shm end in SIGBUS. The mapping is
+left out of core dumps: it holds users' data.
 """
 
 from __future__ import annotations
@@ -31,8 +39,10 @@ import errno
 import fcntl
 import mmap
 import os
+import random
 import re
 import secrets
+import signal
 import stat
 import struct
 import time
@@ -40,16 +50,31 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
+from . import room
 from .errors import LayoutMismatch, SegmentError, SegmentGone
 
 SHM = Path("/dev/shm")
 _ATTACH_DEADLINE = 10.0
+_MADE_A_SECOND = 2**29
+"""Bytes reserved by a creator, at the slowest: the others wait for as long."""
+_IN_USE_SECONDS = 0.5
+_STEP = 2**27
+"""Bytes reserved at once, with signals blocked."""
 _attached: weakref.WeakSet[Segment] = weakref.WeakSet()
 
 Prepare = Callable[[mmap.mmap, bytes], None]
 """Writes header and regions into zeroed memory, with this seed."""
-Verdict = Callable[[mmap.mmap], str | None]
-"""None where the header agrees, else why not; "empty" for none at all."""
+Verdict = Callable[[mmap.mmap, int], str | None]
+"""Of the header's page and the file's size: None where it agrees, else why not;
+`UNFINISHED` for none at all."""
+UNFINISHED = "it was never finished"
+
+
+MADE, ATTACHED, REPLACED = "made", "attached", "replaced"
+BUSY, IN_USE, AGAIN = "busy", "in use", "again"
+"""What `_settle` answers."""
+REMOVED, TAKEN, CUT = "removed", "taken", "cut"
+"""What `Segment.lost` answers."""
 
 
 class Segment:
@@ -76,23 +101,46 @@ class Segment:
         made: too small a /dev/shm, another user's file.
         """
         path = SHM / name
-        note = ""
-        deadline = time.monotonic() + _ATTACH_DEADLINE
-        while time.monotonic() < deadline:
+        note = waited = ""
+        began = used = time.monotonic()
+        while (now := time.monotonic()) - began < _patience(size):
             fd = _open_file(path)
             try:
-                why = _settle(path, fd, size, prepare, verdict)
+                answer, why = _settle(path, fd, size, prepare, verdict)
+                if answer in (MADE, ATTACHED):
+                    return cls(path, fd, _map(path, fd), note or answer)
             except BaseException:
                 os.close(fd)
                 raise
-            if why in ("made", "attached"):
-                return cls(path, fd, _map(fd), note or why)
             os.close(fd)
-            if why == "busy":
-                time.sleep(0.002)  # another process is making it
-            elif why:
+            if answer == REPLACED:
                 note = f"replaced: {why}"
-        raise SegmentGone(f"segment {path}: kept changing for {_ATTACH_DEADLINE:g} s")
+            if answer != IN_USE:
+                used = now
+            elif now - used > _IN_USE_SECONDS:
+                raise LayoutMismatch(
+                    f"segment {path}: in use, and {why}; stop its processes or choose "
+                    "another name"
+                )
+            if answer in (BUSY, IN_USE):
+                waited = why
+                time.sleep(random.uniform(0.0005, 0.004))  # or two retry in step
+        raise SegmentGone(
+            f"segment {path}: {waited or 'it kept changing'} for {_patience(size):g} s"
+        )
+
+    def lost(self) -> str:
+        """What somebody did to the file: REMOVED, TAKEN (another file bears the name)
+        or CUT (truncated); "" while all is well."""
+        if self._fd < 0:
+            return ""
+        try:
+            named = os.stat(self.path, follow_symlinks=False)
+        except FileNotFoundError:
+            return REMOVED
+        if not os.path.samestat(named, os.fstat(self._fd)):
+            return TAKEN
+        return CUT if named.st_size < len(self.memory) else ""
 
     # -- process slots
 
@@ -158,12 +206,18 @@ class Segment:
         self.forked = True
 
 
+def _patience(size: int) -> float:
+    return _ATTACH_DEADLINE + size / _MADE_A_SECOND
+
+
 def _open_file(path: Path) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         fd = os.open(path, flags, 0o600)
     except OSError as e:
-        raise SegmentError(f"segment {path}: cannot be opened: {e.strerror}") from e
+        raise SegmentError(
+            f"segment {path}: cannot be opened: {e.strerror}{_whose(path)}"
+        ) from e
     found = os.fstat(fd)
     if (
         not stat.S_ISREG(found.st_mode)
@@ -173,88 +227,118 @@ def _open_file(path: Path) -> int:
     ):
         os.close(fd)
         raise SegmentError(
-            f"segment {path}: expected a file of our own with mode 0600, found "
-            f"uid {found.st_uid}, mode {stat.filemode(found.st_mode)}, "
-            f"{found.st_nlink} links; remove it or choose another name"
+            f"segment {path}: expected a file of our own with mode 0600"
+            f"{_words(found)}; remove it or choose another name"
         )
     return fd
 
 
+def _whose(path: Path) -> str:
+    try:
+        return _words(os.lstat(path))
+    except OSError:
+        return ""
+
+
+def _words(found: os.stat_result) -> str:
+    return (
+        f", found uid {found.st_uid}, mode {stat.filemode(found.st_mode)}, "
+        f"{found.st_nlink} links"
+    )
+
+
 def _settle(
     path: Path, fd: int, size: int, prepare: Prepare, verdict: Verdict
-) -> str | None:
+) -> tuple[str, str]:
     """Bring the open file to an attachable state, holding the shared flock at the end.
 
-    "made" or "attached"; "busy" or None: try again; else why it was removed.
+    MADE or ATTACHED; or, to be tried again: BUSY, another process is making it;
+    IN_USE by others, and why we cannot share it; REPLACED, and why it was removed;
+    AGAIN.
     """
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return "busy"
+        return BUSY, "somebody else has been making or removing it"
     if not _same_file(path, fd):
-        return None
+        return AGAIN, ""
     why = _judge(fd, verdict)
     if why is None:
-        return "attached"
+        return ATTACHED, ""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        if why == "empty":
-            return "busy"
-        raise LayoutMismatch(
-            f"segment {path}: in use, and {why}; stop its processes or choose "
-            "another name"
-        ) from None
+        return (BUSY if why == UNFINISHED else IN_USE), why
     if not _same_file(path, fd):
-        return None
+        return AGAIN, ""
     why = _judge(fd, verdict)  # the conversion let go of the file for a moment
     if why is None:
-        return None
+        return AGAIN, ""
     if os.fstat(fd).st_size:
         _unlink(path)
-        return "an unfinished one" if why == "empty" else why
+        return REPLACED, why
     _make(path, fd, size, prepare)
     fcntl.flock(fd, fcntl.LOCK_SH)
-    return "made" if _same_file(path, fd) else None
+    return (MADE if _same_file(path, fd) else AGAIN), ""
 
 
 def _judge(fd: int, verdict: Verdict) -> str | None:
     size = os.fstat(fd).st_size
     if size < mmap.PAGESIZE:
-        return "empty"
-    with contextlib.closing(mmap.mmap(fd, size, access=mmap.ACCESS_READ)) as memory:
-        return verdict(memory)
+        return UNFINISHED
+    page = mmap.mmap(fd, mmap.PAGESIZE, access=mmap.ACCESS_READ)
+    with contextlib.closing(page):
+        return verdict(page, size) if any(page[:8]) else UNFINISHED
 
 
 def _make(path: Path, fd: int, size: int, prepare: Prepare) -> None:
     """Reserve every page, then let the header be written; nothing stays on failure."""
     try:
-        os.posix_fallocate(fd, 0, size)
-        memory = mmap.mmap(fd, size)
-        prepare(memory, secrets.token_bytes(16))
+        if why := room.refusal(path.parent, size):
+            raise SegmentError(f"size: a segment of {size} bytes {why}")
+        _reserve(fd, size)
+        prepare(mmap.mmap(fd, size), secrets.token_bytes(16))
     except OSError as e:
         _unlink(path)
         if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM):
             raise
-        room = os.statvfs(path.parent)
-        raise SegmentError(
-            f"size: a segment of {size} bytes does not fit {path.parent}, which has "
-            f"{room.f_bavail * room.f_frsize} bytes free ({e.strerror}); "
-            "choose a smaller size or enlarge it"
-        ) from e
+        os.ftruncate(fd, 0)  # its pages count in the numbers that are told
+        why = room.refusal(path.parent, size) or f"cannot be had: {e.strerror}"
+        raise SegmentError(f"size: a segment of {size} bytes {why}") from e
     except BaseException:
         _unlink(path)
         raise
 
 
-def _map(fd: int) -> mmap.mmap:
+def _reserve(fd: int, size: int) -> None:
+    """Reserve every page, in steps. A signal undoes a step on tmpfs, and a frequent
+    one would for ever: so none is taken within a step."""
+    for at in range(0, size, _STEP):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            os.posix_fallocate(fd, at, min(_STEP, size - at))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _map(path: Path, fd: int) -> mmap.mmap:
     """Map the file through a description of its own: the mapping keeps its
     descriptor, and would keep the flock with it after `detach`."""
     again = _open_again(fd)
+    size = os.fstat(again).st_size
     try:
-        return mmap.mmap(again, os.fstat(again).st_size)
+        memory = mmap.mmap(again, size)
+    except OSError as e:
+        raise SegmentError(
+            f"size: a segment of {size} bytes cannot be mapped: {e.strerror}; choose "
+            "a smaller size or raise the limit of address space (ulimit -v)"
+        ) from e
     finally:
         os.close(again)
+    for advice in (mmap.MADV_DONTDUMP, mmap.MADV_HUGEPAGE):
+        with contextlib.suppress(OSError):  # a kernel without it
+            memory.madvise(advice)
+    return memory
 
 
 def _open_again(fd: int) -> int:

@@ -51,6 +51,21 @@ INDEX = {name: i for i, name in enumerate(COUNTERS)}
 
 
 @dataclass(frozen=True, slots=True)
+class ShardUsage:
+    """One shard's occupancy now; the extents are told by the queue they stand in."""
+
+    records: int
+    live_bytes: int
+    capacity_bytes: int
+    free: int
+    probation: int
+    main: int
+    rewrites: int
+    disabled: bool
+    """Its lock could not be recovered: it misses until the segment is made anew."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """Counters of all processes that ever used the segment, and its occupancy now."""
 
@@ -65,7 +80,15 @@ class Stats:
     processes: int = 0
     """Attached and alive."""
     disabled_shards: int = 0
+    shards: tuple[ShardUsage, ...] = ()
+    value_max: int = 0
+    """Bytes of the longest value that can be stored."""
     geometry: dict[str, int] = field(default_factory=dict)
+    """Sizes chosen when the segment was made: `shards`, `extent_bytes` (a shard has
+    64), `index_slots`, `record_bytes` (the expected record), and others."""
+    l1: str = "up"
+    """up; removed: the file was, so processes to come will not share it; off: another
+    file bears its name, or it was truncated."""
     l2: str = "none"
     """none, up or down."""
 

@@ -1,7 +1,8 @@
-"""What tests of whole processes share: ports, deadlines, /proc, a running server."""
+"""What tests share: ports, deadlines, /proc, an origin, a running server."""
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import os
 import secrets
@@ -31,6 +32,28 @@ def until(probe: Callable[[], T], within: float = 5.0, what: str = "") -> T:
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within} s: {what or probe}")
         time.sleep(0.005)
+
+
+class Origin:
+    """A compute function that counts its calls; with `hold` it answers when it is
+    let, by `gate`. An exception is raised; of several answers the last one stays."""
+
+    def __init__(self, *answers: Any, hold: bool = False) -> None:
+        self.answers = list(answers)
+        self.calls = 0
+        self.started = asyncio.Event()
+        self.gate = asyncio.Event()
+        if not hold:
+            self.gate.set()
+
+    async def __call__(self) -> Any:
+        self.calls += 1
+        self.started.set()
+        await self.gate.wait()
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
 def free_port() -> int:

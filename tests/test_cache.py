@@ -23,30 +23,9 @@ from shmcache import (
 from shmcache.clock import FakeClock
 from shmcache.record import FOREVER, Record
 from shmcache.segment import SHM
-from tests.helpers import segment_name
+from tests.helpers import Origin, segment_name
 
 SIZE = 2 << 20
-
-
-class Origin:
-    """A compute function that counts its calls and answers when it is let."""
-
-    def __init__(self, *answers, hold=False):
-        self.answers = list(answers)
-        self.calls = 0
-        self.started = asyncio.Event()
-        self.gate = asyncio.Event()
-        if not hold:
-            self.gate.set()
-
-    async def __call__(self):
-        self.calls += 1
-        self.started.set()
-        await self.gate.wait()
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
 
 
 @pytest.fixture
@@ -399,7 +378,8 @@ async def test_each_get_is_counted_once(cache, clock):
 
 async def test_value_too_large_is_refused_and_the_old_one_is_gone(cache):
     await cache.set("k", "old")
-    with pytest.raises(ValueTooLarge, match="extent"):
+    longest = cache.stats().value_max
+    with pytest.raises(ValueTooLarge, match=rf"takes {longest} at most"):
         await cache.set("k", bytes(SIZE))
     assert cache.peek("k") is MISSING
 
@@ -584,3 +564,60 @@ def test_cache_opened_before_a_fork(state, said):
     )
     assert run.returncode == 0
     assert sorted(run.stdout.splitlines()) == sorted(said)
+
+
+async def test_compute_of_one_alone_counts_its_failure(pair):
+    """After `pass` each computes for itself, and fails for itself."""
+    one, other = pair
+    await one.get_or_set("k", Origin(Fill("mine", shareable=False)))
+    assert one.stats().compute_errors == 0
+    with pytest.raises(ValueError, match="no"):
+        await other.get_or_set("k", Origin(ValueError("no")))
+    stats = one.stats()
+    assert (stats.computes, stats.compute_errors) == (2, 1)
+
+
+@pytest.mark.parametrize("length", [0, 1, 512 << 10])
+async def test_value_from_nothing_to_half_a_megabyte_is_a_hit(length):
+    async with Cache.open(segment_name(), size="64MiB") as cache:
+        value = bytes(range(256)) * (length // 256) + bytes(length % 256)
+        await cache.set("set", value, ttl=60)
+        assert cache.peek("set") == value
+        origin = Origin(value)
+        for _ in range(2):
+            assert await cache.get_or_set("computed", origin, ttl=60) == value
+        assert origin.calls == 1
+
+
+async def test_expected_record_reaches_the_segment():
+    async with Cache.open(segment_name(), size=SIZE, record_bytes=4000) as cache:
+        assert cache.stats().geometry["record_bytes"] == 4000
+
+
+def test_replaced_segment_is_told_in_the_log(caplog):
+    name = segment_name()
+    asyncio.run(_opened(name, size=SIZE, keep=True))
+    asyncio.run(_opened(name, size=2 * SIZE))
+    (told,) = caplog.messages
+    assert "replaced: it was made with another size or record size" in told
+
+
+async def _opened(name, **settings):
+    async with Cache.open(name, **settings) as cache:
+        await cache.set("k", 1)
+
+
+async def test_cache_whose_file_was_replaced_tells_nothing_old():
+    """Its own process goes on computing: right answers, from no shared memory."""
+    name = segment_name()
+    async with Cache.open(name, size=SIZE) as old:
+        await old.set("k", "old", ttl=60)
+        old._l1.segment.path.unlink()
+        async with Cache.open(name, size=SIZE) as new:
+            await new.set("k", "new", ttl=60)
+            old._l1.beat()
+            assert old.peek("k") is MISSING
+            assert await old.get_or_set("k", Origin("origin's"), ttl=60) == "origin's"
+            await old.set("k", "again")
+            assert old.peek("k") is MISSING and new.peek("k") == "new"
+            assert old.stats().l1 == "off"

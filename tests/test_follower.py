@@ -17,7 +17,7 @@ from shmcache.follower import (
     Follower,
     raise_and_drop,
 )
-from shmcache.l1 import L1, OK, RAISED
+from shmcache.l1 import L1, OK, RAISED, UNFOLLOWED
 from shmcache.l2 import L2
 from shmcache.record import FRESH, STALE, Record
 from shmcache.scripts import Names
@@ -296,3 +296,50 @@ def test_older_fetch_does_not_replace_a_promoted_set(l1: L1) -> None:
     raise_and_drop(l1.table, b"d", b"k", floor=True, nonce=nonce)
     assert l1.put(b"k", new._replace(value=b"old", nonce=8)) == RAISED
     assert l1.peek(b"k") == b"new"
+
+
+async def test_host_is_followed_only_once_it_came_to_the_end(
+    l1: L1, l2: L2, monkeypatch
+) -> None:
+    """More entries wait than one read brings: only behind the last of them may what
+    stands be trusted."""
+    monkeypatch.setattr("shmcache.follower.COUNT", 2)
+    words = l1.table.words("stream")
+    async with following(l1, l2):
+        pass
+    for i in range(7):
+        await l2.invalidate(b"d", [b"%d" % i])
+    words.store(UNFOLLOWED, 1)
+    follower = Follower(l1.table, l2, words)
+    applied = []
+    apply = follower._apply
+
+    def watch(entry: dict[bytes, bytes]) -> None:
+        apply(entry)
+        applied.append(words.load(UNFOLLOWED))
+
+    monkeypatch.setattr(follower, "_apply", watch)
+    await follower.start()
+    await eventually(lambda: not words.load(UNFOLLOWED))
+    await follower.close()
+    assert applied == [1] * 7
+
+
+async def test_mark_made_meanwhile_is_left(l1: L1, l2: L2, monkeypatch) -> None:
+    """1. the follower begins to read; 2. who comes to an empty host marks it anew;
+    3. the follower is at the end: of what it read before 2."""
+    words = l1.table.words("stream")
+    words.store(UNFOLLOWED, 1)
+    follower = Follower(l1.table, l2, words)
+    ask = follower._ask
+
+    async def asked(connection: object, *command: object) -> object:
+        if command[0] == "HMGET":
+            words.add(UNFOLLOWED, 1)
+        return await ask(connection, *command)
+
+    monkeypatch.setattr(follower, "_ask", asked)
+    await follower.start()
+    await eventually(follower.caught_up.is_set)
+    assert words.load(UNFOLLOWED)
+    await follower.close()

@@ -15,7 +15,7 @@ from shmcache import (
     Fill,
     TierUnavailable,
 )
-from tests.helpers import segment_name
+from tests.helpers import Origin, segment_name
 from tests.redis_server import redis_server
 
 SIZE = 2 << 20
@@ -38,22 +38,9 @@ async def hosts(redis):
         yield one, other
 
 
-class Origin:
-    def __init__(self, answer, hold=True):
-        self.answer = answer
-        self.calls = 0
-        self.started = asyncio.Event()
-        self.gate = asyncio.Event()
-        if not hold:
-            self.gate.set()
-
-    async def __call__(self):
-        self.calls += 1
-        self.started.set()
-        await self.gate.wait()
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
+def held(answer):
+    """An origin that answers when it is let."""
+    return Origin(answer, hold=True)
 
 
 async def until(probe):
@@ -66,7 +53,7 @@ async def until(probe):
 
 async def test_cold_key_is_computed_once_by_two_hosts(hosts):
     one, other = hosts
-    origin = Origin("v")
+    origin = held("v")
     asked = [
         asyncio.ensure_future(c.get_or_set("k", origin, ttl=60))
         for c in hosts
@@ -81,7 +68,7 @@ async def test_cold_key_is_computed_once_by_two_hosts(hosts):
 
 async def test_waiting_host_is_woken_within_milliseconds(hosts):
     one, other = hosts
-    origin = Origin("v")
+    origin = held("v")
     first = asyncio.ensure_future(one.get_or_set("k", origin, ttl=60))
     await origin.started.wait()
     second = asyncio.ensure_future(other.get_or_set("k", origin, ttl=60))
@@ -95,8 +82,8 @@ async def test_waiting_host_is_woken_within_milliseconds(hosts):
 
 async def test_value_of_another_host_is_promoted_at_its_true_age(hosts):
     one, other = hosts
-    await one.get_or_set("k", Origin(Fill("v", ttl=60, age=20), hold=False))
-    entry = await other.get_or_set_entry("k", Origin("never"), ttl=60)
+    await one.get_or_set("k", Origin(Fill("v", ttl=60, age=20)))
+    entry = await other.get_or_set_entry("k", held("never"), ttl=60)
     assert (entry.value, entry.source) == ("v", "l2")
     assert entry.age >= 20 and entry.ttl <= 40
     assert await other.get("k") == "v"
@@ -104,7 +91,7 @@ async def test_value_of_another_host_is_promoted_at_its_true_age(hosts):
 
 async def test_failure_is_told_to_the_waiting_host_and_not_repeated(hosts):
     one, other = hosts
-    origin = Origin(ValueError("no"))
+    origin = held(ValueError("no"))
     first = asyncio.ensure_future(one.get_or_set("k", origin))
     await origin.started.wait()
     second = asyncio.ensure_future(other.get_or_set("k", origin))
@@ -119,8 +106,8 @@ async def test_failure_is_told_to_the_waiting_host_and_not_repeated(hosts):
 
 async def test_private_answer_lets_the_other_host_compute_at_once(hosts):
     one, other = hosts
-    mine = Origin(Fill("mine", shareable=False))
-    theirs = Origin(Fill("theirs", shareable=False), hold=False)
+    mine = held(Fill("mine", shareable=False))
+    theirs = Origin(Fill("theirs", shareable=False))
     first = asyncio.ensure_future(one.get_or_set("k", mine))
     await mine.started.wait()
     second = asyncio.ensure_future(other.get_or_set("k", theirs))
@@ -152,7 +139,7 @@ async def test_set_on_one_host_replaces_what_the_other_holds(hosts):
 async def test_fetch_overtaken_by_another_hosts_delete_is_stored_nowhere(hosts):
     """1. a host fetches; 2. another host deletes; 3. the fetch ends: refused."""
     one, other = hosts
-    origin = Origin("old")
+    origin = held("old")
     fetching = asyncio.ensure_future(one.get_or_set("k", origin, ttl=60))
     await origin.started.wait()
     await other.delete("k")
@@ -165,8 +152,8 @@ async def test_fetch_overtaken_by_another_hosts_delete_is_stored_nowhere(hosts):
 
 async def test_stale_value_of_l2_is_answered_while_it_is_refreshed(hosts):
     one, other = hosts
-    await one.get_or_set("k", Origin(Fill("old", ttl=5, grace=60, age=6), hold=False))
-    origin = Origin(Fill("new", ttl=60))
+    await one.get_or_set("k", Origin(Fill("old", ttl=5, grace=60, age=6)))
+    origin = held(Fill("new", ttl=60))
     entry = await other.get_or_set_entry("k", origin)
     assert (entry.value, entry.state, entry.source) == ("old", "stale", "l2")
     origin.gate.set()
@@ -186,9 +173,9 @@ async def test_dead_redis_costs_no_answer(frail):
     server, cache = frail
     await cache.set("k", "v")
     server.kill()
-    assert await cache.get_or_set("k", Origin("x")) == "v"
+    assert await cache.get_or_set("k", held("x")) == "v"
     for i in range(20):
-        assert await cache.get_or_set(f"k{i}", Origin(i, hold=False)) == i
+        assert await cache.get_or_set(f"k{i}", Origin(i)) == i
         assert cache.peek(f"k{i}") == i
     await cache.delete("k")
     assert not cache.peek("k")
@@ -199,12 +186,12 @@ async def test_dead_redis_costs_no_answer(frail):
 
 async def test_stopped_redis_costs_one_deadline(frail):
     server, cache = frail
-    await cache.get_or_set("warm", Origin(0, hold=False))
+    await cache.get_or_set("warm", Origin(0))
     server.stop()
     try:
         for i in range(8):
             before = time.monotonic()
-            assert await cache.get_or_set(f"k{i}", Origin(i, hold=False)) == i
+            assert await cache.get_or_set(f"k{i}", Origin(i)) == i
             assert time.monotonic() - before < 0.25 + 0.1
     finally:
         server.cont()
@@ -214,11 +201,11 @@ async def test_redis_that_is_back_is_used_again(frail):
     server, cache = frail
     server.kill()
     for i in range(8):
-        await cache.get_or_set(f"k{i}", Origin(i, hold=False))
+        await cache.get_or_set(f"k{i}", Origin(i))
     server.restart()
     won = cache.stats().leases_won
     for i in range(1000):
-        await cache.get_or_set(f"again{i}", Origin(i, hold=False))
+        await cache.get_or_set(f"again{i}", Origin(i))
         if cache.stats().leases_won > won:
             break
         await asyncio.sleep(0.01)
@@ -252,7 +239,7 @@ asyncio.run(main())
     process.send_signal(signal.SIGSTOP)
     config = CacheConfig(segment_name(), SIZE, l2=redis.url, app=app, lease_life=2)
     async with Cache(config) as cache:
-        assert await cache.get_or_set("k", Origin("new", hold=False), ttl=60) == "new"
+        assert await cache.get_or_set("k", Origin("new"), ttl=60) == "new"
         process.send_signal(signal.SIGCONT)
         process.stdin.write(b"\n")
         assert await process.stdout.readline() == b"late\n"
@@ -266,10 +253,10 @@ async def test_closing_host_gives_its_lease_back_at_once(redis):
     one, other = (
         Cache(CacheConfig(segment_name(), SIZE, l2=redis.url, app=app)) for _ in "ab"
     )
-    origin = Origin("never")
+    origin = held("never")
     asked = asyncio.ensure_future(one.get_or_set("k", origin))
     await origin.started.wait()
-    waiting = asyncio.ensure_future(other.get_or_set("k", Origin("v", hold=False)))
+    waiting = asyncio.ensure_future(other.get_or_set("k", Origin("v")))
     await until(lambda: other.stats().leases_waited)
     await one.close()
     assert await asyncio.wait_for(waiting, 1.5) == "v"  # a lease lives 3 s
@@ -289,7 +276,7 @@ async def test_set_that_is_cancelled_leaves_no_lease(hosts, monkeypatch):
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(one.set("k", "v"), 0.1)
     before = time.monotonic()
-    assert await other.get_or_set("k", Origin("w", hold=False)) == "w"
+    assert await other.get_or_set("k", Origin("w")) == "w"
     assert time.monotonic() - before < 0.7  # the lease of a set lives 1 s
 
 
@@ -297,19 +284,19 @@ async def test_value_too_large_for_l1_is_taken_from_l2_by_all(hosts):
     one, other = hosts
     config = other.config
     big = bytes(300_000)
-    await one.get_or_set("k", Origin(big, hold=False), ttl=60)
+    await one.get_or_set("k", Origin(big), ttl=60)
     async with Cache(config) as sibling:
-        asked = [c.get_or_set("k", Origin("never")) for c in (other, sibling, other)]
+        asked = [c.get_or_set("k", held("never")) for c in (other, sibling, other)]
         assert await asyncio.gather(*asked) == [big] * 3
 
 
 async def test_shareable_answer_removes_the_pass_mark_everywhere(hosts):
     one, other = hosts
-    await one.get_or_set("k", Origin(Fill("mine", shareable=False), hold=False))
-    assert await one.get_or_set("k", Origin("shared", hold=False)) == "shared"
-    origin = Origin("next", hold=False)
+    await one.get_or_set("k", Origin(Fill("mine", shareable=False)))
+    assert await one.get_or_set("k", Origin("shared")) == "shared"
+    origin = Origin("next")
     assert await other.get_or_set("k", origin, ttl=60) == "next"
-    assert await one.get_or_set("k", Origin("never"), ttl=60) == "next"
+    assert await one.get_or_set("k", held("never"), ttl=60) == "next"
 
 
 async def test_token_of_an_unanswered_ask_is_abandoned_at_the_end(hosts, monkeypatch):

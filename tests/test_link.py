@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from shmcache.errors import ConfigError
-from shmcache.link import CONNECTIONS, Link, cut, pauses
+from shmcache.link import CONNECTIONS, Link, cut, forever, pauses
 from tests.helpers import free_port
 from tests.redis_server import RedisServer, eventually, redis_server
 
@@ -199,3 +199,29 @@ def test_pauses_double_to_their_limit_and_are_spread() -> None:
     runs = [[next(pause) for _ in range(10)] for pause in (pauses(), pauses())]
     assert runs[0] != runs[1]
     assert all(0.05 <= run[0] <= 0.1 and 2.5 <= run[-1] <= 5 for run in runs)
+
+
+async def test_work_is_done_again_at_once_only_after_progress(monkeypatch) -> None:
+    """A failure that comes again and again is waited for ever longer; one after some
+    progress is as good as the first."""
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    slept: list[float] = []
+    told: list[str] = []
+    reached = 0
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    async def work() -> None:
+        nonlocal reached
+        if len(slept) == 5:
+            reached += 1
+        if len(slept) == 8:
+            raise KeyboardInterrupt
+        raise OSError(len(slept))
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        await forever(work, lambda: reached, lambda e: told.append(str(e)), high=1.0)
+    assert slept == [0.1, 0.2, 0.4, 0.8, 1.0, 0.1, 0.2, 0.4]
+    assert told == [str(n) for n in range(8)]

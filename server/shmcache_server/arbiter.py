@@ -32,7 +32,7 @@ from shmcache import (
     CacheConfig,
     CacheError,
     ConfigError,
-    LayoutMismatch,
+    Prepared,
     SegmentError,
 )
 
@@ -74,7 +74,7 @@ class Holding:
         except BaseException:
             self.close()
             raise
-        self.words = f"segment {self._prepared.name}, L2 {redacted(url)} ({why})"
+        self.words = f"{_told(self._prepared)}; L2 {redacted(url)} ({why})"
 
     def reload(self, config: Config) -> None:
         """Take new settings for the workers to come; those of the segment and of L2
@@ -231,13 +231,25 @@ def segment_name(address: Address) -> str:
     return f"u{os.geteuid()}-{where}"
 
 
-def _prepare(config: CacheConfig) -> Any:
+def _prepare(config: CacheConfig) -> Prepared:
     try:
         return Cache.prepare(config)
-    except LayoutMismatch as e:
-        raise ConfigError(f"l1_name: {e}") from None
     except SegmentError as e:
-        raise ConfigError(f"l1_size={config.size_bytes}: {e}") from None
+        said = str(e)
+        if said.startswith("segment "):  # what stands under the name
+            raise ConfigError(f"l1_name={config.name}: {said}") from None
+        said = said.removeprefix("size: ")
+        raise ConfigError(f"l1_size={config.size_bytes}: {said}") from None
+
+
+def _told(prepared: Prepared) -> str:
+    """The segment in words for the log: where it came from, and how it is cut."""
+    g = prepared.geometry
+    return (
+        f"segment {prepared.name} ({prepared.note}), {g['size']} bytes in "
+        f"{g['shards']} shards, extents of {g['extent_bytes']} bytes, "
+        f"{g['index_slots']} index slots for records of {g['record_bytes']} bytes"
+    )
 
 
 async def _check_l2(config: CacheConfig) -> str | None:

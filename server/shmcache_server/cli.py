@@ -1,4 +1,4 @@
-"""The command line: shmcache serve."""
+"""The command line: shmcache serve | doctor | hot."""
 
 from __future__ import annotations
 
@@ -27,7 +27,16 @@ def commands() -> None:
     "--l1-name", metavar="NAME", help="Of the segment. [from user and bind address]"
 )
 @click.option(
-    "--l1-keep", is_flag=True, default=None, help="Leave the segment at a clean stop."
+    "--l1-keep",
+    is_flag=True,
+    default=None,
+    help="Leave the segment at a clean stop, for a warm restart.",
+)
+@click.option(
+    "--l1-record-bytes",
+    type=int,
+    metavar="N",
+    help="Expected size of a stored response, for the size of the index. [300]",
 )
 @click.option(
     "--l2",
@@ -47,6 +56,51 @@ def serve(path: str | None, **flags: Any) -> None:
     from .arbiter import Application  # gunicorn, aiohttp: not for --help
 
     Application(lambda: load(path, flags)).run()
+
+
+@commands.command()
+@click.argument("name", required=False)
+@click.option("--clean", is_flag=True, help="Remove the segments that nobody holds.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def doctor(name: str | None, clean: bool, as_json: bool) -> int:
+    """Check segments, live or left over: NAME, or all of this user.
+
+    Exit codes: 0 all well, 1 faults found (or NAME not cleaned), 2 wrong use.
+    """
+    from .doctor import FAULTS, WELL, examine, sweep
+
+    if not clean:
+        said, code = examine(_segments(name), as_json)
+    else:
+        said, left = sweep(_segments(name), as_json)
+        code = FAULTS if name and left else WELL
+    click.echo(said)
+    return code
+
+
+@commands.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="For programs; all 64 of each.")
+def hot(name: str | None, as_json: bool) -> int:
+    """The keys hit most, and those whose computes took longest in all."""
+    from shmcache import SegmentError
+
+    from .doctor import WELL, hottest
+
+    try:
+        click.echo(hottest(_segments(name), as_json))
+    except SegmentError as e:
+        raise click.ClickException(str(e)) from None
+    return WELL
+
+
+def _segments(name: str | None) -> list[str]:
+    from .doctor import segments
+
+    try:
+        return segments(name)
+    except LookupError as e:
+        raise click.ClickException(str(e.args[0])) from None
 
 
 def main() -> None:

@@ -87,8 +87,10 @@ class L1Config:
     size: int = 64 * 1024**2
     name: str = ""
     keep: bool = False
+    record_bytes: int = 300
 
     def __post_init__(self) -> None:
+        _between("l1_record_bytes", self.record_bytes, 16, 2**30)
         if self.name and not _NAME.match(self.name):
             raise ConfigError(
                 f"l1_name={self.name!r}: expected 1 to 64 letters, digits, '._-'"
@@ -148,6 +150,7 @@ class Config:
             size_bytes=self.l1.size,
             l2=l2,
             keep=self.l1.keep,
+            record_bytes=self.l1.record_bytes,
             codec="document",
             app=self.l2.app,
             l2_deadline=self.l2.deadline,
@@ -172,6 +175,7 @@ _FLAGS = {
     "l1_size": ("l1", "size"),
     "l1_name": ("l1", "name"),
     "l1_keep": ("l1", "keep"),
+    "l1_record_bytes": ("l1", "record_bytes"),
     "l2": ("l2", "url"),
 }
 """Command-line flag to table and key."""

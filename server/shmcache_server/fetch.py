@@ -92,9 +92,9 @@ class Fetches:
         self._cache = cache
         self._origin = origin
         self._default_ttl = config.origin.default_ttl
-        # Head, key and the record's own words go into the extent with the body.
-        extent = cache.stats().geometry["extent_bytes"] - _BESIDE_BODY
-        self._store_max = max(0, min(config.limits.stored_body, extent))
+        # The head stands in the record's value with the body.
+        longest = cache.stats().value_max - _BESIDE_BODY
+        self._store_max = max(0, min(config.limits.stored_body, longest))
         self._stall = config.origin.timeout
         self._lives: dict[str, asyncio.Future[LiveResponse]] = {}
         self._tasks: set[asyncio.Future[Any]] = set()

@@ -105,10 +105,12 @@ class Front:
 
 
 @asynccontextmanager
-async def fronting(url: str, **changes: Any) -> AsyncIterator[Front]:
+async def fronting(
+    url: str, l1_size: int = 8 * 1024**2, **changes: Any
+) -> AsyncIterator[Front]:
     """A front before the origin at `url`; `changes` are of [origin] settings."""
     origin = replace(OriginConfig(url=url), **changes)
-    config = Config(origin=origin, l1=L1Config(size=8 * 1024**2))
+    config = Config(origin=origin, l1=L1Config(size=l1_size))
     runner = CacheRunner(config, config.cache(segment_name(), None))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import resource
 import socket
 import subprocess
 from pathlib import Path
@@ -9,8 +12,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from shmcache import l1
 from shmcache_server.cli import commands
-from tests.helpers import free_port, python, segment_name, shm_names
+from tests.helpers import SHM, free_port, python, segment_name, shm_names
 from tests.redis_server import RedisServer
 
 ORIGIN = ("--origin", "http://127.0.0.1:1")
@@ -48,6 +52,8 @@ def flags(**changed: str) -> list[str]:
         ({"origin": "example.com"}, "origin="),
         ({"l1_size": "big"}, "l1_size="),
         ({"l1_size": "900TiB"}, "l1_size="),
+        ({"l1_size": "100KiB"}, "l1_size="),
+        ({"l1_record_bytes": "1"}, "l1_record_bytes=1: expected 16 to"),
         ({"l2": "http://a"}, "l2="),
         ({"workers": "two"}, "Invalid value for '--workers'"),
         ({"config": "/nowhere.toml"}, "config=/nowhere.toml"),
@@ -114,7 +120,44 @@ def test_every_flag_is_in_the_help() -> None:
         "l1-size",
         "l1-name",
         "l1-keep",
+        "l1-record-bytes",
         "l2",
         "admin",
     ]:
         assert f"--{flag}" in said
+
+
+def test_segment_that_does_not_fit_is_told_within_a_second() -> None:
+    """One line with the numbers, once Python is up; nothing is left behind."""
+    free = os.statvfs("/dev/shm").f_bavail * os.statvfs("/dev/shm").f_frsize
+    said = refused(*flags(l1_size=str(free * 2)))
+    assert said.startswith(f"l1_size={free * 2}: a segment of ")
+    assert re.search(r"does not fit /dev/shm, which has \d+ bytes free", said)
+
+
+def test_file_size_limit_is_told() -> None:
+    limit = (8 << 20, 8 << 20)
+    said = refused(
+        *flags(l1_size="64MiB"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+    )
+    assert said.startswith(f"l1_size={64 << 20}: ") and f"is {8 << 20} bytes" in said
+
+
+def test_name_that_is_not_ours_is_told() -> None:
+    name = segment_name()
+    link = SHM / l1.segment_name(name)
+    link.symlink_to("/nowhere")
+    try:
+        process = python(
+            *("-m", "shmcache_server", "serve", *flags(l1_name=name)),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        _, said = process.communicate(timeout=30)
+    finally:
+        link.unlink()
+    assert process.returncode == 2
+    assert said.startswith(
+        f"shmcache: l1_name={name}: segment {link}: cannot be opened"
+    )

@@ -59,6 +59,7 @@ def test_file_of_the_environment_is_taken(tmp_path, monkeypatch) -> None:
         ("[server]\nworkers = 'two'\n", ":2: workers='two': expected a whole number"),
         ("[server]\nworkers = true\n", ":2: workers=True: expected a whole number"),
         ("[server]\nworkers = 0\n", ":2: workers=0: expected 1 to 1024"),
+        ("[l1]\nrecord_bytes = 3\n", ":2: l1_record_bytes=3: expected 16 to"),
         ("[l1]\nkeep = 1\n", ":2: keep=1: expected true or false"),
         ("[l1]\nsize = '3 parsecs'\n", ":2: l1_size='3 parsecs'"),
         ("[server\n", ": not TOML"),
@@ -153,3 +154,9 @@ def test_password_is_not_shown() -> None:
     assert redacted("redis://u:secret@h/0") == "redis://u:***@h/0"
     assert redacted("redis://:secret@h") == "redis://:***@h"
     assert redacted("redis://h:1/0") == "redis://h:1/0"
+
+
+def test_settings_of_l1_reach_the_cache() -> None:
+    flags = {"l1_size": "128MiB", "l1_keep": True, "l1_record_bytes": 4000}
+    cache = load(None, ORIGIN | flags).cache("n", None)
+    assert (cache.size_bytes, cache.keep, cache.record_bytes) == (128 << 20, True, 4000)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
+import pytest
 from aiohttp import web
 
 from tests.server.conftest import Front, Upstream, eventually, fronting
@@ -78,3 +80,29 @@ async def test_slow_body_flows_on_after_the_time_to_store_it(upstream) -> None:
             gate.set()
             assert await answer.read() == b"second"
         assert front.cache.entry(front.key("/", "gzip")) is None
+
+
+@pytest.mark.parametrize(
+    ("l1_size", "length"),
+    [(64 << 20, 0), (64 << 20, 700_000), (256 << 20, 2 << 20)],
+)
+async def test_body_of_any_length_is_a_hit_the_second_time(upstream, l1_size, length):
+    upstream.body = os.urandom(length)
+    async with fronting(upstream.url, l1_size) as front:
+        first = await front.get()
+        assert first.told == "shmcache; fwd=miss; stored"
+        await eventually(lambda: front.cache.entry(front.key("/")))
+        second = await front.get()
+    assert "hit" in second.told
+    assert first.body == second.body == upstream.body
+    assert len(upstream.seen) == 1
+
+
+async def test_body_above_the_limit_passes_through(upstream: Upstream) -> None:
+    async with fronting(upstream.url) as front:
+        upstream.body = os.urandom(front.cache.stats().value_max + 1)
+        for asked in (1, 2):
+            got = await front.get()
+            assert got.told == "shmcache; fwd=miss" and got.body == upstream.body
+            assert len(upstream.seen) == asked
+        assert front.cache.stats().too_large == 0, "known before it was tried"
