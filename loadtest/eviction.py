@@ -16,7 +16,7 @@ import json
 import mmap
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +24,7 @@ from types import ModuleType
 from shmcache._core import binding
 from shmcache.errors import SegmentError
 
-from . import policies
+from . import command, policies
 from .report import NONE, Target, shown, table, targets_table
 from .traces import Trace, TraceError, read
 
@@ -304,15 +304,20 @@ def targets(rows: list[Row]) -> list[Target]:
 # --- the command -------------------------------------------------------------------
 
 
-def show(rows: list[Row]) -> None:
-    lines = [line(row) for row in rows]
+def groups(rows: list[Row]) -> Iterator[tuple[str, list[Row]]]:
+    """Rows to take the mean of, and what it is the mean of."""
     have = [row for row in rows if row.ours]
     for share in dict.fromkeys(row.share for row in have):
         alike = [row for row in have if row.share == share]
-        lines.append(mean_line(f"mean of {len(alike)} at {share:g} %", alike))
+        yield f"mean of {len(alike)} at {share:g} %", alike
     large = [row for row in have if row.ours and row.ours.records >= LARGE]
     if large:
-        lines.append(mean_line(f"mean of {len(large)} from {LARGE:,} records", large))
+        yield f"mean of {len(large)} from {LARGE:,} records", large
+
+
+def show(rows: list[Row]) -> None:
+    lines = [line(row) for row in rows]
+    lines += [mean_line(what, alike) for what, alike in groups(rows)]
     print(
         "Hit ratio in percent; each peer holds the bytes that ours held in the mean.\n"
     )
@@ -323,22 +328,33 @@ def show(rows: list[Row]) -> None:
             print(f"{at}: no segment is so small; with a larger --unit one may be")
         elif row.ours.refused:
             print(f"{at}: {row.ours.refused} stores refused, too large")
+    aims = targets(rows)
+    if not aims:
+        print(f"\nNo targets: no row holds {SMALL:,} records.")
+        return
     print("\nTargets, in points of hit ratio:\n")
-    print(targets_table(targets(rows)))
+    print(targets_table(aims))
 
 
 def as_json(rows: list[Row]) -> str:
     found: dict[str, object] = {
         "rows": [asdict(row) for row in rows],
+        "means": {
+            what: {column: _mean(alike, column) for column in COLUMNS}
+            for what, alike in groups(rows)
+        },
         "targets": [target.as_json() for target in targets(rows)],
     }
     return json.dumps(found, indent=2) + "\n"
 
 
 def _share(text: str) -> float:
-    share = float(text)
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0
     if not 0 < share <= 100:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"expected percent, got {text!r}")
     return share
 
 
@@ -346,17 +362,19 @@ def options(args: list[str] | None) -> argparse.Namespace:
     summary = (__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser("loadtest.eviction", description=summary)
     parser.add_argument("traces", nargs="+", metavar="TRACE.csv.xz", type=Path)
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write all there too")
+    parser.add_argument(
+        "--json", metavar="FILE", type=command.writable, help="write all there too"
+    )
     parser.add_argument(
         "--shares", nargs="+", type=_share, default=[1.0, 10.0], metavar="PERCENT",
         help="of the trace's distinct bytes (1 10)",
     )  # fmt: skip
     parser.add_argument(
-        "--unit", type=int, default=300, metavar="BYTES",
+        "--unit", type=command.positive, default=300, metavar="BYTES",
         help="what a size of 1 counts as (300)",
     )  # fmt: skip
     parser.add_argument(
-        "--record-bytes", type=int, default=0, metavar="BYTES",
+        "--record-bytes", type=command.positive, default=0, metavar="BYTES",
         help="the expected record's size (the mean of the distinct ones)",
     )  # fmt: skip
     return parser.parse_args(args)
@@ -385,4 +403,4 @@ def main(args: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run("eviction", main))

@@ -18,10 +18,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from . import space
+from . import command, space
 from .report import NONE, Target, median, ratio, shown, table, targets_table
 from .sides import Pair, StoreError, Task, Workload, answers
 from .stores import (
@@ -272,6 +271,16 @@ def show(measured: list[Measured]) -> None:
             print(f"{found.load.name}: {', '.join(stores)}: {reason}")
 
 
+def _told(found: Measured, row: Row) -> dict[str, Any]:
+    """What the table says of a row."""
+    return {
+        "median": {figure: median(row.rounds[figure]) for figure in FIGURES},
+        "of_ours": {f: found.ratio(row.store, OURS, f) for f in ("get", "set")},
+        "scaling": scaling(found, row.store),
+        "writer": found.within(row.store, "get w", "get"),
+    }
+
+
 def as_json(
     measured: list[Measured], spaces: space.Found, aims: list[Target]
 ) -> dict[str, Any]:
@@ -283,8 +292,10 @@ def as_json(
                 "stores": {
                     name: {
                         "missing": row.missing,
+                        "shared": row.shared,
                         "held": row.held,
                         "nanoseconds": dict(row.rounds),
+                        **_told(found, row),
                     }
                     for name, row in found.rows.items()
                 },
@@ -300,8 +311,13 @@ def options(args: list[str] | None) -> argparse.Namespace:
     summary = (__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser("loadtest.l1", description=summary)
     parser.add_argument("--quick", action="store_true", help="a look, in half a minute")
-    parser.add_argument("--rounds", type=int, default=0, help="of each workload")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write all there too")
+    parser.add_argument(
+        "--rounds", type=command.positive, default=0, metavar="N",
+        help="of each workload (9; with --quick 3)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--json", metavar="FILE", type=command.writable, help="write all there too"
+    )
     return parser.parse_args(args)
 
 
@@ -332,4 +348,4 @@ def main(args: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run("l1", main))

@@ -210,6 +210,8 @@ class _Process:
 
 def _serve(pipe: Connection, core: int, parent: int, build: tuple[Any, ...]) -> None:
     die_with_parent(parent, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who is asked to stop tells us
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.sched_setaffinity(0, {core})
     process = _Process(*build)
     while (command := pipe.recv()) is not None:
@@ -268,6 +270,9 @@ class Side:
         self.tell(verb, *args)
         return self.answer()
 
+    def alive(self) -> bool:
+        return self._process.is_alive()
+
     def end(self) -> None:
         try:
             self._pipe.send(None)
@@ -283,7 +288,8 @@ class Pair:
 
     def __init__(self, load: Workload, redis: str, cores: Sequence[int]) -> None:
         self.go: Synchronized[int] = _CONTEXT.Value("i", 0, lock=False)
-        build = (load, redis, _CONTEXT.Barrier(2), self.go)
+        self._barrier = _CONTEXT.Barrier(2)
+        build = (load, redis, self._barrier, self.go)
         self.sides = [Side(core, build) for core in cores[:2]]
         for side in self.sides:
             side.tell("ready")
@@ -312,5 +318,8 @@ class Pair:
         return float(found)
 
     def end(self) -> None:
+        """Also in the middle of a command: nobody is left to wait for the other."""
+        if all(side.alive() for side in self.sides):
+            self._barrier.abort()
         for side in self.sides:
             side.end()

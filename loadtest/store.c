@@ -23,6 +23,11 @@
 #define VALUE 300
 #define RECENT 20000u
 
+typedef struct name {
+    char bytes[24];
+    uint32_t len;
+} name;
+
 static shmc table;
 static char value[VALUE];
 static uint64_t chance = 88172645463325252ull;
@@ -60,33 +65,39 @@ static void make(size_t size)
     }
 }
 
-/* Store the record of a number; the time is an argument of the core. */
-static void put(uint64_t number, int64_t at)
+/* The key of a number, made before the clock is read: who stores has it. */
+static name name_of(uint64_t number)
 {
-    char key[24];
-    uint64_t stamp;
-    shmc_store s = {.key = key, .value = value, .value_len = VALUE,
-        .birth = at, .fresh_until = SHMC_FOREVER, .dead_at = SHMC_FOREVER,
-        .claim = SHMC_NO_CLAIM, .wait = 1};
+    name key;
 
-    s.key_len = (uint32_t)sprintf(key, "price:%012llu",
-                                  (unsigned long long)number);
+    key.len = (uint32_t)snprintf(key.bytes, sizeof key.bytes, "price:%012llu",
+                                 (unsigned long long)number);
+    return key;
+}
+
+/* Store a record; the time is an argument of the core. */
+static void put(const name *key, int64_t at)
+{
+    uint64_t stamp;
+    shmc_store s = {.key = key->bytes, .key_len = key->len, .value = value,
+        .value_len = VALUE, .birth = at, .fresh_until = SHMC_FOREVER,
+        .dead_at = SHMC_FOREVER, .claim = SHMC_NO_CLAIM, .wait = 1};
+
     if (shmc_put(&table, &s, at, &stamp) != SHMC_OK) {
         fprintf(stderr, "store: refused\n");
         exit(2);
     }
 }
 
-/* Hit the record of a number, if it stands. */
-static void hit(uint64_t number)
+/* Hit a record, if it stands. */
+static void hit(const name *key)
 {
-    char key[24], to[VALUE];
-    uint32_t len = (uint32_t)sprintf(key, "price:%012llu",
-                                     (unsigned long long)number);
+    char to[VALUE];
+    uint64_t hash = shmc_hash(&table, key->bytes, key->len);
     shmc_found f;
 
-    if (shmc_find(&table, key, len, shmc_hash(&table, key, len), 1, &f)
-            == SHMC_OK && f.length == VALUE
+    if (shmc_find(&table, key->bytes, key->len, hash, 1, &f) == SHMC_OK
+        && f.length == VALUE
         && shmc_copy(&table, &f, to) == SHMC_OK)
         shmc_touch(&table, &f);
 }
@@ -115,6 +126,15 @@ static void tell(const char *name, uint32_t *took, size_t n)
            took[n / 1000 * 999], took[n - 1], clock);
 }
 
+/* Store a record of that key, and how long it took. */
+static uint32_t timed(const name *key, int64_t at)
+{
+    uint64_t begun = now_ns();
+
+    put(key, at);
+    return (uint32_t)(now_ns() - begun);
+}
+
 int main(int argc, char **argv)
 {
     size_t mib = argc > 1 ? strtoul(argv[1], NULL, 10) : 64;
@@ -122,26 +142,28 @@ int main(int argc, char **argv)
     uint32_t *took = malloc(puts * sizeof *took);
     uint64_t number = 0, fill = mib * (1u << 20) / VALUE * 2;
     int64_t at = 1;
+    name key;
 
     if (!took || puts < 1000 || !mib)
         return 2;
     memset(value, 'x', sizeof value);
     make(mib << 20);
-    while (number < fill)
-        put(number++, at++);
+    while (number < fill) {
+        key = name_of(number++);
+        put(&key, at++);
+    }
     for (size_t i = 0; i < puts; i++) {
-        uint64_t begun = now_ns();
-        put(number++, at++);
-        took[i] = (uint32_t)(now_ns() - begun);
+        key = name_of(number++);
+        took[i] = timed(&key, at++);
     }
     tell("fresh", took, puts);
     for (size_t i = 0; i < puts; i++) {
-        if (i & 1)
-            hit(number - 1 - any() % RECENT);
-        uint64_t key = any() % 10 < 3 ? number - 1 - any() % RECENT : number++;
-        uint64_t begun = now_ns();
-        put(key, at++);
-        took[i] = (uint32_t)(now_ns() - begun);
+        if (i & 1) {
+            key = name_of(number - 1 - any() % RECENT);
+            hit(&key);
+        }
+        key = name_of(any() % 10 < 3 ? number - 1 - any() % RECENT : number++);
+        took[i] = timed(&key, at++);
     }
     tell("mixed", took, puts);
     return 0;
