@@ -30,6 +30,8 @@ _APART = 0.002
 """Seconds between two looks at what seems a fault."""
 _OVERDUE = 10.0
 """Seconds without a beat that are worth a note: a loop beats several times a second."""
+_TOLD = 32
+"""Faults of claims that are told one by one, as many as of a shard."""
 _AHEAD = 16
 """Incarnations: a claim's are 12 bits, so one that is behind far enough looks ahead."""
 
@@ -156,7 +158,10 @@ def check(
         notes.extend(_shard_notes(number, found))
         shards.append(_shard(number, found))
     faults.extend(_check_stripes(table))
-    claims = _check_claims(table, slots, faults, now)
+    claims, wrong = _check_claims(table, slots, now)
+    faults.extend(wrong[:_TOLD])
+    if len(wrong) > _TOLD:
+        faults.append(f"{len(wrong) - _TOLD} more faults of claims")
     counters = dict(zip(COUNTERS, table.counters(), strict=False))
     notes.extend(_notes(claims, slots, counters))
     capacity = table.usage()["capacity_bytes"]
@@ -217,9 +222,10 @@ def _check_stripes(table: binding.Table) -> Iterator[str]:
 
 
 def _check_claims(
-    table: binding.Table, slots: list[Slot], faults: list[str], now: int
-) -> Claims:
+    table: binding.Table, slots: list[Slot], now: int
+) -> tuple[Claims, list[str]]:
     """Count claims; what no claim word may say is a fault if it still says it."""
+    faults = []
     owners = {slot.number: slot for slot in slots}
     counts: Counter[str] = Counter()
     holders: dict[tuple[int, int], int] = {}
@@ -242,7 +248,7 @@ def _check_claims(
                 fault = f"holds the key that claim {rival} holds"
         if fault and table.claim_word(i) == word:
             faults.append(f"claim {i} {fault}")
-    return Claims(**counts)
+    return Claims(**counts), faults
 
 
 def _owner_fault(

@@ -11,13 +11,17 @@ _UNITS = {"": 1, "B": 1}
 _UNITS |= {u + "iB": 1024**n for n, u in enumerate("KMGT", 1)}
 _UNITS |= {u + "B": 1024**n for n, u in enumerate("KMGT", 1)}
 _UNITS |= {u: 1024**n for n, u in enumerate("KMGT", 1)}
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+"""What a cache may be called: a piece of a file's name and of keys in Redis."""
+_SIZE_MAX = 2**47
+"""Bytes that a process can address at all."""
 
 
 def parse_size(text: str | int, setting: str = "size") -> int:
     """Bytes of `"64MiB"`, `"1 GB"` (1024-based alike) or a plain number."""
+    number: float
     if isinstance(text, int) and not isinstance(text, bool):
-        number, unit = float(text), ""
+        number, unit = text, ""
     else:
         match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", str(text))
         if not match or match[2] not in _UNITS:
@@ -25,10 +29,10 @@ def parse_size(text: str | int, setting: str = "size") -> int:
                 f"{setting}={text!r}: expected a size such as 64MiB or 1GiB"
             )
         number, unit = float(match[1]), match[2]
-    size = int(number * _UNITS[unit])
-    if size <= 0:
-        raise ConfigError(f"{setting}={text!r}: expected a size above 0")
-    return size
+    size = number * _UNITS[unit]
+    if not 1 <= size <= _SIZE_MAX:
+        raise ConfigError(f"{setting}={text!r}: expected a size of 1 byte to 128 TiB")
+    return int(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +64,11 @@ class CacheConfig:
     """Share of the ttl, 0 to 1, that is taken off by chance."""
 
     def __post_init__(self) -> None:
-        if not _NAME.match(self.name):
+        if not re.fullmatch(NAME, self.name):
             raise ConfigError(
                 f"name={self.name!r}: expected 1 to 64 letters, digits, '.', '_', '-'"
             )
-        if self.app and not _NAME.match(self.app):
+        if self.app and not re.fullmatch(NAME, self.app):
             raise ConfigError(f"app={self.app!r}: expected a name like `name`")
         if self.codec not in ("msgpack", "document"):
             raise ConfigError(f"codec={self.codec!r}: expected msgpack or document")
@@ -74,6 +78,7 @@ class CacheConfig:
             ("lease_life", 2.0, 5.0),
             ("jitter", 0.0, 1.0),
             ("record_bytes", 16, 2**30),
+            ("size_bytes", 1, _SIZE_MAX),
         ):
             if not low <= getattr(self, setting) <= high:
                 value = getattr(self, setting)

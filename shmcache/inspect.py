@@ -29,8 +29,9 @@ from . import clock as clocks
 from ._core import binding
 from .check import WAYS, Claims, Region, Report, Shard, Slot, check
 from .clock import SYSTEM, Clock
+from .config import NAME
 from .errors import SegmentError, SegmentGone
-from .segment import SHM, _flock, _same_file, _unlink
+from .segment import SHM, _flock, _ours, _same_file, _unlink
 
 __all__ = [
     "Claims",
@@ -46,7 +47,9 @@ __all__ = [
     "names",
 ]
 
-_FILE = re.compile(r"shmcache\.[0-9a-f]{8}\.(?P<name>.+)")
+_FILE = re.compile(rf"shmcache\.[0-9a-f]{{8}}\.(?P<name>{NAME})")
+_NOT_OURS = "its name is none that shmcache makes"
+_LOCKS = Path("/proc/locks")
 _HEADER = mmap.PAGESIZE
 _CHUNK = 4096
 """Slots of an index that are gone through without letting others run."""
@@ -100,8 +103,11 @@ class View:
         `SegmentGone` if there is none; `SegmentError` if it is not a file of our own.
         """
         path = SHM / file
+        if not _FILE.fullmatch(file):
+            raise SegmentError(f"segment {path}: {_NOT_OURS}")
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(path, flags | os.O_NONBLOCK)  # a pipe would be waited for
         except FileNotFoundError:
             raise SegmentGone(f"segment {path}: there is none") from None
         except OSError as e:
@@ -139,13 +145,18 @@ class View:
     def _attach(self) -> tuple[str | None, bool]:
         if self.file_bytes < _HEADER:
             return "it was never finished", False
-        memory = mmap.mmap(self._fd, self.file_bytes, access=mmap.ACCESS_READ)
+        try:
+            memory = mmap.mmap(self._fd, self.file_bytes, access=mmap.ACCESS_READ)
+        except ValueError:  # since its size was asked
+            return "it is being truncated", True
+        except OSError as e:
+            return f"it cannot be mapped: {e.strerror}", False
         found = binding.describe(memory)
         if found is None:
             if any(memory[:_HEADER]):
                 return "it is no segment", True
             return "it was never finished", False
-        if found["layout_hash"] != binding.layout_hash():
+        if found["layout_hash"] not in (0, binding.layout_hash()):  # 0: not written yet
             return f"its layout ({found['layout']}) is another build's", False
         self.header = found
         if not found["ready"]:
@@ -172,7 +183,7 @@ class View:
         pids = {slot.pid for slot in self.slots() if slot.alive}
         found = os.fstat(self._fd)
         device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
-        for line in Path("/proc/locks").read_text().splitlines():
+        for line in _locks():
             columns = line.split()
             if columns[1] == "FLOCK" and columns[5] == f"{device}:{found.st_ino}":
                 pids.add(int(columns[4]))
@@ -273,22 +284,24 @@ def names(name: str | None = None) -> list[str]:
 
 
 def clean(file: str) -> str | None:
-    """Remove a segment that nobody holds, and the wake sockets beside it. None, or why
-    it was left. Under the exclusive flock, as every removal."""
+    """Remove a segment that nobody holds, and the wake sockets beside it. None if it is
+    gone, by us or by somebody else; else why it was left. Under the exclusive flock, as
+    every removal."""
     path = SHM / file
     if not _FILE.fullmatch(file):
-        return "its name is none that shmcache makes"
+        return _NOT_OURS
     try:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
     except OSError as e:
         return e.strerror
     try:
         if not _ours(os.fstat(fd)):
             return "it is no file of our own, mode 0600, one link"
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not _same_file(path, fd):
-            return "somebody else removed it"
-        _unlink(path)
+        if _same_file(path, fd):
+            _unlink(path)
     except BlockingIOError:
         return "it is held"
     finally:
@@ -301,22 +314,20 @@ def clock_cost() -> float:
     return min(binding.clock_cost() for _ in range(10))
 
 
+def _locks() -> list[str]:
+    """The kernel's list of locks; none where it may not be read."""
+    try:
+        return _LOCKS.read_text().splitlines()
+    except OSError:
+        return []
+
+
 def _is_ours(path: Path) -> bool:
     try:
         found = path.lstat()
     except FileNotFoundError:
         return False
     return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
-
-
-def _ours(found: os.stat_result) -> bool:
-    """Whether a file is one that `Segment.open` would have made."""
-    return (
-        stat.S_ISREG(found.st_mode)
-        and found.st_uid == os.geteuid()
-        and not stat.S_IMODE(found.st_mode) & 0o177
-        and found.st_nlink <= 1
-    )
 
 
 def _foreign(found: dict[str, Any]) -> str | None:

@@ -153,10 +153,10 @@ class L1:
         return removed
 
     def beat(self) -> None:
-        """A sign of life, and a look at what became of the file."""
+        """A sign of life, and a look at what became of the file. Off is for good."""
         self.table.beat(self.clock.now())
         lost = self.segment.lost()
-        if lost == self.lost:
+        if lost == self.lost or self._off:
             return
         self.lost = lost
         path = self.segment.path
@@ -171,7 +171,7 @@ class L1:
                 "segment %s: somebody %s its file; L1 is off in this process: restart",
                 *(path, "truncated" if lost == CUT else "replaced"),
             )
-            self._off, self.peek = True, _nothing
+            self._off, self.peek, self._fast = True, _nothing, _nothing
 
     # -- records
 
@@ -225,8 +225,7 @@ class L1:
         bound = self._bound()
         if not bound:
             self._unfollowed = False
-            if not self._off:
-                self.peek = self._fast
+            self.peek = self._fast
         return record.state == FRESH and record.stamp < bound
 
     def _peek_unfollowed(self, key: bytes | str) -> bytes | None:

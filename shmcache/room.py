@@ -82,8 +82,9 @@ def _limits(
         try:
             limit = int((folder / name).read_text())
             stat = (folder / "memory.stat").read_text()
+            said = dict(line.split() for line in stat.splitlines())
+            used = sum(int(said.get(n, 0)) for n in counted)
         except (OSError, ValueError):  # no such group here, or "max"
             continue
         if limit < _NO_LIMIT:
-            used = dict(line.split() for line in stat.splitlines())
-            yield Limit(folder / name, limit, sum(int(used.get(n, 0)) for n in counted))
+            yield Limit(folder / name, limit, used)

@@ -165,8 +165,9 @@ class Segment:
         return bool(struct.unpack_from("h", reply)[0] != fcntl.F_UNLCK)
 
     def wake_path(self, slot: int) -> str:
-        """Where the wake socket of the process in `slot` is bound."""
-        return f"{self.path}.w{slot}"
+        """Where the wake socket of the process in `slot` is bound. No cache may bear a
+        name with a tilde: else it would be what another's name and slot make."""
+        return f"{self.path}~{slot}"
 
     # -- end
 
@@ -201,7 +202,11 @@ class Segment:
         self._slot_fd = self._slot_byte = -1
         if self._fd >= 0:
             inherited, self._fd = self._fd, _open_again(self._fd)
-            fcntl.flock(self._fd, fcntl.LOCK_SH)  # the parent holds it: at once ours
+            # The parent holds it: at once ours. Not where another of its threads is
+            # removing it: to wait for that lock, whose descriptor was born with us
+            # too, would never end.
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             os.close(inherited)
         self.forked = True
 
@@ -219,18 +224,23 @@ def _open_file(path: Path) -> int:
             f"segment {path}: cannot be opened: {e.strerror}{_whose(path)}"
         ) from e
     found = os.fstat(fd)
-    if (
-        not stat.S_ISREG(found.st_mode)
-        or found.st_uid != os.geteuid()
-        or stat.S_IMODE(found.st_mode) & 0o177
-        or found.st_nlink > 1
-    ):
+    if not _ours(found):
         os.close(fd)
         raise SegmentError(
             f"segment {path}: expected a file of our own with mode 0600"
             f"{_words(found)}; remove it or choose another name"
         )
     return fd
+
+
+def _ours(found: os.stat_result) -> bool:
+    """Whether a file is one that we would have made."""
+    return (
+        stat.S_ISREG(found.st_mode)
+        and found.st_uid == os.geteuid()
+        and not stat.S_IMODE(found.st_mode) & 0o177
+        and found.st_nlink <= 1
+    )
 
 
 def _whose(path: Path) -> str:
@@ -355,7 +365,7 @@ def _same_file(path: Path, fd: int) -> bool:
 
 def _unlink(path: Path) -> None:
     """Remove the file and the wake sockets beside it; the exclusive flock is held."""
-    sockets = re.compile(re.escape(path.name) + r"\.w[0-9]+")
+    sockets = re.compile(re.escape(path.name) + r"~[0-9]+")
     for beside in path.parent.iterdir():  # exactly: another's name may begin alike
         if sockets.fullmatch(beside.name):
             beside.unlink(missing_ok=True)

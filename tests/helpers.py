@@ -77,7 +77,7 @@ def shm_names(segment: str) -> set[str]:
 def attached(segment: str) -> int:
     """How many processes have a wake socket there: workers that run their loop, and
     hear a signal."""
-    return sum(".w" in name for name in shm_names(segment))
+    return sum("~" in name for name in shm_names(segment))
 
 
 # --- /proc ------------------------------------------------------------------------

@@ -114,6 +114,16 @@ def test_key_held_twice_is_a_fault(table: Table, memory: mmap.mmap) -> None:
     assert "holds the key" in fault
 
 
+def test_faults_of_claims_are_told_up_to_a_bound(
+    table: Table, memory: mmap.mmap
+) -> None:
+    claims, at = table.geometry["claim_sets"] * 8, place(memory, "claims")
+    for i in range(claims):
+        struct.pack_into("Q", memory, at + i * CLAIM_BYTES, 7)
+    *told, more = checked(table).faults
+    assert len(told) == 32 and more == f"{claims - 32} more faults of claims"
+
+
 # ---- shards, stripes, regions
 
 

@@ -19,7 +19,10 @@ def test_size_forms_become_bytes(text, expected):
     assert parse_size(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "x", "-1MiB", "0", "64 mib", "1e9", True, 0])
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "-1MiB", "0", "64 mib", "1e9", True, 0, "129TiB", "9" * 400, 10**400],
+)
 def test_size_of_wrong_form_is_named(text):
     with pytest.raises(ConfigError, match="l1_size"):
         parse_size(text, "l1_size")
@@ -31,6 +34,10 @@ def test_size_of_wrong_form_is_named(text):
         ("name", ""),
         ("name", "a/b"),
         ("name", "../x"),
+        ("name", "a~1"),
+        ("size_bytes", 0),
+        ("size_bytes", -1),
+        ("size_bytes", 2**64),
         ("app", "a b"),
         ("codec", "pickle"),
         ("l2_deadline", 0),

@@ -98,7 +98,7 @@ def test_segment_left_by_a_kill_is_checked_listed_and_removed(name, hold) -> Non
     holder.kill()
     holder.communicate()
     file = segment_name(name)
-    beside = SHM / f"{file}.w0"
+    beside = SHM / f"{file}~0"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wake:
         wake.bind(str(beside))
     assert file in inspect.names() and inspect.names(name) == [file]
@@ -204,11 +204,16 @@ def test_foreign_segment_in_use_is_left(name, hold) -> None:
     [
         (lambda path: os.truncate(path, 0), "never finished", False),
         (lambda path: path.write_bytes(bytes(SIZE)), "never finished", False),
+        (
+            lambda path: path.write_bytes(b"SHMCACHE".ljust(SIZE, b"\0")),
+            "never fin",
+            False,
+        ),
         (lambda path: path.write_bytes(b"x" * SIZE), "no segment", True),
         (lambda path: os.truncate(path, SIZE // 2), "truncated", True),
         (lambda path: patch(path, 32 + 8, b"\xff" * 4), "contradicts itself", True),
     ],
-    ids=["empty", "zeros", "garbage", "truncated", "geometry"],
+    ids=["empty", "zeros", "begun", "garbage", "truncated", "geometry"],
 )
 def test_unusable_file_says_why(name, make, words, damaged) -> None:
     path = left_over(name)
@@ -245,17 +250,70 @@ def test_missing_file_and_foreign_files_are_refused(name, tmp_path) -> None:
     assert path.exists()
 
 
-def test_other_names_are_never_touched(name) -> None:
-    for other in (
-        f"other-{name}",
-        f"shmcache.{name}",
-        f"shmcache.12345678.{name}/../x",
-    ):
-        assert inspect.clean(other) is not None
-    beside = SHM / f"shmcache-{name}"
+@pytest.mark.parametrize(
+    "form",
+    ["other-{}", "shmcache-{}", "shmcache.{}", "shmcache.12345678.{}\x1b[31m"],
+)
+def test_other_names_are_never_touched(name, form) -> None:
+    beside = SHM / form.format(name)
     beside.touch(0o600)
     assert beside.name not in inspect.names()
     assert inspect.clean(beside.name) is not None and beside.exists()
+    with pytest.raises(SegmentError, match="none that shmcache makes"):
+        View.open(beside.name)
+
+
+def test_name_that_leads_elsewhere_is_refused(name) -> None:
+    folder, victim = SHM / f"shmcache.12345678.{name}", SHM / f"victim-{name}"
+    folder.mkdir()
+    try:
+        victim.touch(0o600)
+        assert inspect.clean(f"{folder.name}/../{victim.name}") is not None
+        assert victim.exists()
+    finally:
+        folder.rmdir()
+
+
+def test_pipe_is_refused_and_not_waited_for(name) -> None:
+    path = SHM / segment_name(name)
+    os.mkfifo(path, 0o600)
+    code = "import sys; from shmcache.inspect import View; View.open(sys.argv[1])"
+    told = subprocess.run(
+        [sys.executable, "-c", code, path.name],
+        capture_output=True, text=True, timeout=10,
+    )  # fmt: skip
+    assert "no file of our own" in told.stderr.splitlines()[-1]
+    assert inspect.names(name) == [] and inspect.clean(path.name) is not None
+
+
+def test_segment_that_somebody_else_removed_is_gone(name) -> None:
+    assert inspect.clean(segment_name(name)) is None
+
+
+def test_holders_are_read_from_the_slots_where_locks_are_hidden(
+    name, hold, monkeypatch
+) -> None:
+    holder = hold(name)
+    monkeypatch.setattr(inspect, "_LOCKS", Path("/proc/none"))
+    with View.open(segment_name(name)) as view:
+        assert view.holders() == [holder.pid]
+
+
+def test_view_that_cannot_map_says_why(name) -> None:
+    """In a process whose address space is limited."""
+    left_over(name)
+    code = """
+import resource, sys
+from shmcache.inspect import View
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 20), -1))
+print(View.open(sys.argv[1]).why)
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", code, segment_name(name)],
+        capture_output=True, text=True, timeout=20,
+    )  # fmt: skip
+    assert told.stdout.startswith("it cannot be mapped: "), told.stderr
 
 
 def test_segment_whose_name_begins_alike_is_not_meant(name) -> None:

@@ -327,6 +327,22 @@ def test_removed_segment_is_used_on_and_told_once(l1, clock, caplog):
     assert l1.stats().l1 == "removed"
 
 
+def test_l1_that_is_off_stays_off(l1, clock, caplog):
+    """Also where the file that took the name is removed, and in a forked child."""
+    l1.put(b"k", record(clock))
+    l1.segment.path.unlink()
+    l1.segment.path.touch()
+    l1.beat()
+    l1.segment.path.unlink()
+    l1.beat()
+    assert len(caplog.messages) == 1 and l1.stats().l1 == "off"
+    l1.table.words("stream").store(UNFOLLOWED, 0)
+    l1.segment.forked = True
+    l1.segment._born()
+    l1.join(follows=True)
+    assert l1.peek(b"k") is None and l1.look(b"k") is None
+
+
 def test_replaced_segment_turns_l1_off(l1, clock, caplog):
     """Who came later deletes in another segment: what stands here must not be told."""
     l1.put(b"k", record(clock))

@@ -77,6 +77,12 @@ def test_unreadable_limit_is_none(groups, text):
     assert list(memory_limits()) == []
 
 
+@pytest.mark.parametrize("stat", ["anon 1 2\n", "anon many\n", "\n"])
+def test_unreadable_use_is_no_limit(groups, stat):
+    groups("0::/\n", memory_max=str(MIB), memory_stat=stat)
+    assert list(memory_limits()) == []
+
+
 def test_without_control_groups_there_is_no_limit(monkeypatch):
     monkeypatch.setattr(room, "OWN_CGROUP", Path("/nowhere"))
     assert list(memory_limits()) == []

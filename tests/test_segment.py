@@ -1,5 +1,6 @@
 """The segment's file: made once, attached, refused, replaced, removed; who is alive."""
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from shmcache import room, segment
+from shmcache.config import NAME
 from shmcache.errors import LayoutMismatch, SegmentError, SegmentGone
 from shmcache.l1 import L1, segment_name
 from shmcache.segment import CUT, REMOVED, SHM, TAKEN, Segment
@@ -442,7 +444,7 @@ os.wait()
 
 def test_wake_sockets_go_with_the_segment(name):
     l1 = L1.open(name, SIZE)
-    left = SHM / f"{segment_name(name)}.w7"
+    left = SHM / f"{segment_name(name)}~7"
     left.touch()
     assert l1.close(keep=False)
     assert not left.exists()
@@ -499,12 +501,43 @@ def test_two_last_ones_closing_at_once_remove_it(name, monkeypatch):
 
 
 def test_segment_whose_name_begins_alike_is_left_alone(name):
-    one, other = L1.open(name, SIZE), L1.open(f"{name}.w1x", SIZE)
-    beside = SHM / f"{other.segment.path.name}.w3"
+    one, other = L1.open(name, SIZE), L1.open(f"{name}.w1", SIZE)
+    beside = SHM / f"{other.segment.path.name}~3"
     beside.touch()
     one.close(keep=False)
     assert other.segment.path.exists() and beside.exists()
     other.close(keep=False)
+
+
+def test_no_cache_can_bear_the_name_of_a_wake_socket(name):
+    l1 = L1.open(name, SIZE)
+    wake = Path(l1.segment.wake_path(1)).name
+    assert not re.fullmatch(NAME, wake.removeprefix(segment_name("")))
+    l1.close(keep=False)
+
+
+def test_child_forked_within_a_removal_goes_on(name):
+    """1. one thread removes the segment: it has the exclusive lock; 2. another forks:
+    the child is born with the descriptor of that lock."""
+    code = """
+import fcntl, os, signal, sys
+from shmcache.l1 import L1
+l1 = L1.open(sys.argv[1], int(sys.argv[2]))
+fcntl.flock(l1.segment._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+signal.alarm(5)
+if os.fork() == 0:
+    os._exit(0)
+l1.segment.path.unlink()
+l1.segment.detach()
+os.wait()
+"""
+    parent = child(code, name, SIZE, start_new_session=True)
+    try:
+        assert parent.wait(10) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)
+        parent.communicate()
 
 
 def test_child_that_lets_go_leaves_the_parents_hold(name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Any
 
@@ -105,6 +106,8 @@ def _segments(name: str | None) -> list[str]:
 
 def main() -> None:
     """The entry point: a wrong option is one line and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # keys are of any script
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = commands.main(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as e:

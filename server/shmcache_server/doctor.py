@@ -172,14 +172,21 @@ def sweep(files: list[str], as_json: bool) -> tuple[str, bool]:
 
 
 def hottest(files: list[str], as_json: bool) -> str:
-    """The keys of these segments that are hit most, and that cost most."""
-    tables = {}
+    """The keys of these segments that are hit most, and that cost most. `SegmentError`
+    says why, where none of them can be read."""
+    tables, unread = {}, []
     for file in files:
         try:
             with View.open(file) as view:
+                if view.table is None:
+                    raise SegmentError(f"segment {view.path}: {view.why}")
                 tables[file] = view.hot()
         except SegmentGone:
             continue
+        except SegmentError as e:
+            unread.append(str(e))
+    if unread and not tables:
+        raise SegmentError("; ".join(unread))
     if as_json:
         return _json(
             {
@@ -196,6 +203,7 @@ def hottest(files: list[str], as_json: bool) -> str:
     for file, (hits, fills) in tables.items():
         lines += [f"{file}", "  hits (from a sample)", *_hot_lines(hits, ".0f")]
         lines += ["  seconds of computes", *_hot_lines(fills, ".3f")]
+    lines += unread
     return "\n".join(lines) or "no segment of this user in /dev/shm"
 
 

@@ -13,6 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from shmcache.inspect import Hot
+from shmcache.l1 import L1
+from shmcache.record import Record
 from shmcache_server import doctor
 from shmcache_server.cli import commands
 from tests.helpers import SHM, python, segment_name, shm_names
@@ -146,6 +148,16 @@ def test_file_that_others_may_read_is_a_fault(left, name) -> None:
     assert shmcache("hot", name)[0] == 2
 
 
+def test_segment_that_cannot_be_read_hides_no_other(live, name) -> None:
+    other = SHM / f"shmcache.00000001.{name}"
+    other.touch(0o600)
+    code, out, _ = shmcache("hot", name)
+    assert code == 0 and "key-7" in out
+    assert out.splitlines()[-1] == f"segment {other}: it was never finished"
+    assert name in shmcache("hot", other.name)[2]
+    assert shmcache("hot", other.name)[0] == 2
+
+
 @pytest.mark.parametrize("words", [("doctor",), ("doctor", "--clean"), ("hot",)])
 def test_unknown_name_is_one_line_and_exit_code_2(words, name) -> None:
     code, out, errors = shmcache(*words, name)
@@ -243,6 +255,17 @@ def test_hot_keys_are_printed_by_weight(live, name) -> None:
     said = json.loads(shmcache("hot", "--json", name)[1])[live]
     assert said["hits"] == [{"key": "key-7", "weight": 6400}]
     assert len(said["compute_seconds"]) == 64
+
+
+def test_key_that_the_output_cannot_show_is_escaped(name, monkeypatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    l1 = L1.open(name, SIZE)
+    now = l1.clock.now()
+    record = Record(b"v", 0, 0, now, now + 10**13, now + 10**13, 0, 1, 10**6, ())
+    assert l1.put("日".encode(), record) == 0
+    code, out, _ = shmcache("hot", name)
+    assert code == 0 and "\\u65e5" in out
+    l1.close(keep=False)
 
 
 @pytest.mark.parametrize(
