@@ -18,6 +18,13 @@ from shmcache._core import binding
 from shmcache._core.binding import FOREVER, Table
 
 KEYS = st.sampled_from([f"key{i}" for i in range(6)])
+VALUES = st.one_of(
+    st.binary(max_size=60),
+    # in one record that is nearly too long for it, and in pieces
+    st.builds(lambda unit, n: unit * n, st.binary(min_size=1, max_size=3),
+              st.integers(900, 3000)),
+)  # fmt: skip
+NONCES = st.integers(0, 2)
 TAGS = st.lists(st.integers(0, 3), max_size=3, unique=True).map(tuple)
 SECOND = 10**9
 
@@ -29,7 +36,8 @@ class Known:
     fresh_until: int
     dead_at: int
     stamp: int
-    tags: tuple[int, ...]
+    tags: tuple[int, ...] = ()
+    nonce: int = 0
 
 
 class TableMachine(RuleBasedStateMachine):
@@ -73,7 +81,8 @@ class TableMachine(RuleBasedStateMachine):
 
     @rule(
         key=KEYS,
-        value=st.binary(max_size=60),
+        value=VALUES,
+        nonce=NONCES,
         ttl=st.one_of(st.none(), st.integers(0, 3 * SECOND)),
         grace=st.integers(0, 3 * SECOND),
         late=st.integers(0, 2),
@@ -84,6 +93,7 @@ class TableMachine(RuleBasedStateMachine):
         self,
         key: str,
         value: bytes,
+        nonce: int,
         ttl: int | None,
         grace: int,
         late: int,
@@ -94,7 +104,7 @@ class TableMachine(RuleBasedStateMachine):
         fresh = FOREVER if ttl is None else birth + ttl
         known = Known(
             value, birth, fresh, FOREVER if ttl is None else fresh + grace,
-            max(0, self.clock - late), tags,
+            max(0, self.clock - late), tags, nonce,
         )  # fmt: skip
         want = binding.OK
         if self.top(key, tags) > known.stamp:
@@ -107,13 +117,14 @@ class TableMachine(RuleBasedStateMachine):
             want = binding.OLDER
         rc = self.table.put(
             key, value, birth=birth, fresh_until=fresh, dead_at=known.dead_at,
-            stamp=known.stamp, tags=tags, newer_only=newer_only, now=self.now,
+            stamp=known.stamp, nonce=nonce, tags=tags, newer_only=newer_only,
+            now=self.now,
         )  # fmt: skip
         assert rc == want
         if rc == binding.OK:
             self.known[key] = known
 
-    @rule(key=KEYS, value=st.binary(max_size=60))
+    @rule(key=KEYS, value=VALUES)
     def set(self, key: str, value: bytes) -> None:
         rc = self.table.put(
             key, value, birth=self.now, fresh_until=FOREVER, dead_at=FOREVER,
@@ -122,7 +133,7 @@ class TableMachine(RuleBasedStateMachine):
         assert rc == binding.OK
         self.clock += 1
         self.raised[key] = (self.clock, self.stripe(key)[1])
-        self.known[key] = Known(value, self.now, FOREVER, FOREVER, self.clock, ())
+        self.known[key] = Known(value, self.now, FOREVER, FOREVER, self.clock)
 
     @rule(key=KEYS)
     def delete(self, key: str) -> None:
@@ -132,6 +143,16 @@ class TableMachine(RuleBasedStateMachine):
         self.raised[key] = (self.clock, self.stripe(key)[1])
         rc = self.table.drop(key, floor=self.clock)
         assert rc == (binding.OK if self.known.pop(key, None) else binding.MISS)
+
+    @rule(key=KEYS, keep=NONCES)
+    def drop(self, key: str, keep: int) -> None:
+        """The record alone, unless it bears that nonce: nothing is raised."""
+        known = self.known.get(key)
+        assert self.table.drop(key, keep_nonce=keep) == (
+            binding.OK if known else binding.MISS
+        )
+        if known and not (keep and known.nonce == keep):
+            del self.known[key]
 
     @rule(what=st.one_of(KEYS, st.integers(0, 3), st.just("")), soft=st.booleans())
     def invalidate(self, what: str | int, soft: bool) -> None:
@@ -170,7 +191,7 @@ class TableMachine(RuleBasedStateMachine):
         for i in range(6):
             key = f"key{i}"
             found, state = self.table.look(key, self.now), self.state(key)
-            peeked = self.table.peek(key, self.now)
+            peeked = self.table.peek_at(key, self.now)
             if state == binding.MISS:
                 assert found is None and peeked is None
                 continue
@@ -180,7 +201,7 @@ class TableMachine(RuleBasedStateMachine):
             assert found[3:7] == (
                 known.birth, known.fresh_until, known.dead_at, known.stamp
             )  # fmt: skip
-            assert found[9] == known.tags
+            assert (found[7], found[9]) == (known.nonce, known.tags)
             assert peeked == (known.value if state == binding.FRESH else None)
 
     @invariant()

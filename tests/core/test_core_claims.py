@@ -69,7 +69,7 @@ def test_taken_over_claim_is_lost_to_its_holder(pair: tuple[Table, Table]) -> No
     times = {"birth": 0, "fresh_until": 10, "dead_at": 10, "stamp": 0, "now": 0}
     assert one.put("k", b"1", claim=(index, word), **times) == binding.LOST
     assert two.put("k", b"2", claim=(index, mine), **times) == binding.OK
-    assert two.peek("k", 0) == b"2"
+    assert two.peek_at("k", 0) == b"2"
 
 
 def test_note_is_read_under_its_word_only(pair: tuple[Table, Table]) -> None:

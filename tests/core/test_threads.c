@@ -4,9 +4,10 @@
  */
 #include "harness.h"
 
-enum { THREADS = 4, ROUNDS = 30000, KEYS = 700, CLAIMED = 3 };
-
-step_hook on_step;
+enum {
+    THREADS = 4, ROUNDS = 25000, CLAIMED = 3,
+    KEYS = 900, LONG_KEYS = 40  /* the first of them have chains */
+};
 
 #ifdef __SANITIZE_THREAD__
 #include <sched.h>
@@ -33,24 +34,36 @@ static void *base;
 static shmc_word holder[CLAIMED];       /* thread + 1 that has the claim */
 static shmc_word held;
 
+static void put_one(shmc *t, uint32_t key, uint32_t salt)
+{
+    put_number(t, key, key < LONG_KEYS ? SIZED | (1000 + salt % 6000)
+               : salt & ~SIZED);
+}
+
 static void records(shmc *t, unsigned *seed)
 {
     uint32_t key = (uint32_t)rand_r(seed) % KEYS;
+    uint64_t hash = shmc_hash(t, &key, 4);
+    shmc_usage u;
 
-    switch (rand_r(seed) % 8) {
+    switch (rand_r(seed) % 64) {
     case 0:
+        shmc_drop(t, &key, 4, shmc_number(t), 0, 1);
+        break;
     case 1:
-        put_number(t, key, (uint32_t)rand_r(seed));
+        shmc_raise_key(t, hash, shmc_number(t), 1);
         break;
     case 2:
-        shmc_drop(t, &key, 4, shmc_number(t), 0);
+        shmc_raise_key(t, hash, shmc_number(t), 0);
         break;
     case 3:
-        shmc_raise(shmc_key_stripe(t, shmc_hash(t, &key, 4), 1),
-                   shmc_number(t));
+        shmc_measure(t, 0, &u);
         break;
     default:
-        get_number(t, key);
+        if (rand_r(seed) % 4 == 0)
+            put_one(t, key, (uint32_t)rand_r(seed));
+        else
+            get_number(t, key);
     }
 }
 
@@ -89,30 +102,41 @@ static void *run(void *arg)
 
     attach(&t, base, MIB);
     t.counters = t.slots[me].counters;
+    t.hits = me;                /* not all sample their hits at once */
     for (int i = 0; i < ROUNDS; i++) {
+        t.try_until[0] = 0;     /* wait each time: here all contend */
         records(&t, &seed);
         claims(&t, me, &seed);
     }
     return NULL;
 }
 
-int main(void)
+static void test_threads_share_one_segment(void)
 {
     pthread_t thread[THREADS];
     shmc t;
-    uint64_t stores = 0, evicted = 0;
+    uint64_t stores = 0, evicted = 0, retries = 0;
 
-    base = make(&t, MIB);
+    make_small(&t);
+    base = t.base;
     for (uintptr_t i = 0; i < THREADS; i++)
         CHECK(!pthread_create(&thread[i], NULL, run, (void *)i));
     for (int i = 0; i < THREADS; i++) {
         CHECK(!pthread_join(thread[i], NULL));
         stores += t.slots[i].counters[SHMC_C_STORES];
         evicted += t.slots[i].counters[SHMC_C_EVICTED];
+        retries += t.slots[i].counters[SHMC_C_RETRIES];
         CHECK(!t.slots[i].counters[SHMC_C_SHARDS_WIPED]);
     }
     CHECK(stores > THREADS * ROUNDS / 8 && evicted > 100 && held > ROUNDS);
-    printf("stores %lu evicted %lu claims held %lu\n", (unsigned long)stores,
-           (unsigned long)evicted, (unsigned long)held);
-    return 0;
+    check_books(&t);
+    printf(" (stores %lu, evicted %lu, retries %lu, claims held %lu)",
+           (unsigned long)stores, (unsigned long)evicted,
+           (unsigned long)retries, (unsigned long)held);
 }
+
+static const struct test tests[] = {
+    TEST(test_threads_share_one_segment),
+};
+
+MAIN(tests)
