@@ -42,7 +42,7 @@ class _Msgpack:
             packed: bytes = packb(value, strict_types=True, default=_PACK_TUPLE)
         except CodecError:
             raise
-        except Exception as error:  # an int beyond 64 bits, a lone surrogate, a loop
+        except Exception as error:  # a lone surrogate, a loop
             raise CodecError(
                 f"a value of type {_name(value)} cannot be cached: {error}"
             ) from error
@@ -77,6 +77,8 @@ def _pack_tuple(depth: int) -> Callable[[Any], msgpack.ExtType]:
     """What packs the tuples within `depth` others, and refuses all else."""
 
     def pack(value: Any) -> msgpack.ExtType:
+        if type(value) is int:
+            raise CodecError("an int beyond 64 bits cannot be cached")
         if type(value) is not tuple:
             raise CodecError(f"a value of type {_name(value)} cannot be cached")
         if depth == DEPTH_MAX:

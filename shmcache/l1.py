@@ -147,7 +147,9 @@ class L1:
         )
 
     def close(self, *, keep: bool = True) -> bool:
-        """Detach; without `keep` the last one removes the segment. Whether it did."""
+        """Detach, and answer misses from now on; without `keep` the last one removes
+        the segment. Whether it did."""
+        self._turn_off()
         removed = not keep and self.segment.remove()
         self.segment.detach()
         return removed
@@ -171,7 +173,10 @@ class L1:
                 "segment %s: somebody %s its file; L1 is off in this process: restart",
                 *(path, "truncated" if lost == CUT else "replaced"),
             )
-            self._off, self.peek, self._fast = True, _nothing, _nothing
+            self._turn_off()
+
+    def _turn_off(self) -> None:
+        self._off, self.peek, self._fast = True, _nothing, _nothing
 
     # -- records
 

@@ -75,7 +75,7 @@ LOOP.append((LOOP,))
         (Point(1, 2), "Point"),
         (Colour.RED, "Colour"),
         ([{"deep": {"in": object}}], "type"),
-        (2**64, "int"),
+        (2**64, "beyond 64 bits"),
         ("\ud800", "str"),
         (LOOP, "nested"),
     ],

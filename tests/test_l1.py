@@ -355,3 +355,12 @@ def test_replaced_segment_turns_l1_off(l1, clock, caplog):
     assert (l1.stats().l1, l1.stats().misses) == ("off", 1)
     assert other.put(b"k", record(clock)) == OK and other.peek(b"k") == b"v"
     other.close(keep=False)
+
+
+def test_closed_l1_answers_misses(clock):
+    opened = L1.open(segment_name(), 2 << 20, clock=clock)
+    opened.join()
+    assert opened.put(b"k", record(clock)) == OK and opened.peek("k") == b"v"
+    opened.close(keep=False)
+    assert opened.peek("k") is None
+    assert opened.get("k") is None and opened.look("k") is None

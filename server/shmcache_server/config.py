@@ -48,7 +48,7 @@ class ServerConfig:
                     f"admin={self.admin!r}: expected a loopback address with a port "
                     "of its own"
                 )
-        _between("workers", self.workers, 1, 1024)
+        _between("workers", self.workers, 1, 60)  # of 128 slots; a reload runs two sets
         _between("keepalive", self.keepalive, 1, 86400)
         _between("graceful_timeout", self.graceful_timeout, 1, 3600)
         if self.loop not in ("uvloop", "asyncio"):

@@ -18,6 +18,9 @@ from shmcache.errors import KeyRejected, LayoutMismatch, SegmentError
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object s, Py_ssize_t *n) except NULL
+    bint PyUnicode_IS_COMPACT_ASCII(object s)
+    const void *PyUnicode_DATA(object s)
+    Py_ssize_t PyUnicode_GET_LENGTH(object s)
 
 cdef extern from "<time.h>" nogil:
     ctypedef long time_t
@@ -84,7 +87,10 @@ cdef inline int64_t lately() noexcept:
 
 cdef inline int read_key(object key, const char **p, Py_ssize_t *n) except -1:
     """Point into `key`, which the caller keeps; KeyRejected."""
-    if PyUnicode_Check(key):
+    if PyUnicode_Check(key) and PyUnicode_IS_COMPACT_ASCII(key):
+        p[0] = <const char *>PyUnicode_DATA(key)  # its own UTF-8, without a call
+        n[0] = PyUnicode_GET_LENGTH(key)
+    elif PyUnicode_Check(key):
         try:
             p[0] = PyUnicode_AsUTF8AndSize(key, n)
         except UnicodeEncodeError:
@@ -104,9 +110,9 @@ cdef inline int read_key(object key, const char **p, Py_ssize_t *n) except -1:
 cdef int read_tags(object tags, uint32_t *out) except -1:
     """How many there are; ValueError if a record cannot bear them."""
     cdef int n = 0
-    if len(tags) > SHMC_TAGS_MAX:
-        raise ValueError(f"a record bears at most {SHMC_TAGS_MAX} tags")
-    for tag in tags:
+    for tag in tags:  # of whatever length it says it is
+        if n == <int>SHMC_TAGS_MAX:
+            raise ValueError(f"a record bears at most {SHMC_TAGS_MAX} tags")
         out[n] = tag
         n += 1
     return n
@@ -263,12 +269,18 @@ cdef class Table:
         # Never released: a reader may be inside when its attachment is closed, and
         # the kernel may still write to a lock's page (table.h, Caveats). But one for
         # reading only has no locks, and goes with its table.
+        if self.t.base is not NULL:
+            raise SegmentError("this table is attached already")
         cdef Py_buffer *view = <Py_buffer *>PyMem_RawCalloc(1, sizeof(Py_buffer))
         if view is NULL:
             raise MemoryError
-        if self.t.base is not NULL:
-            raise SegmentError("this table is attached already")
-        PyObject_GetBuffer(buffer, view, PyBUF_SIMPLE if read_only else PyBUF_WRITABLE)
+        try:
+            PyObject_GetBuffer(
+                buffer, view, PyBUF_SIMPLE if read_only else PyBUF_WRITABLE
+            )
+        except BaseException:
+            PyMem_RawFree(view)
+            raise
         if shmc_attach(&self.t, view.buf, view.len, read_only) != SHMC_OK:
             self.t.base = NULL
             PyBuffer_Release(view)

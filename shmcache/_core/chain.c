@@ -12,7 +12,7 @@
 /* A chain of more bytes would put out its own first pieces from probation before
  * its last one is stored: it goes to main.
  */
-#define PROBATION_EXTENTS 4u
+#define PROBATION_EXTENTS 2u
 
 /* The hash that places a piece, in the shard of its chain. */
 static shmc_piece_key piece_at(const shmc *t, uint32_t shard, uint64_t id,
@@ -36,7 +36,7 @@ int shmc_chain_sane(const shmc *t, const shmc_chain *chain)
  */
 static int stands(const shmc_found *f)
 {
-    return shmc_word_same(shmc_load(f->slot), f->word);
+    return shmc_word_same(shmc_load_after(f->slot), f->word);
 }
 
 /* Copy the pieces of a found chain. SHMC_OK: whole; SHMC_CHANGED: it was reused
@@ -87,7 +87,9 @@ void shmc_chain_unlink(shmc *t, uint32_t shard, const shmc_chain *chain)
     }
 }
 
-/* Store one piece, under the shard's lock. */
+/* Store one piece, under the shard's lock. A number that is yet to be taken will
+ * stand above the clock as it is now.
+ */
 static void store_piece(shmc *t, uint32_t shard, uint32_t queue,
                         const shmc_store *s, uint64_t id, uint32_t number,
                         int64_t now)
@@ -103,32 +105,40 @@ static void store_piece(shmc *t, uint32_t shard, uint32_t queue,
     piece.value_len = s->value_len - from < step ? s->value_len - from : step;
     piece.kind = SHMC_PIECE;
     piece.ntags = 0;
-    shmc_write(t, &at, queue, &piece, s->stamp, now, NULL);
+    shmc_write(t, &at, queue, &piece, s->raise ? shmc_clock(t) : s->stamp, now,
+               NULL);
 }
 
-/* Name a chain that is to be stored, and choose its queue. Under the shard's
- * lock.
+/* Name a chain that is to be stored, and choose its queue, unless it would be
+ * refused: its pieces would put out others for nothing. Under the shard's lock.
  */
-static uint32_t begin(shmc *t, const shmc_place *at, const shmc_store *s,
-                      uint64_t hash, shmc_chain *chain)
+static int begin(shmc *t, const shmc_place *at, const shmc_store *s,
+                 uint64_t hash, int64_t now, shmc_chain *chain,
+                 uint32_t *queue)
 {
     shmc_shard *shard = &t->shards[at->shard];
     shmc_found found;
+    int stands = shmc_seek(t, at, s->key, s->key_len, 0, &found) == SHMC_OK;
+    int rc = s->raise ? SHMC_OK
+        : shmc_refusal(t, s, hash, stands ? &found : NULL, s->stamp, now);
 
+    if (rc != SHMC_OK)
+        return rc;
     SHMC_SET(shard->chains, shard->chains + 1);
     SHMC_STEP("chain.id");
     chain->id = shard->chains;
     chain->length = s->value_len;
     chain->piece_bytes = shmc_piece_bytes(t);
-    int stands = shmc_seek(t, at, s->key, s->key_len, 0, &found) == SHMC_OK;
-    uint32_t queue = shmc_queue_of(t, at, hash, stands ? &found : NULL);
-    return s->value_len > PROBATION_EXTENTS * t->g.extent_bytes
-        && queue == SHMC_Q_PROBATION ? SHMC_Q_MAIN : queue;
+    *queue = shmc_queue_of(t, at, hash, stands ? &found : NULL);
+    if (s->value_len > PROBATION_EXTENTS * t->g.extent_bytes
+        && *queue == SHMC_Q_PROBATION)
+        *queue = SHMC_Q_MAIN;
+    return SHMC_OK;
 }
 
 /* Store the pieces of a value too large for one record; *chain names them for
- * the record to come. SHMC_OK, or SHMC_BUSY, _DISABLED with nothing to be
- * found. *queue is the one they stand in.
+ * the record to come. SHMC_OK, or with nothing to be found SHMC_BUSY, _DISABLED,
+ * or why the store is refused. *queue is the one they stand in.
  */
 int shmc_chain_store(shmc *t, const shmc_place *at, const shmc_store *s,
                      uint64_t hash, int64_t now, shmc_chain *chain,
@@ -137,13 +147,16 @@ int shmc_chain_store(shmc *t, const shmc_place *at, const shmc_store *s,
     uint32_t n = shmc_pieces(t, s->value_len);
 
     for (uint32_t i = 0; i < n; i++) {
-        int rc = shmc_lock(t, at->shard, s->wait || i);
+        int rc = shmc_lock(t, at->shard, 1);
         if (rc != SHMC_OK)
             return rc;
         if (!i)
-            *queue = begin(t, at, s, hash, chain);
-        store_piece(t, at->shard, *queue, s, chain->id, i, now);
+            rc = begin(t, at, s, hash, now, chain, queue);
+        if (rc == SHMC_OK)
+            store_piece(t, at->shard, *queue, s, chain->id, i, now);
         shmc_unlock(t, at->shard);
+        if (rc != SHMC_OK)
+            return rc;
         SHMC_STEP("chain.piece");
     }
     return SHMC_OK;

@@ -127,6 +127,7 @@ static void close_extent(shmc_shard *s, uint32_t e)
     for (int q = 0; q < SHMC_QUEUES; q++)
         if (s->open[q] == e)
             SHMC_SET(s->open[q], SHMC_NO_EXTENT);
+    SHMC_STEP("close.open");
     if (s->rest == e)
         SHMC_SET(s->rest, SHMC_NO_EXTENT);
 }
@@ -230,6 +231,7 @@ static void choose(shmc_shard *s)
     SHMC_SET(s->cursor, SHMC_FIRST);
     SHMC_STEP("choose.cursor");
     SHMC_SET(s->sparse, (uint32_t)is_sparse(&s->extents[e]));
+    SHMC_STEP("choose.sparse");
     SHMC_SET(s->moved, 0);
     SHMC_STEP("choose");
     SHMC_SET(s->victim, e);
@@ -256,15 +258,20 @@ static void open_extent(shmc_shard *s, uint32_t e, uint32_t queue)
     __atomic_store_n(&x->queue, queue, __ATOMIC_RELEASE);
     SHMC_STEP("open.queue");
     __atomic_store_n(&s->open[queue], e, __ATOMIC_RELEASE);
+    SHMC_SET(s->free, s->free - (s->free > 0));
 }
 
-/* Whether an extent that is appended to has room for `bytes`. */
-static int has_room(const shmc *t, const shmc_shard *s, uint32_t e,
-                    uint32_t bytes)
+/* Where an extent that is appended to has room for `bytes`: its fill mark, loaded
+ * once, so that none but a sane one is used. 0 if it has no room.
+ */
+static uint32_t room_at(const shmc *t, const shmc_shard *s, uint32_t e,
+                        uint32_t bytes)
 {
-    return e < SHMC_NO_EXTENT && s->extents[e].fill >= SHMC_FIRST
-        && shmc_fill_sane(t, &s->extents[e])
-        && t->g.extent_bytes - s->extents[e].fill >= bytes;
+    if (e >= SHMC_NO_EXTENT)
+        return 0;
+    uint32_t fill = SHMC_GET(s->extents[e].fill);
+    return fill >= SHMC_FIRST && fill % 8 == 0 && fill <= t->g.extent_bytes
+        && t->g.extent_bytes - fill >= bytes ? fill : 0;
 }
 
 /* Append a copy of a record to a queue, for which the reserve may be opened. The
@@ -274,19 +281,21 @@ static uint64_t copy_to(shmc *t, uint32_t shard, uint32_t queue,
                         const shmc_record *r, uint64_t print)
 {
     shmc_shard *s = &t->shards[shard];
+    uint32_t e = SHMC_GET(s->open[queue]), bytes = SHMC_GET(r->bytes);
+    uint32_t offset = room_at(t, s, e, bytes);
 
-    if (!has_room(t, s, s->open[queue], r->bytes)) {
-        uint32_t e = spare(s, 0);
+    if (!offset) {
+        e = spare(s, 0);
         if (e == SHMC_NO_EXTENT)
             return 0;
         open_extent(s, e, queue);
+        offset = room_at(t, s, e, bytes);
+        if (!offset)
+            return 0;
     }
-    uint32_t e = s->open[queue], offset = s->extents[e].fill;
-    if (t->g.extent_bytes - offset < r->bytes)
-        return 0;
-    memcpy(shmc_at(t, shard, e, offset), r, r->bytes);
+    memcpy(shmc_at(t, shard, e, offset), r, bytes);
     SHMC_STEP("move.bytes");
-    __atomic_store_n(&s->extents[e].fill, offset + r->bytes, __ATOMIC_RELEASE);
+    __atomic_store_n(&s->extents[e].fill, offset + bytes, __ATOMIC_RELEASE);
     SHMC_STEP("move.fill");
     return shmc_slot_word(shmc_load(&s->generations[e]), e, offset,
                           (uint32_t)print);
@@ -365,6 +374,7 @@ static void settle(shmc *t, uint32_t shard, uint32_t e, const shmc_record *r,
         && s->moved + r->bytes <= t->g.extent_bytes
         && move(t, shard, to, r, slot, freq)) {
         SHMC_SET(s->moved, s->moved + r->bytes);
+        SHMC_STEP("move.moved");
         return;
     }
     if (queue == SHMC_Q_PROBATION) {
@@ -398,9 +408,11 @@ static shmc_word *slot_of(shmc *t, uint32_t shard, uint32_t e, uint32_t offset,
 static void finish(shmc_shard *s, uint32_t e)
 {
     uint32_t fill = s->extents[e].fill;
+    uint32_t moved = s->moved < fill ? s->moved : fill;     /* see make_free */
 
-    SHMC_SET(s->survival, (s->survival + (uint32_t)(256ull * s->moved
+    SHMC_SET(s->survival, (s->survival + (uint32_t)(256ull * moved
                                                     / (fill + 1ull))) / 2);
+    SHMC_STEP("empty.survival");
     SHMC_SET(s->victim, SHMC_NO_EXTENT);
     SHMC_STEP("empty.done");
     shmc_raise_generation(s, e);
@@ -464,6 +476,7 @@ static uint32_t wanted(const shmc_shard *s)
 static void keep_ahead(shmc_shard *s)
 {
     SHMC_SET(s->free, extents_of(s, SHMC_Q_FREE));
+    SHMC_STEP("choose.free");
     if (s->victim >= SHMC_NO_EXTENT && s->free < wanted(s))
         choose(s);
 }
@@ -545,7 +558,8 @@ static void next_open(shmc *t, uint32_t shard, uint32_t queue, uint32_t bytes,
     shmc_shard *s = &t->shards[shard];
     uint32_t e = make_free(t, shard, now);
 
-    if (!has_room(t, s, s->open[queue], bytes)) {   /* emptying may open one */
+    if (!room_at(t, s, SHMC_GET(s->open[queue]), bytes)     /* none was opened */
+        && e < SHMC_NO_EXTENT) {
         if (queue == SHMC_Q_PROBATION)
             SHMC_SET(s->rest, s->open[queue]);
         SHMC_STEP("open.rest");
@@ -564,11 +578,19 @@ void shmc_room(shmc *t, uint32_t shard, uint32_t queue, uint32_t bytes,
     shmc_shard *s = &t->shards[shard];
 
     pace(t, shard, queue, bytes, now);
-    *extent = s->rest;
-    if (queue != SHMC_Q_PROBATION || !has_room(t, s, s->rest, bytes)) {
-        if (!has_room(t, s, s->open[queue], bytes))
-            next_open(t, shard, queue, bytes, now);
-        *extent = s->open[queue];
+    uint32_t e = queue == SHMC_Q_PROBATION ? SHMC_GET(s->rest) : SHMC_NO_EXTENT;
+    uint32_t at = room_at(t, s, e, bytes);
+    if (!at)
+        at = room_at(t, s, e = SHMC_GET(s->open[queue]), bytes);
+    if (!at) {
+        next_open(t, shard, queue, bytes, now);
+        at = room_at(t, s, e = SHMC_GET(s->open[queue]), bytes);
     }
-    *offset = s->extents[*extent].fill;
+    if (!at) {                  /* somebody writes to the headers but writers */
+        shmc_wipe(t, shard);
+        open_extent(s, e = 0, queue);
+        at = SHMC_FIRST;
+    }
+    *extent = e;
+    *offset = at;
 }

@@ -183,6 +183,8 @@ static inline uint32_t shmc_pieces(const shmc *t, uint32_t length)
 /* table.c */
 int shmc_judge(shmc *t, const shmc_record *head, const uint32_t *tags,
                uint64_t hash, int64_t now);
+int shmc_refusal(shmc *t, const shmc_store *s, uint64_t hash,
+                 const shmc_found *standing, uint64_t stamp, int64_t now);
 int shmc_seek(shmc *t, const shmc_place *at, const void *key, uint32_t len,
               uint32_t piece, shmc_found *out);
 void shmc_write(shmc *t, const shmc_place *at, uint32_t queue,

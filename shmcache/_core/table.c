@@ -260,7 +260,8 @@ void shmc_touch(shmc *t, const shmc_found *f)
             f->slot, &word, word + SHMC_FREQ_ONE, memory_order_relaxed,
             memory_order_relaxed);
     SHMC_STEP("touch.freq");
-    if (!(++t->hits % SHMC_HOT_SAMPLE) && !(f->head.kind & SHMC_PIECE))
+    if (!(++t->hits % SHMC_HOT_SAMPLE)
+        && !(f->head.kind & (SHMC_PIECE | SHMC_KIND_MASK)))
         shmc_hot_add(t, SHMC_HOT_HITS, f->hash, SHMC_HOT_SAMPLE);
 }
 
@@ -353,28 +354,47 @@ static void remove_found(shmc *t, uint32_t shard, const shmc_found *f)
     shmc_forget(t, shard, f->word);
 }
 
+/* Whether a store under a claim has lost it. */
+static int is_lost(shmc *t, const shmc_store *s)
+{
+    return s->claim != SHMC_NO_CLAIM
+        && shmc_claim_word(t, s->claim) != s->claim_word;
+}
+
+/* Why a store of a stamp is refused, or SHMC_OK. What readers take for absent is
+ * not a later birth.
+ */
+int shmc_refusal(shmc *t, const shmc_store *s, uint64_t hash,
+                 const shmc_found *standing, uint64_t stamp, int64_t now)
+{
+    if (is_lost(t, s))
+        return SHMC_LOST;
+    if (shmc_highest(t, hash, s->tags, s->ntags) > stamp)
+        return SHMC_RAISED;
+    if (s->newer_only && standing && standing->head.birth > s->birth
+        && shmc_judge(t, &standing->head, standing->tags, hash, now)
+            != SHMC_MISS)
+        return SHMC_OLDER;
+    return SHMC_OK;
+}
+
 /* Whether a store may be made: SHMC_OK, or why not. With `raise` the stamp is
  * the number taken here, under the same hold of the lock as the store, so that
  * no reader finds the key without either value.
  */
 static int admit(shmc *t, const shmc_store *s, uint64_t hash,
-                 const shmc_found *standing, uint64_t *stamp)
+                 const shmc_found *standing, int64_t now, uint64_t *stamp)
 {
     *stamp = s->stamp;
-    if (s->claim != SHMC_NO_CLAIM
-        && shmc_claim_word(t, s->claim) != s->claim_word)
-        return SHMC_LOST;
     if (s->raise) {
+        if (is_lost(t, s))
+            return SHMC_LOST;
         *stamp = shmc_number(t);
         SHMC_STEP("admit.number");
         shmc_raise_key(t, hash, *stamp, 0);
         SHMC_STEP("admit.raised");
     }
-    if (shmc_highest(t, hash, s->tags, s->ntags) > *stamp)
-        return SHMC_RAISED;
-    if (s->newer_only && standing && standing->head.birth > s->birth)
-        return SHMC_OLDER;
-    return SHMC_OK;
+    return shmc_refusal(t, s, hash, standing, *stamp, now);
 }
 
 /* Append a record, of a size that an extent can hold, and let its slot mean it,
@@ -419,12 +439,15 @@ uint32_t shmc_queue_of(shmc *t, const shmc_place *at, uint64_t hash,
         == SHMC_Q_PROBATION ? SHMC_Q_PROBATION : SHMC_Q_REWRITES;
 }
 
-/* The counter of a refusal. */
+/* Count a store that was refused. */
 static void count_refusal(shmc *t, int rc)
 {
-    shmc_count(t, rc == SHMC_LOST ? SHMC_C_REFUSED_LOST
-               : rc == SHMC_OLDER ? SHMC_C_REFUSED_OLDER
-               : SHMC_C_REFUSED_RAISED, 1);
+    if (rc == SHMC_LOST)
+        shmc_count(t, SHMC_C_REFUSED_LOST, 1);
+    if (rc == SHMC_OLDER)
+        shmc_count(t, SHMC_C_REFUSED_OLDER, 1);
+    if (rc == SHMC_RAISED)
+        shmc_count(t, SHMC_C_REFUSED_RAISED, 1);
 }
 
 /* Store a record that an extent can hold, if it may be. `queue` is SHMC_QUEUES
@@ -441,10 +464,7 @@ static int put_whole(shmc *t, const shmc_store *s, const shmc_place *at,
         return rc;
     SHMC_STEP("put.locked");
     int stands = shmc_seek(t, at, s->key, s->key_len, 0, &found) == SHMC_OK;
-    /* what readers take for absent is not a later birth */
-    int counts = stands
-        && shmc_judge(t, &found.head, found.tags, hash, now) != SHMC_MISS;
-    rc = admit(t, s, hash, counts ? &found : NULL, stamp);
+    rc = admit(t, s, hash, stands ? &found : NULL, now, stamp);
     if (rc == SHMC_OK) {
         if (queue == SHMC_QUEUES)
             queue = shmc_queue_of(t, at, hash, stands ? &found : NULL);
@@ -465,21 +485,25 @@ static int put_whole(shmc *t, const shmc_store *s, const shmc_place *at,
     return rc;
 }
 
-/* Store a value too large for one record: its pieces, then what names them. */
+/* Store a value too large for one record: its pieces, then what names them. Each
+ * piece may wait for the lock, so nothing is done for who would not wait.
+ */
 static int put_chain(shmc *t, const shmc_store *s, const shmc_place *at,
                      uint64_t hash, int64_t now, uint64_t *stamp)
 {
     uint32_t queue;
     shmc_chain chain;
     shmc_store head = *s;
-    int rc = shmc_chain_store(t, at, s, hash, now, &chain, &queue);
+    int rc = s->wait ? shmc_chain_store(t, at, s, hash, now, &chain, &queue)
+        : SHMC_BUSY;
 
-    if (rc != SHMC_OK)
+    if (rc != SHMC_OK) {
+        count_refusal(t, rc);
         return rc;
+    }
     head.value = &chain;
     head.value_len = sizeof chain;
     head.kind |= SHMC_CHAINED;
-    head.wait = 1;
     return put_whole(t, &head, at, hash, queue, now, stamp);
 }
 

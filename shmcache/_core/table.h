@@ -255,7 +255,7 @@ typedef struct shmc_shard {
     uint32_t cursor;            /* offset of its next record to look at */
     uint32_t sparse;            /* 1: all that stands in it is kept */
     uint32_t moved;             /* bytes of it that were moved on */
-    uint32_t free;              /* extents that were, when last looked */
+    uint32_t free;              /* extents, when last counted; less those opened */
     uint32_t survival;          /* of the last victims' bytes, in 1/256 */
     _Alignas(64) shmc_extent extents[SHMC_EXTENTS];
     _Alignas(64) shmc_word generations[SHMC_EXTENTS];   /* written on reuse only */
@@ -311,7 +311,8 @@ typedef struct shmc_store {
     uint64_t claim_word;        /* stored only if the claim still bears it */
     int newer_only;             /* refused if a record of a later birth stands */
     int raise;                  /* take a number, raise the key, bear it as stamp */
-    int wait;                   /* for the shard's lock, at most 2 ms; 0: only try */
+    int wait;                   /* for the shard's lock, at most 2 ms; 0: only try,
+                                   and a value in pieces is left for later */
 } shmc_store;
 
 /* What stands in the segment now, read without a lock: near enough. */

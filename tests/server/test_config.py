@@ -58,7 +58,7 @@ def test_file_of_the_environment_is_taken(tmp_path, monkeypatch) -> None:
         ('[server]\nbind = "a\\u0000:1"\n', ":2: bind='a\\x00:1': expected HOST:PORT"),
         ("[server]\nworkers = 'two'\n", ":2: workers='two': expected a whole number"),
         ("[server]\nworkers = true\n", ":2: workers=True: expected a whole number"),
-        ("[server]\nworkers = 0\n", ":2: workers=0: expected 1 to 1024"),
+        ("[server]\nworkers = 0\n", ":2: workers=0: expected 1 to 60"),
         ("[l1]\nrecord_bytes = 3\n", ":2: l1_record_bytes=3: expected 16 to"),
         ("[l1]\nkeep = 1\n", ":2: keep=1: expected true or false"),
         ("[l1]\nsize = '3 parsecs'\n", ":2: l1_size='3 parsecs'"),
