@@ -323,18 +323,27 @@ class Kind:
     """It can be filled with a million records in the time there is."""
 
 
+def open_lmdb_msgpack_each(place: Place) -> Store:
+    store = open_lmdb_msgpack(place)
+    store.session = None
+    return store
+
+
 OURS, DECODED = "shmcache L1, raw bytes", "shmcache L1, decoded"
 DICT, MOKA = "dict", "moka-py with ttl"
 LMDB, LMDB_MSGPACK = "LMDB, raw bytes", "LMDB with msgpack"
+LMDB_EACH = "LMDB, a transaction each"
+LMDB_MSGPACK_EACH = "LMDB with msgpack, one each"
 
 KINDS = [
     Kind(OURS, open_l1, shared=True, large=True),
     Kind(DICT, open_dict, large=True),
     Kind(MOKA, open_moka, large=True),
     Kind(LMDB, open_lmdb, shared=True, large=True),
-    Kind("LMDB, a transaction each", open_lmdb_each, shared=True),
+    Kind(LMDB_EACH, open_lmdb_each, shared=True, large=True),
     Kind(DECODED, open_l1_decoded, shared=True),
     Kind(LMDB_MSGPACK, open_lmdb_msgpack, shared=True),
+    Kind(LMDB_MSGPACK_EACH, open_lmdb_msgpack_each, shared=True),
     Kind("cachebox LRU", open_cachebox_lru, large=True),
     Kind("cachebox TTL", open_cachebox_ttl),
     Kind("cachetools TTL", open_cachetools),

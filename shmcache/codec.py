@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgpack  # type: ignore[import-untyped]
-from msgpack import packb, unpackb
+import msgspec
+from msgpack import packb
 
 from .errors import CodecError
 
@@ -49,11 +50,11 @@ class _Msgpack:
         return packed
 
     def decode(self, data: bytes) -> Any:
-        try:  # no part can be longer than `data`: unpackb takes that for its limits
-            return unpackb(data, strict_map_key=False, ext_hook=_UNPACK_TUPLE)
+        try:  # a header that claims more than there is allocates nothing
+            return _UNPACK(data)
         except CodecError:
             raise
-        except Exception as error:  # msgpack's own, bad UTF-8, an unhashable map key
+        except Exception as error:  # cut short, bad UTF-8, nested too deeply
             raise CodecError(f"not one msgpack document: {error}") from error
 
 
@@ -89,25 +90,25 @@ def _pack_tuple(depth: int) -> Callable[[Any], msgpack.ExtType]:
     return pack
 
 
-def _unpack_tuple(depth: int) -> Callable[[int, bytes], Any]:
-    """What unpacks the tuples within `depth` others, and refuses all else."""
+def _unpack_within(depth: int) -> Callable[[bytes], Any]:
+    """What unpacks a document within `depth` tuples."""
 
-    def unpack(code: int, inner: bytes) -> Any:
+    def extension(code: int, inner: memoryview) -> Any:
         if code != TUPLE:
             raise CodecError(f"unknown extension {code}")
         if depth == DEPTH_MAX:
             raise CodecError("tuples nested too deeply")
-        items = unpackb(inner, strict_map_key=False, ext_hook=_unpack_tuple(depth + 1))
+        items = _unpack_within(depth + 1)(bytes(inner))
         if type(items) is not list:
             raise CodecError("a tuple that is no array")
         return tuple(items)
 
-    return unpack
+    return msgspec.msgpack.Decoder(ext_hook=extension).decode
 
 
 # made once: a decoded hit is the library's hot path
 _PACK_TUPLE = _pack_tuple(0)
-_UNPACK_TUPLE = _unpack_tuple(0)
+_UNPACK = _unpack_within(0)
 
 
 def _name(value: Any) -> str:

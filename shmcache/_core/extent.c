@@ -28,7 +28,7 @@
 
 #define MAIN_SHARE (SHMC_EXTENTS * 9 / 10)      /* extents that main may keep */
 #define SPARSE_PERCENT 95       /* less than this live: emptied first */
-#define SHARE_MOST 24           /* times its own bytes that a store walks */
+#define SHARE_MOST 16           /* times its own bytes that a store walks */
 #define ROUNDS 4                /* of victims whose survivors may be moved on */
 
 static const shmc_record *record_at(const shmc *t, uint32_t shard, uint32_t e,
