@@ -450,6 +450,24 @@ static void count_refusal(shmc *t, int rc)
         shmc_count(t, SHMC_C_REFUSED_RAISED, 1);
 }
 
+/* Ask for the cache lines at the ends of the extents that a record may go to, to
+ * have them once the index was looked at.
+ */
+static void expect(const shmc *t, uint32_t shard)
+{
+    static const uint32_t queues[] = {SHMC_Q_PROBATION, SHMC_Q_REWRITES};
+    const shmc_shard *s = &t->shards[shard];
+
+    for (int q = 0; q < 2; q++) {
+        uint32_t e = SHMC_GET(s->open[queues[q]]);
+        if (e >= SHMC_EXTENTS)
+            continue;
+        const uint8_t *p = shmc_at(t, shard, e, SHMC_GET(s->extents[e].fill));
+        for (uint32_t i = 0; i < PREFETCH; i++)
+            __builtin_prefetch(p + 64 * i, 1);
+    }
+}
+
 /* Store a record that an extent can hold, if it may be. `queue` is SHMC_QUEUES
  * where it is yet to be chosen.
  */
@@ -463,6 +481,7 @@ static int put_whole(shmc *t, const shmc_store *s, const shmc_place *at,
     if (rc != SHMC_OK)
         return rc;
     SHMC_STEP("put.locked");
+    expect(t, at->shard);
     int stands = shmc_seek(t, at, s->key, s->key_len, 0, &found) == SHMC_OK;
     rc = admit(t, s, hash, stands ? &found : NULL, now, stamp);
     if (rc == SHMC_OK) {
@@ -526,6 +545,8 @@ int shmc_put(shmc *t, const shmc_store *s, int64_t now, uint64_t *stamp)
     shmc_place_of(t, hash, &at);
     __builtin_prefetch(at.bucket[0]);   /* while the lock is taken */
     __builtin_prefetch(shmc_key_hard(t, hash));
+    for (uint32_t i = 0; i < s->value_len && i < 64 * PREFETCH; i += 64)
+        __builtin_prefetch((const uint8_t *)s->value + i);
     int rc = size_of(s) > shmc_whole_bytes(t)
         && s->value_len > sizeof(shmc_chain)
         ? put_chain(t, s, &at, hash, now, stamp)
