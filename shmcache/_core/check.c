@@ -16,6 +16,7 @@
  * most, and then counted as unsettled and passed over.
  */
 #include "inner.h"
+#include "racing.h"
 
 #include <string.h>
 
@@ -48,25 +49,6 @@ typedef struct check {
     headers before;
     walked extents[SHMC_EXTENTS];
 } check;
-
-/* Copy bytes that a writer may be reusing: believed once their generation was
- * found unchanged.
- */
-#ifdef __SANITIZE_THREAD__
-__attribute__((no_sanitize("thread"), noinline))
-static void racing_copy(void *to, const void *from, size_t n)
-{
-    volatile uint8_t *d = to;
-    const volatile uint8_t *s = from;
-    for (size_t i = 0; i < n; i++)
-        d[i] = s[i];
-}
-#else
-static inline void racing_copy(void *to, const void *from, size_t n)
-{
-    memcpy(to, from, n);
-}
-#endif
 
 /* Order all that was read before what is read next. */
 static inline void then(void)
