@@ -9,9 +9,10 @@
  * chain names: these are counted, and are no faults.
  *
  * WRITERS AT WORK. The bytes below an extent's fill mark never change within a
- * generation, a place is some slot's once in a generation, and the fill mark
- * stands before the slot. So what is read between two equal looks at a slot and
- * a generation was so at one moment. The headers are believed once two reads of
+ * generation but for the mark SHMC_GONE, which is not looked at; a place is some
+ * slot's once in a generation, and the fill mark stands before the slot. So what
+ * is read between two equal looks at a slot and a generation was so at one
+ * moment. The headers are believed once two reads of
  * all of them are alike. Whatever changed is looked at again, LOOKS times at
  * most, and then counted as unsettled and passed over.
  */
