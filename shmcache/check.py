@@ -59,6 +59,17 @@ FAULTS = {
 }
 assert tuple(FAULTS) == binding.FAULTS
 
+OUTBOX_FAULTS = {
+    "state": "its lock is in no state",
+    "ends": "its head and tail lie further apart than it is long",
+    "entry": "between head and tail stands what is no entry: what comes after is not "
+    "sent",
+    "clock": "a clock falls, or stands above the invalidation clock",
+    "lowest": "an unsent entry is older than the lowest says: a read may believe what "
+    "was invalidated",
+}
+assert tuple(OUTBOX_FAULTS) == binding.OUTBOX_FAULTS
+
 
 class Region(NamedTuple):
     """A named piece of the segment."""
@@ -147,7 +158,7 @@ def check(
     slots: list[Slot],
     now: int,
 ) -> Report:
-    """All of a segment: index against extents, accounting, stripes, claims, slots. It
+    """All of a segment: index, extents, accounts, stripes, outbox, claims, slots. It
     takes some hundreds of nanoseconds for each record, and holds nobody up."""
     faults = list(_check_regions(regions, file_bytes))
     notes: list[str] = []
@@ -158,6 +169,9 @@ def check(
         notes.extend(_shard_notes(number, found))
         shards.append(_shard(number, found))
     faults.extend(_check_stripes(table))
+    outbox = table.check_outbox()
+    faults.extend(_outbox_faults(outbox))
+    notes.extend(_outbox_notes(outbox))
     claims, wrong = _check_claims(table, slots, now)
     faults.extend(wrong[:_TOLD])
     if len(wrong) > _TOLD:
@@ -323,6 +337,28 @@ def _shard_notes(number: int, found: dict[str, Any]) -> Iterator[str]:
         yield (
             f"shard {number}: {found['unsettled']} places changed too often to be "
             "checked"
+        )
+
+
+def _outbox_faults(found: dict[str, Any]) -> Iterator[str]:
+    if found["disabled"] == 1:
+        yield (
+            "outbox: disabled: its lock cannot be recovered, all invalidations are "
+            "made up for by clearing until the segment is made anew"
+        )
+    for kind, n in found["found"].items():
+        yield f"outbox: {OUTBOX_FAULTS[kind]} ({n} times)"
+
+
+def _outbox_notes(found: dict[str, Any]) -> Iterator[str]:
+    if found["orphaned"]:
+        yield ("outbox: a process died adding to it; the next one takes the lock over")
+    if found["unsent"]:
+        yield f"outbox: {found['unsent']} invalidations that Redis has not confirmed"
+    if found["lost"]:
+        yield (
+            "outbox: invalidations were lost for want of room or of its lock; Redis "
+            "is to be cleared for them"
         )
 
 

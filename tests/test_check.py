@@ -12,7 +12,7 @@ import pytest
 from shmcache import check as checks
 from shmcache._core import binding
 from shmcache._core.binding import FOREVER, Table
-from shmcache.check import FAULTS, Region, Report, Slot, check
+from shmcache.check import FAULTS, OUTBOX_FAULTS, Region, Report, Slot, check
 from tests.core.conftest import MIB, init
 
 NOW = 10**12
@@ -195,6 +195,42 @@ def test_disabled_shard_is_a_fault_and_counted(
 def test_stripe_above_the_clock_is_a_fault(table: Table, memory: mmap.mmap) -> None:
     struct.pack_into("Q", memory, place(memory, "tag_hard"), 1 << 40)
     assert "above the invalidation clock" in checked(table).faults[0]
+
+
+# ---- outbox
+
+
+def test_unsent_and_lost_invalidations_are_notes(table: Table) -> None:
+    assert table.outbox_add(1, b"k" * 500)
+    (note,) = checked(table).notes
+    assert "1 invalidations that Redis has not confirmed" in note
+    while table.outbox_add(1, b"k" * 500):
+        pass
+    report = checked(table)
+    assert report.faults == [] and "were lost" in report.notes[1]
+
+
+def test_outbox_lock_of_a_dead_holder_is_a_note(
+    table: Table, memory: mmap.mmap
+) -> None:
+    struct.pack_into("I", memory, place(memory, "outbox"), 0x40000000 | 77)
+    report = checked(table)
+    assert report.faults == [] and "takes the lock over" in report.notes[0]
+
+
+def test_damaged_outbox_is_a_fault(table: Table, memory: mmap.mmap) -> None:
+    number = table.outbox_add(1, b"k")
+    at = place(memory, "outbox") + 192 + 8 * (number - 1)
+    struct.pack_into("Q", memory, at, 0)
+    (fault,) = checked(table).faults
+    assert fault.startswith("outbox: ") and "no entry" in fault
+
+
+@pytest.mark.parametrize("kind", OUTBOX_FAULTS)
+def test_every_fault_of_the_outbox_has_words(kind: str) -> None:
+    found = {"disabled": 1, "found": {kind: 3}}
+    disabled, told = checks._outbox_faults(found)
+    assert "disabled" in disabled and "(3 times)" in told
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def left_over(name: str) -> Path:
 
 def header_offset(field: str) -> int:
     """Of a field of `shmc_header`, as table.h draws it."""
-    return {"layout_hash": 12, "boot_id": 72, "clock_ns": 88, "uid": 104}[field]
+    return {"layout_hash": 12, "boot_id": 80, "clock_ns": 96, "uid": 112}[field]
 
 
 def patch(path: Path, at: int, new: bytes) -> None:

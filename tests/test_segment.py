@@ -133,11 +133,11 @@ DIFFERENCES = {
     "layout": (8, b"\7\0\0\0\1", r"its layout \(7\) is another build's"),
     "layout-hash": (12, b"\1\2\3\4", "layout .* another build's"),
     "geometry": (40, b"\2\0\0\0", "its header contradicts itself"),
-    "boot-id": (72, b"another boot", "made before the last boot"),
-    "clock-namespace": (88, b"\1\2\3\4\5\6\7\0", "its clock namespace is another"),
-    "configuration": (96, b"\1\2\3\4", "another size or record size"),
-    "owner": (104, b"\1\2\3\0", "its owner is another user"),
-    "region": (112 + 16, b"\0\0\0\0\1", "its header contradicts itself"),
+    "boot-id": (80, b"another boot", "made before the last boot"),
+    "clock-namespace": (96, b"\1\2\3\4\5\6\7\0", "its clock namespace is another"),
+    "configuration": (104, b"\1\2\3\4", "another size or record size"),
+    "owner": (112, b"\1\2\3\0", "its owner is another user"),
+    "region": (120 + 16, b"\0\0\0\0\1", "its header contradicts itself"),
     "not-ready": (1408, b"\0\0\0\0", "it was never finished"),
 }
 differing = pytest.mark.parametrize(

@@ -13,6 +13,7 @@ FOREVER: int
 SLOTS: int
 COUNTERS: tuple[str, ...]
 FAULTS: tuple[str, ...]
+OUTBOX_FAULTS: tuple[str, ...]
 FRESH: int
 STALE: int
 DEAD: int
@@ -29,6 +30,7 @@ OLDER: int
 TOO_LARGE: int
 DISABLED: int
 FULL: int
+STANDS: int
 # states of a claim word
 FREED: int
 TENTATIVE: int
@@ -91,6 +93,9 @@ class Table:
     geometry: dict[str, int]
     value_max: int
     """Bytes of the longest value that can be stored."""
+    early: float
+    """How many of its own fill times before it ends a fresh record is no more
+    answered by `peek`, so that its caller may draw for an early refresh; 0: none."""
     def peek(self, key: str | bytes) -> bytes | None:
         """The value of a fresh record of kind VALUE, else None. Counts a hit only:
         what else it was is counted by `get`. Takes the time of the kernel's last tick
@@ -118,18 +123,24 @@ class Table:
         claim: tuple[int, int] | None = None,
         newer_only: bool = False,
         raise_: bool = False,
+        absent_only: bool = False,
+        if_nonce: int = 0,
         now: int = -1,
     ) -> int:
-        """OK, or why not: BUSY RAISED LOST OLDER TOO_LARGE DISABLED.
+        """OK, or why not: BUSY RAISED LOST OLDER TOO_LARGE DISABLED STANDS.
+
+        `absent_only`: STANDS where a record stands that is not dead. `if_nonce`:
+        STANDS unless one that is not dead and bears this nonce does. Both are judged
+        under the lock, before anything is raised.
 
         `raise_`: take a number, raise the key to it and bear it as stamp, under one
         hold of the lock; RAISED then means that a tag or everything was raised
         meanwhile, and the old record is gone too. At most 33 tags, else `ValueError`.
         """
     def drop(self, key: str | bytes, floor: int = 0, keep_nonce: int = 0) -> int:
-        """Remove the record, unless it bears `keep_nonce` (not 0). OK, MISS or BUSY;
-        when BUSY and `floor` is not 0 the key's floor is raised to it. A kept record
-        answers OK."""
+        """Remove the record, unless it bears `keep_nonce` (not 0). OK, MISS, BUSY, or
+        DISABLED: its shard misses every key. When BUSY or DISABLED and `floor` is not
+        0 the key's floor is raised to it. A kept record answers OK."""
     # invalidation clock
     def clock(self) -> int: ...
     def number(self) -> int:
@@ -140,8 +151,35 @@ class Table:
     def raise_gap(self, number: int, now: int = -1) -> None:
         """What stands below is stale for 4 s, then gone. A gap within those 4 s keeps
         the first one's time; what an earlier gap hid stays hidden."""
-    def highest(self, key: str | bytes, tags: tuple[int, ...] = ()) -> int:
-        """The highest hard raise that the key and these tags bear, clear included."""
+    def highest(
+        self, key: str | bytes, tags: tuple[int, ...] = (), soft: bool = False
+    ) -> int:
+        """The highest hard raise that the key and these tags bear, clear included; with
+        `soft`, the highest of hard and soft raises. The gap word is left out."""
+    # outbox
+    def outbox_add(self, kind: int, name: bytes, now: int = -1) -> int:
+        """Note an invalidation before it takes its number; the entry bears the clock.
+        Its number (not 0), or 0: it did not fit, or the lock was not to be had in 2 ms,
+        and the overflow mark is set in its place. A kind is 1 to 255, a name at most
+        1024 bytes, else `ValueError`."""
+    def outbox_sent(self, number: int) -> None:
+        """Redis has it. Any number of times, by any process, 0 included; takes no lock,
+        and frees the room as soon as nobody has it."""
+    def outbox_lowest(self) -> int:
+        """The lowest clock among unsent entries and what is lost, or lower;
+        2**64 - 1: there is none. Two words, no lock."""
+    def outbox_unsent(
+        self, before: int, limit: int
+    ) -> list[tuple[int, int, int, bytes]]:
+        """(number, time added, kind, name) of the first `limit` unsent entries in
+        order, up to the first that was not added before that time. No lock."""
+    def outbox_overflow(self) -> int:
+        """0, or the mark of entries lost: the clock of the first << 16 | how many,
+        modulo 2**16 but never 0. Each loss changes it."""
+    def outbox_overflowed(self, seen: int) -> bool:
+        """Take the mark back, if nothing was lost since it was `seen`."""
+    def outbox_usage(self) -> dict[str, int]:
+        """unsent (entries), bytes (sent ones before them included), capacity_bytes."""
     # process slots
     slot: int
     """This attachment's slot, -1 before `take_slot`."""
@@ -169,6 +207,10 @@ class Table:
     def check_stripes(self) -> tuple[int, int]:
         """How many kinds of stripes stand above the clock, how many above what lets
         readers look at them. Both are 0."""
+    def check_outbox(self) -> dict[str, Any]:
+        """What the outbox' check found, as `shmc_outbox_report` of table.h: `found`,
+        how many faults of each kind of OUTBOX_FAULTS; and its numbers. Takes no lock
+        and writes nothing."""
     def records(
         self,
         shard: int,
@@ -198,7 +240,8 @@ class Table:
     def claim_noted(self, index: int, word: int) -> tuple[int, int, bytes] | None:
         """(stamp, deadline, token) written under this very word, else None."""
     def claim_void(self, index: int, word: int, key: str | bytes) -> bool:
-        """Whether the claim's noted stamp lies under the key's stripe."""
+        """Whether the claim's noted stamp lies under the key's stripe, or under the
+        clear word: its value would be refused."""
     def claim_wait(self, index: int, word: int) -> bool:
         """Set our bit, read again: True if the word still stands (park), else False.
         Slots from 64 on set no bit and must poll."""

@@ -37,7 +37,7 @@ FRESH, STALE, DEAD = SHMC_FRESH, SHMC_STALE, SHMC_DEAD
 VALUE, PASS, ERROR = SHMC_VALUE, SHMC_PASS, SHMC_ERROR
 OK, MISS, BUSY, RAISED = SHMC_OK, SHMC_MISS, SHMC_BUSY, SHMC_RAISED
 LOST, OLDER, TOO_LARGE = SHMC_LOST, SHMC_OLDER, SHMC_TOO_LARGE
-DISABLED, FULL = SHMC_DISABLED, SHMC_FULL
+DISABLED, FULL, STANDS = SHMC_DISABLED, SHMC_FULL, SHMC_STANDS
 FREED, TENTATIVE, HELD = SHMC_FREED, SHMC_TENTATIVE, SHMC_HELD
 FREED_STORED, FREED_PASS = SHMC_FREED_STORED, SHMC_FREED_PASS
 FREED_REFUSED, FREED_ERROR = SHMC_FREED_REFUSED, SHMC_FREED_ERROR
@@ -55,6 +55,9 @@ FAULTS = (
     "record", "shard", "bucket", "print", "twice", "key", "chain", "piece", "stamp",
 )
 assert len(FAULTS) == SHMC_F_KINDS
+# in the order of table.h
+OUTBOX_FAULTS = ("state", "ends", "entry", "clock", "lowest")
+assert len(OUTBOX_FAULTS) == SHMC_O_KINDS
 
 cdef enum:
     READS = 8  # of one record that is reused while it is copied, then a miss
@@ -128,6 +131,7 @@ cdef dict geometry_dict(const shmc_geometry *g):
         "buckets": g.buckets, "ghost_buckets": g.ghost_buckets,
         "claim_sets": g.claim_sets, "key_stripes": g.key_stripes,
         "tag_stripes": g.tag_stripes, "record_bytes": g.record_bytes,
+        "outbox_bytes": g.outbox_bytes,
     }
 
 
@@ -258,6 +262,7 @@ cdef class Words:
 
 
 cdef class Table:
+    cdef public double early  # first: beside what every call reads anyway
     cdef shmc t
     cdef readonly dict geometry
     cdef readonly object value_max
@@ -265,12 +270,11 @@ cdef class Table:
     cdef readonly int incarnation
     cdef Py_buffer *lent  # of one for reading only
 
-    def __init__(self, buffer, *, bint read_only=False):
+    # not __init__: without its segment there is no table, not even by __new__
+    def __cinit__(self, buffer, *, bint read_only=False):
         # Never released: a reader may be inside when its attachment is closed, and
         # the kernel may still write to a lock's page (table.h, Caveats). But one for
         # reading only has no locks, and goes with its table.
-        if self.t.base is not NULL:
-            raise SegmentError("this table is attached already")
         cdef Py_buffer *view = <Py_buffer *>PyMem_RawCalloc(1, sizeof(Py_buffer))
         if view is NULL:
             raise MemoryError
@@ -318,7 +322,8 @@ cdef class Table:
         for i in range(READS):
             if shmc_find(&self.t, p, <uint32_t>n, hash_, now, &f) != SHMC_OK \
                     or f.state != SHMC_FRESH \
-                    or f.head.kind & SHMC_KIND_MASK != SHMC_VALUE:
+                    or f.head.kind & SHMC_KIND_MASK != SHMC_VALUE \
+                    or self.early and self.expiring(&f, now):
                 return None
             value = PyBytes_FromStringAndSize(NULL, f.length)
             rc = shmc_copy(&self.t, &f, PyBytes_AS_STRING(value))
@@ -329,6 +334,10 @@ cdef class Table:
             if rc == SHMC_MISS:
                 return None
         return None
+
+    cdef bint expiring(self, const shmc_found *f, int64_t now) noexcept:
+        """Whether so little of a fresh time is left that a refresh may be due."""
+        return f.head.fresh_until - now < self.early * f.head.fill_us * 1000
 
     cdef tuple read(self, object key, int64_t now, bint touch):
         cdef const char *p
@@ -372,7 +381,8 @@ cdef class Table:
     def put(self, key, bytes value not None, int64_t birth, int64_t fresh_until,
             int64_t dead_at, uint64_t stamp, uint64_t nonce=0, uint32_t fill_us=0,
             uint8_t kind=0, tags=(), claim=None, bint newer_only=False,
-            bint raise_=False, int64_t now=-1):
+            bint raise_=False, bint absent_only=False, uint64_t if_nonce=0,
+            int64_t now=-1):
         cdef shmc_store s
         cdef uint32_t numbers[SHMC_TAGS_MAX]
         cdef const char *p
@@ -406,6 +416,8 @@ cdef class Table:
             s.claim = self.claim_index(claim[0])
             s.claim_word = claim[1]
         s.newer_only = newer_only
+        s.absent_only = absent_only
+        s.if_nonce = if_nonce
         s.raise_ = raise_
         s.wait = False
         if s.value_len <= LONG:
@@ -466,10 +478,62 @@ cdef class Table:
         self.check_writable()
         shmc_raise_gap(&self.t, number, boottime() if now == -1 else now)
 
-    def highest(self, key, tags=()):
+    def highest(self, key, tags=(), bint soft=False):
         cdef uint32_t numbers[SHMC_TAGS_MAX]
         cdef int n = read_tags(tags, numbers)
-        return shmc_highest(&self.t, self.hash_of(key), numbers, n)
+        return shmc_highest(&self.t, self.hash_of(key), numbers, n, soft)
+
+    # ---- outbox
+
+    def outbox_add(self, int kind, bytes name not None, int64_t now=-1):
+        cdef uint64_t number = 0
+        cdef const char *p = PyBytes_AS_STRING(name)
+        cdef Py_ssize_t n = PyBytes_GET_SIZE(name)
+        cdef int rc
+        self.check_writable()
+        if not 1 <= kind <= 255 or n > <Py_ssize_t>SHMC_NAME_MAX:
+            raise ValueError(
+                f"an entry has a kind of 1 to 255 and at most {SHMC_NAME_MAX} bytes"
+            )
+        if now == -1:
+            now = boottime()
+        rc = shmc_outbox_add(&self.t, kind, p, <uint32_t>n, now, False, &number)
+        if rc == SHMC_BUSY:
+            with nogil:
+                rc = shmc_outbox_add(&self.t, kind, p, <uint32_t>n, now, True, &number)
+        return number if rc == SHMC_OK else 0
+
+    def outbox_sent(self, uint64_t number):
+        self.check_writable()
+        shmc_outbox_sent(&self.t, number)
+
+    def outbox_lowest(self):
+        return shmc_outbox_lowest(&self.t)
+
+    def outbox_unsent(self, int64_t before, Py_ssize_t limit):
+        cdef shmc_entry e
+        cdef uint8_t name[SHMC_NAME_ROOM]
+        cdef uint64_t position = 0
+        cdef list found = []
+        shmc_outbox_tidy(&self.t)
+        while len(found) < limit                 and shmc_outbox_next(&self.t, &position, &e, name) == SHMC_OK                 and e.at < before:
+            found.append((
+                e.number, e.at, e.kind,
+                PyBytes_FromStringAndSize(<const char *>name, e.len),
+            ))
+        return found
+
+    def outbox_overflow(self):
+        return shmc_outbox_overflow(&self.t)
+
+    def outbox_overflowed(self, uint64_t seen):
+        self.check_writable()
+        return shmc_outbox_overflowed(&self.t, seen) != 0
+
+    def outbox_usage(self):
+        cdef uint64_t unsent, used, capacity
+        shmc_outbox_measure(&self.t, &unsent, &used, &capacity)
+        return {"unsent": unsent, "bytes": used, "capacity_bytes": capacity}
 
     # ---- process slots
 
@@ -591,6 +655,18 @@ cdef class Table:
         with nogil:
             shmc_check_stripes(&self.t, &s)
         return s.above_clock, s.above_top
+
+    def check_outbox(self):
+        cdef shmc_outbox_report r
+        cdef uint32_t i
+        with nogil:
+            shmc_check_outbox(&self.t, &r)
+        return {
+            "found": {OUTBOX_FAULTS[i]: r.found[i]
+                      for i in range(<uint32_t>SHMC_O_KINDS) if r.found[i]},
+            "disabled": r.disabled, "orphaned": r.orphaned,
+            "entries": r.entries, "unsent": r.unsent, "lost": r.lost,
+        }
 
     def records(self, shard, uint32_t first, uint32_t end, *, wanted=None,
                 int64_t now=-1):

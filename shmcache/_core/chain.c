@@ -39,31 +39,54 @@ static int stands(const shmc_found *f)
     return shmc_word_same(shmc_load_after(f->slot), f->word);
 }
 
+static uint32_t shard_of(const shmc *t, const shmc_found *f)
+{
+    return (uint32_t)((f->value - t->extents)
+                      / ((size_t)SHMC_EXTENTS * t->g.extent_bytes));
+}
+
+/* Find a piece of a found chain. SHMC_OK, or SHMC_MISS: none that is its own. */
+static int find_piece(shmc *t, const shmc_found *f, uint32_t number,
+                      shmc_found *out)
+{
+    uint32_t shard = shard_of(t, f), n = shmc_pieces(t, f->chain.length);
+    uint32_t step = f->chain.piece_bytes;
+    uint32_t length = number + 1 < n ? step : f->chain.length - number * step;
+    shmc_place at;
+    shmc_piece_key key = piece_at(t, shard, f->chain.id, number, &at);
+
+    return shmc_seek(t, &at, &key, sizeof key, SHMC_PIECE, out) == SHMC_OK
+        && out->head.value_len == length && out->head.nonce == f->head.nonce
+        && out->head.birth == f->head.birth ? SHMC_OK : SHMC_MISS;
+}
+
+/* Whether all pieces of a found chain stand. */
+int shmc_chain_whole(shmc *t, const shmc_found *f)
+{
+    uint32_t n = shmc_pieces(t, f->chain.length);
+    shmc_found piece;
+
+    for (uint32_t i = 0; i < n; i++)
+        if (find_piece(t, f, i, &piece) != SHMC_OK)
+            return 0;
+    return 1;
+}
+
 /* Copy the pieces of a found chain. SHMC_OK: whole; SHMC_CHANGED: it was reused
  * or replaced meanwhile; SHMC_MISS: a piece is missing.
  */
 int shmc_chain_copy(shmc *t, const shmc_found *f, uint8_t *to)
 {
-    uint32_t shard = (uint32_t)((f->value - t->extents)
-                                / ((size_t)SHMC_EXTENTS * t->g.extent_bytes));
-    uint32_t left = f->chain.length, n = shmc_pieces(t, left);
+    uint32_t n = shmc_pieces(t, f->chain.length);
+    shmc_found piece;
 
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t length = i + 1 < n ? f->chain.piece_bytes : left;
-        shmc_found piece;
-        shmc_place at;
-        shmc_piece_key key = piece_at(t, shard, f->chain.id, i, &at);
-
-        if (shmc_seek(t, &at, &key, sizeof key, SHMC_PIECE, &piece) != SHMC_OK
-            || piece.head.value_len != length
-            || piece.head.nonce != f->head.nonce
-            || piece.head.birth != f->head.birth)
+        if (find_piece(t, f, i, &piece) != SHMC_OK)
             return stands(f) ? SHMC_MISS : SHMC_CHANGED;
         if (shmc_copy(t, &piece, to) != SHMC_OK)
             return SHMC_CHANGED;
         shmc_touch(t, &piece);
-        to += length;
-        left -= length;
+        to += piece.head.value_len;
     }
     return SHMC_OK;
 }
@@ -119,7 +142,8 @@ static int begin(shmc *t, const shmc_place *at, const shmc_store *s,
     shmc_shard *shard = &t->shards[at->shard];
     shmc_found found;
     int stands = shmc_seek(t, at, s->key, s->key_len, 0, &found) == SHMC_OK;
-    int rc = s->raise ? SHMC_OK
+    int rc = s->raise
+        ? shmc_unwelcome(t, s, hash, stands ? &found : NULL, now)
         : shmc_refusal(t, s, hash, stands ? &found : NULL, s->stamp, now);
 
     if (rc != SHMC_OK)

@@ -1,4 +1,4 @@
-/* check.c: whether what stands in a shard agrees with itself.
+/* check.c: whether what stands in a shard, or the outbox, agrees with itself.
  *
  * WHAT IS BELIEVED. Nothing: every field is read once into a local and clamped
  * before it is used, so that a check of any bytes ends and stays inside.
@@ -484,12 +484,12 @@ static void count_ghosts(check *c)
 /* Whether the kernel marked the lock as a dead holder's. It is glibc's to know
  * where the futex stands: elsewhere nobody can tell.
  */
-static uint32_t orphaned(const shmc_shard *s)
+static uint32_t orphaned(const pthread_mutex_t *lock)
 {
 #ifdef __GLIBC__
-    return (SHMC_GET(*(const uint32_t *)&s->lock) & OWNER_DIED) != 0;
+    return (SHMC_GET(*(const uint32_t *)lock) & OWNER_DIED) != 0;
 #else
-    (void)s;
+    (void)lock;
     return 0;
 #endif
 }
@@ -530,7 +530,7 @@ void shmc_check(shmc *t, uint32_t shard, uint64_t *starts, shmc_report *out)
     int settled = settled_headers(s, &c.before);
     out->unsettled += !settled;
     out->disabled = c.before.disabled;
-    out->orphaned = orphaned(s);
+    out->orphaned = orphaned(&s->lock);
     for (uint32_t e = 0; e < SHMC_EXTENTS; e++) {
         uint32_t queue = c.before.extents[e].queue;
         out->extents[queue < SHMC_QUEUES ? queue : SHMC_Q_FREE]++;
@@ -548,7 +548,7 @@ void shmc_check(shmc *t, uint32_t shard, uint64_t *starts, shmc_report *out)
         out->orphan_pieces = out->pieces - c.named;
 }
 
-/* ---- stripes, listing ---------------------------------------------------- */
+/* ---- stripes ------------------------------------------------------------- */
 
 static uint64_t highest(const shmc_word *w, uint32_t n)
 {
@@ -586,6 +586,85 @@ void shmc_check_stripes(const shmc *t, shmc_stripes *out)
     for (size_t i = 0; i < sizeof tops / sizeof *tops; i++)
         out->above_clock += tops[i] > clock;
 }
+
+/* ---- the outbox ---------------------------------------------------------- */
+
+/* Whether the words of an entry's name are such as write no entry's beginning. */
+static int name_sane(const shmc *t, uint64_t at, uint64_t n)
+{
+    uint64_t all = 0;
+
+    for (uint64_t i = 4; i < n; i++)
+        all |= shmc_ring_load(t, at + i);
+    return !(all >> 56);
+}
+
+/* Whether an entry, read as unsent, still is when `lowest` has been read, and
+ * stands below that: it was lowered before the entry was to be seen.
+ */
+static int hidden(const shmc *t, uint64_t at, const shmc_entry *e)
+{
+    uint64_t lowest = shmc_load(&t->outbox->lowest);
+
+    return !e->sent && lowest > e->clock
+        && shmc_ring_load(t, at) == (1ull << 63 | e->number)
+        && shmc_load(&t->outbox->head) <= at;
+}
+
+/* Check the entries from `at` to `tail`. What the head has passed meanwhile may
+ * have been another's when it was read, and is passed over.
+ */
+static void check_entries(const shmc *t, uint64_t at, uint64_t tail,
+                          shmc_outbox_report *out)
+{
+    uint64_t clock = 0, head;
+    shmc_entry e;
+
+    while (at < tail) {
+        uint64_t n = shmc_entry_at(t, at, tail, &e);
+        int whole = n && e.kind && name_sane(t, at, n);
+        if ((head = shmc_load(&t->outbox->head)) > at) {
+            at = head;
+            continue;
+        }
+        out->found[SHMC_O_ENTRY] += !whole;
+        if (!n)
+            return;
+        out->found[SHMC_O_CLOCK] += e.clock < clock || e.clock > shmc_clock(t);
+        out->found[SHMC_O_LOWEST] += hidden(t, at, &e);
+        out->entries++;
+        out->unsent += !e.sent;
+        clock = e.clock;
+        at += n;
+    }
+}
+
+/* Check the outbox. Takes no lock, writes nothing, and ends whatever its bytes
+ * are.
+ */
+void shmc_check_outbox(const shmc *t, shmc_outbox_report *out)
+{
+    const shmc_outbox *o = t->outbox;
+    uint64_t head, tail;
+    int looks = 0;
+
+    memset(out, 0, sizeof *out);
+    out->disabled = SHMC_GET(o->disabled);
+    out->orphaned = orphaned(&o->lock);
+    out->lost = shmc_load(&o->mark);
+    out->found[SHMC_O_STATE] = out->disabled > 1;
+    out->found[SHMC_O_CLOCK] = out->lost >> 16 > shmc_clock(t);
+    do {
+        head = shmc_load(&o->head);
+        tail = shmc_load(&o->tail);
+    } while (load_again(&o->head) != head && ++looks < LOOKS);
+    if (head > tail || tail - head > shmc_ring_words(t))
+        out->found[SHMC_O_ENDS] = looks < LOOKS;
+    else
+        check_entries(t, head, tail, out);
+}
+
+/* ---- listing ------------------------------------------------------------- */
 
 /* Tell the record that a slot of a shard's index means, pieces left out. A
  * record keeps its slot while it stands, wherever it is moved: so whoever goes

@@ -284,7 +284,8 @@ int shmc_claim_noted(shmc *t, uint32_t index, uint64_t word, uint64_t *stamp,
 }
 
 /* Whether a claim is void: noted under this word with a stamp that lies under
- * the key's stripe, so that its value would be refused. 1 or 0.
+ * the key's stripe, or under the clear word, so that its value would be refused.
+ * 1 or 0.
  */
 int shmc_claim_void(shmc *t, uint32_t index, uint64_t word, uint64_t hash)
 {
@@ -292,7 +293,7 @@ int shmc_claim_void(shmc *t, uint32_t index, uint64_t word, uint64_t hash)
     int64_t deadline;
 
     return shmc_claim_noted(t, index, word, &stamp, &deadline, token) == SHMC_OK
-        && stamp < atomic_load(shmc_key_hard(t, hash));
+        && stamp < shmc_highest(t, hash, NULL, 0, 0);
 }
 
 /* Join a claim's waiters. SHMC_OK: it still bears `word`, so whoever changes

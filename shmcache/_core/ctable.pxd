@@ -10,6 +10,8 @@ cdef extern from "inner.h" nogil:
     enum: SHMC_REGIONS
     enum: SHMC_KEY_MAX
     enum: SHMC_TAGS_MAX
+    enum: SHMC_NAME_MAX
+    enum: SHMC_NAME_ROOM
     enum: SHMC_CLAIM_WAYS
     const uint32_t SHMC_NO_CLAIM
     enum: SHMC_KIND_MASK
@@ -36,6 +38,7 @@ cdef extern from "inner.h" nogil:
         SHMC_BAD_LAYOUT
         SHMC_TOO_SMALL
         SHMC_FULL
+        SHMC_STANDS
     enum:
         SHMC_FRESH
         SHMC_STALE
@@ -74,6 +77,7 @@ cdef extern from "inner.h" nogil:
         uint32_t key_stripes
         uint32_t tag_stripes
         uint32_t record_bytes
+        uint32_t outbox_bytes
 
     ctypedef struct shmc_identity:
         uint8_t boot_id[16]
@@ -142,6 +146,8 @@ cdef extern from "inner.h" nogil:
         uint32_t claim
         uint64_t claim_word
         int newer_only
+        int absent_only
+        uint64_t if_nonce
         int raise_ "raise"
         int wait
 
@@ -179,7 +185,27 @@ cdef extern from "inner.h" nogil:
     shmc_word *shmc_tag_stripe(shmc *t, uint32_t tag, int soft)
     uint32_t shmc_tag_number(const void *name, size_t len)
     uint64_t shmc_highest(shmc *t, uint64_t hash, const uint32_t *tags,
-                          uint32_t ntags)
+                          uint32_t ntags, int soft)
+
+    ctypedef struct shmc_entry:
+        uint64_t number
+        uint64_t clock
+        int64_t at
+        uint32_t len
+        uint8_t kind
+        uint8_t sent
+
+    int shmc_outbox_add(shmc *t, uint8_t kind, const void *name, uint32_t len,
+                        int64_t at, int wait, uint64_t *number)
+    void shmc_outbox_sent(shmc *t, uint64_t number)
+    uint64_t shmc_outbox_lowest(const shmc *t)
+    int shmc_outbox_next(const shmc *t, uint64_t *position, shmc_entry *out,
+                         uint8_t *name)
+    void shmc_outbox_tidy(shmc *t)
+    uint64_t shmc_outbox_overflow(const shmc *t)
+    int shmc_outbox_overflowed(shmc *t, uint64_t seen)
+    void shmc_outbox_measure(const shmc *t, uint64_t *unsent, uint64_t *bytes,
+                             uint64_t *capacity)
 
     int shmc_claim_take(shmc *t, uint64_t hash, uint32_t slot, uint32_t *index,
                         uint64_t *word, uint64_t *wake)
@@ -229,6 +255,16 @@ cdef extern from "inner.h" nogil:
         uint64_t above_clock
         uint64_t above_top
 
+    enum: SHMC_O_KINDS
+
+    ctypedef struct shmc_outbox_report:
+        uint64_t found[5]
+        uint32_t disabled
+        uint32_t orphaned
+        uint64_t entries
+        uint64_t unsent
+        uint64_t lost
+
     ctypedef struct shmc_listed:
         uint64_t word
         uint64_t hash
@@ -240,6 +276,7 @@ cdef extern from "inner.h" nogil:
     size_t shmc_check_words(const shmc *t)
     void shmc_check(shmc *t, uint32_t shard, uint64_t *starts, shmc_report *out)
     void shmc_check_stripes(const shmc *t, shmc_stripes *out)
+    void shmc_check_outbox(const shmc *t, shmc_outbox_report *out)
     int shmc_list(shmc *t, uint32_t shard, uint32_t slot, int64_t now,
                   shmc_listed *out)
 

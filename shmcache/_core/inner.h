@@ -183,6 +183,8 @@ static inline uint32_t shmc_pieces(const shmc *t, uint32_t length)
 /* table.c */
 int shmc_judge(shmc *t, const shmc_record *head, const uint32_t *tags,
                uint64_t hash, int64_t now);
+int shmc_unwelcome(shmc *t, const shmc_store *s, uint64_t hash,
+                   const shmc_found *standing, int64_t now);
 int shmc_refusal(shmc *t, const shmc_store *s, uint64_t hash,
                  const shmc_found *standing, uint64_t stamp, int64_t now);
 int shmc_seek(shmc *t, const shmc_place *at, const void *key, uint32_t len,
@@ -199,9 +201,16 @@ shmc_word *shmc_key_soft(shmc *t, uint64_t hash);
 shmc_word *shmc_key_floor(shmc *t, uint64_t hash);
 
 /* lock.c */
+int shmc_take(shmc *t, pthread_mutex_t *lock, int64_t *try_until, int wait);
 int shmc_lock(shmc *t, uint32_t shard, int wait);
 void shmc_unlock(shmc *t, uint32_t shard);
 void shmc_wipe(shmc *t, uint32_t shard);
+
+/* outbox.c */
+uint64_t shmc_ring_words(const shmc *t);
+uint64_t shmc_ring_load(const shmc *t, uint64_t position);
+uint64_t shmc_entry_at(const shmc *t, uint64_t position, uint64_t tail,
+                       shmc_entry *out);
 
 /* extent.c; all below are called under the shard's lock */
 void shmc_room(shmc *t, uint32_t shard, uint32_t queue, uint32_t bytes,
@@ -215,6 +224,7 @@ int shmc_record_sane(const shmc_record *r, uint32_t offset, uint32_t fill);
 
 /* chain.c; of these only the unlinking is called under the shard's lock */
 int shmc_chain_sane(const shmc *t, const shmc_chain *chain);
+int shmc_chain_whole(shmc *t, const shmc_found *f);
 int shmc_chain_copy(shmc *t, const shmc_found *f, uint8_t *to);
 int shmc_chain_store(shmc *t, const shmc_place *at, const shmc_store *s,
                      uint64_t hash, int64_t now, shmc_chain *chain,

@@ -110,21 +110,32 @@ void shmc_raise_gap(shmc *t, uint64_t number, int64_t now)
     shmc_raise(&h->gap, number);
 }
 
+static void lift(uint64_t *top, const shmc_word *stripe)
+{
+    uint64_t one = atomic_load(stripe);
+
+    if (one > *top)
+        *top = one;
+}
+
 /* The highest hard raise that stands over a key with these tags: a store whose
- * stamp lies below is refused.
+ * stamp lies below is refused. With `soft`, the highest of hard and soft: what
+ * was begun below is not fresh.
  */
 uint64_t shmc_highest(shmc *t, uint64_t hash, const uint32_t *tags,
-                      uint32_t ntags)
+                      uint32_t ntags, int soft)
 {
-    uint64_t top = atomic_load(&t->header->clear_hard);
-    uint64_t one = atomic_load(shmc_key_hard(t, hash));
+    uint64_t top = 0;
 
-    if (one > top)
-        top = one;
-    for (uint32_t i = 0; i < ntags; i++) {
-        one = atomic_load(shmc_tag_stripe(t, tags[i], 0));
-        if (one > top)
-            top = one;
-    }
+    lift(&top, &t->header->clear_hard);
+    lift(&top, shmc_key_hard(t, hash));
+    for (uint32_t i = 0; i < ntags; i++)
+        lift(&top, shmc_tag_stripe(t, tags[i], 0));
+    if (!soft)
+        return top;
+    lift(&top, &t->header->clear_soft);
+    lift(&top, shmc_key_soft(t, hash));
+    for (uint32_t i = 0; i < ntags; i++)
+        lift(&top, shmc_tag_stripe(t, tags[i], 1));
     return top;
 }

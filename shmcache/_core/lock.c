@@ -5,7 +5,7 @@
 #include <errno.h>
 #include <time.h>
 
-#define WAIT_NS 2000000ll       /* longest wait for a shard's lock */
+#define WAIT_NS 2000000ll       /* longest wait for a lock */
 #define TRY_NS 100000000ll      /* after a time-out: only try for so long */
 #define DISABLED 1u
 #define WIPING 2u
@@ -133,36 +133,41 @@ static int64_t monotonic(void)
 }
 
 /* Wait for a lock that was not to be had at once. An errno as of the lock's. */
-static int wait_lock(shmc *t, uint32_t shard)
+static int wait_lock(shmc *t, pthread_mutex_t *lock, int64_t *try_until)
 {
     int64_t now = monotonic(), end = now + WAIT_NS;
     struct timespec ts = {end / 1000000000, end % 1000000000};
 
-    if (now < t->try_until[shard])
+    if (now < *try_until)
         return EBUSY;
-    int rc = pthread_mutex_clocklock(&t->shards[shard].lock, CLOCK_MONOTONIC,
-                                     &ts);
+    int rc = pthread_mutex_clocklock(lock, CLOCK_MONOTONIC, &ts);
     if (rc == ETIMEDOUT) {
-        t->try_until[shard] = monotonic() + TRY_NS;
+        *try_until = monotonic() + TRY_NS;
         shmc_count(t, SHMC_C_LOCK_TIMEOUTS, 1);
     }
     return rc;
 }
 
-/* Take a shard's lock: try first; with `wait`, then wait, at most 2 ms, and
- * after a time-out only try that shard for 100 ms. SHMC_OK, SHMC_BUSY,
- * SHMC_DISABLED. The lock of a disabled shard is not tried: glibc's trylock says
- * once that it is not recoverable, and leaves it locked for ever.
+/* Take a lock: try first; with `wait`, then wait, at most 2 ms, and after a
+ * time-out only try it for 100 ms, until *try_until. 0 or an errno: EBUSY and
+ * ETIMEDOUT where it is not to be had, EOWNERDEAD where it is, of a dead process.
+ */
+int shmc_take(shmc *t, pthread_mutex_t *lock, int64_t *try_until, int wait)
+{
+    int rc = pthread_mutex_trylock(lock);
+
+    return rc == EBUSY && wait ? wait_lock(t, lock, try_until) : rc;
+}
+
+/* Take a shard's lock as shmc_take does. SHMC_OK, SHMC_BUSY, SHMC_DISABLED. The
+ * lock of a disabled shard is not tried: glibc's trylock says once that it is
+ * not recoverable, and leaves it locked for ever.
  */
 int shmc_lock(shmc *t, uint32_t shard, int wait)
 {
     if (SHMC_GET(t->shards[shard].disabled) == DISABLED)
         return SHMC_DISABLED;
-    int rc = pthread_mutex_trylock(&t->shards[shard].lock);
-
-    if (rc == EBUSY && wait)
-        rc = wait_lock(t, shard);
-    switch (rc) {
+    switch (shmc_take(t, &t->shards[shard].lock, &t->try_until[shard], wait)) {
     case 0:
         return SHMC_OK;
     case EOWNERDEAD:

@@ -22,18 +22,21 @@ _Static_assert(sizeof(shmc_word) == 8 && ATOMIC_LLONG_LOCK_FREE == 2,
 #define RECORD_BYTES 320                /* where nothing is configured */
 #define RECORD_OVERHEAD 80              /* head, key and padding, about */
 #define SLOT_BYTES 1600                 /* of log, for each slot at least */
+#define OUTBOX_LEAST (16u * 1024)
+#define OUTBOX_SMALL (64u * 1024)       /* from 4 MiB up: a thousand entries */
+#define OUTBOX_MOST (4u * 1024 * 1024)
 #define WORDS_REGION SHMC_PAGE          /* breakers; stream; hot */
 
 enum {
     R_SLOTS, R_CLAIMS, R_KEY_HARD, R_KEY_FLOOR, R_KEY_SOFT, R_TAG_HARD,
-    R_TAG_SOFT, R_BREAKERS, R_STREAM, R_SHARDS, R_INDEX, R_GHOSTS, R_HOT,
-    R_EXTENTS, REGIONS
+    R_TAG_SOFT, R_BREAKERS, R_STREAM, R_OUTBOX, R_SHARDS, R_INDEX, R_GHOSTS,
+    R_HOT, R_EXTENTS, REGIONS
 };
 
 static const char *const names[REGIONS] = {
     "slots", "claims", "key_hard", "key_floor", "key_soft", "tag_hard",
-    "tag_soft", "breakers", "stream", "shards", "index", "ghosts", "hot",
-    "extents",
+    "tag_soft", "breakers", "stream", "outbox", "shards", "index", "ghosts",
+    "hot", "extents",
 };
 
 static uint64_t aligned(uint64_t bytes)
@@ -62,6 +65,7 @@ static void lengths_of(const shmc_geometry *g, uint64_t out[REGIONS])
     out[R_KEY_FLOOR] = out[R_KEY_SOFT] = out[R_KEY_HARD];
     out[R_TAG_HARD] = out[R_TAG_SOFT] = 8ull * g->tag_stripes;
     out[R_BREAKERS] = out[R_STREAM] = out[R_HOT] = WORDS_REGION;
+    out[R_OUTBOX] = g->outbox_bytes;
     out[R_SHARDS] = shards * sizeof(shmc_shard);
     out[R_INDEX] = shards * g->buckets * SHMC_WAYS * 8;
     out[R_GHOSTS] = shards * g->ghost_buckets * 64;
@@ -91,6 +95,13 @@ static uint32_t shards_for(uint64_t size, uint64_t record)
     while (n > 1 && size / n / SHMC_EXTENTS < 4 * record)
         n /= 2;
     return n;
+}
+
+/* Bytes of the outbox: a 128th of the segment, of a small one a 64th. */
+static uint32_t outbox_for(uint64_t size)
+{
+    return power(size / 128, power(size / 64, OUTBOX_LEAST, OUTBOX_SMALL),
+                 OUTBOX_MOST);
 }
 
 /* How many index slots for `bytes` of log: a full log fills three quarters, as
@@ -123,6 +134,7 @@ int shmc_plan(uint64_t size, uint32_t record_bytes, uint32_t shards,
     g.claim_sets = power(g.size >> 17, 32, 512);
     g.key_stripes = power(g.size / 512 / 8, 1u << 10, 1u << 18);
     g.tag_stripes = power(g.size / 256 / 8, 1u << 10, 1u << 20);
+    g.outbox_bytes = outbox_for(g.size);
     fixed = bytes_of(&g);
     each = (g.size - fixed) / g.shards;
     g.buckets = (uint32_t)(slots_for(each, whole) / SHMC_WAYS) + 2;
@@ -151,15 +163,16 @@ uint32_t shmc_layout_hash(void)
     libc = gnu_get_libc_version();
 #endif
     int n = snprintf(text, sizeof text,
-        "%u %s %s %zu %zu %zu %zu %zu %zu %zu %zu %d", SHMC_LAYOUT, __VERSION__,
-        libc, sizeof(shmc_header), sizeof(shmc_slot), sizeof(shmc_claim),
-        sizeof(shmc_shard), sizeof(shmc_extent), sizeof(shmc_record),
-        sizeof(pthread_mutex_t), sizeof(void *), __BYTE_ORDER__);
+        "%u %s %s %zu %zu %zu %zu %zu %zu %zu %zu %zu %d", SHMC_LAYOUT,
+        __VERSION__, libc, sizeof(shmc_header), sizeof(shmc_slot),
+        sizeof(shmc_claim), sizeof(shmc_shard), sizeof(shmc_extent),
+        sizeof(shmc_record), sizeof(shmc_outbox), sizeof(pthread_mutex_t),
+        sizeof(void *), __BYTE_ORDER__);
     return (uint32_t)shmc_siphash(seed, text, (size_t)n);
 }
 
-/* Make a shard's lock: robust, and shared between processes. 0 or an errno. */
-static int lock_init(shmc_shard *s)
+/* Make a lock: robust, and shared between processes. 0 or an errno. */
+static int lock_init(pthread_mutex_t *lock)
 {
     pthread_mutexattr_t a;
     int rc = pthread_mutexattr_init(&a);
@@ -170,7 +183,7 @@ static int lock_init(shmc_shard *s)
     if (!rc)
         rc = pthread_mutexattr_setrobust(&a, PTHREAD_MUTEX_ROBUST);
     if (!rc)
-        rc = pthread_mutex_init(&s->lock, &a);
+        rc = pthread_mutex_init(lock, &a);
     pthread_mutexattr_destroy(&a);
     return rc;
 }
@@ -185,7 +198,15 @@ static int init_shard(shmc_shard *s)
         s->open[q] = SHMC_NO_EXTENT;
     s->rest = s->victim = SHMC_NO_EXTENT;
     SHMC_STEP("init.heads");
-    return lock_init(s);
+    return lock_init(&s->lock);
+}
+
+/* Put the outbox of zeroed memory into its first state: nothing is unsent. */
+static int init_outbox(shmc_outbox *o)
+{
+    atomic_store(&o->lowest, UINT64_MAX);
+    SHMC_STEP("init.outbox");
+    return lock_init(&o->lock);
 }
 
 /* Make a segment in zeroed memory of at least g->size bytes. SHMC_OK, or
@@ -223,6 +244,9 @@ int shmc_init(void *base, const shmc_geometry *g, const shmc_identity *id,
             return SHMC_DISABLED;
     }
     SHMC_STEP("init.shards");
+    if (init_outbox((shmc_outbox *)((uint8_t *)base
+                                    + h->regions[R_OUTBOX].offset)))
+        return SHMC_DISABLED;
     atomic_store_explicit(&h->state, 1, memory_order_release);
     SHMC_STEP("init.ready");
     return SHMC_OK;
@@ -241,6 +265,7 @@ static int sane(const shmc_geometry *g, uint64_t size)
         && is_power(g->claim_sets, 1u << 16)
         && is_power(g->key_stripes, 1u << 24)
         && is_power(g->tag_stripes, 1u << 20)
+        && is_power(g->outbox_bytes, 1u << 30) && g->outbox_bytes >= SHMC_PAGE
         && g->extent_bytes >= 4096 && g->extent_bytes % 64 == 0
         && g->extent_bytes <= 0x3fffffull * 8
         && g->buckets >= 2 && g->buckets < 1u << 28
@@ -289,6 +314,7 @@ static int find_regions(shmc *t)
     t->key_soft = at[R_KEY_SOFT];
     t->tag_hard = at[R_TAG_HARD];
     t->tag_soft = at[R_TAG_SOFT];
+    t->outbox = at[R_OUTBOX];
     t->shards = at[R_SHARDS];
     t->index = at[R_INDEX];
     t->ghosts = at[R_GHOSTS];

@@ -307,15 +307,45 @@ static int is_lost(shmc *t, const shmc_store *s)
         && shmc_claim_word(t, s->claim) != s->claim_word;
 }
 
+/* Whether what stands under a key is not what a store asks for. What readers
+ * take for absent, a dead record, and a chain that lacks a piece do not stand.
+ */
+static int is_other(shmc *t, const shmc_store *s, uint64_t hash,
+                    const shmc_found *standing, int64_t now)
+{
+    if (!s->absent_only && !s->if_nonce)
+        return 0;
+    int state = standing
+        ? shmc_judge(t, &standing->head, standing->tags, hash, now) : SHMC_MISS;
+    int stands = (state == SHMC_FRESH || state == SHMC_STALE)
+        && (!(standing->head.kind & SHMC_CHAINED)
+            || shmc_chain_whole(t, standing));
+
+    return (s->absent_only && stands)
+        || (s->if_nonce && !(stands && standing->head.nonce == s->if_nonce));
+}
+
+/* Why a store is refused whatever its stamp, or SHMC_OK. Under the shard's lock.
+ */
+int shmc_unwelcome(shmc *t, const shmc_store *s, uint64_t hash,
+                   const shmc_found *standing, int64_t now)
+{
+    if (is_lost(t, s))
+        return SHMC_LOST;
+    return is_other(t, s, hash, standing, now) ? SHMC_STANDS : SHMC_OK;
+}
+
 /* Why a store of a stamp is refused, or SHMC_OK. What readers take for absent is
  * not a later birth.
  */
 int shmc_refusal(shmc *t, const shmc_store *s, uint64_t hash,
                  const shmc_found *standing, uint64_t stamp, int64_t now)
 {
-    if (is_lost(t, s))
-        return SHMC_LOST;
-    if (shmc_highest(t, hash, s->tags, s->ntags) > stamp)
+    int rc = shmc_unwelcome(t, s, hash, standing, now);
+
+    if (rc != SHMC_OK)
+        return rc;
+    if (shmc_highest(t, hash, s->tags, s->ntags, 0) > stamp)
         return SHMC_RAISED;
     if (s->newer_only && standing && standing->head.birth > s->birth
         && shmc_judge(t, &standing->head, standing->tags, hash, now)
@@ -333,8 +363,9 @@ static int admit(shmc *t, const shmc_store *s, uint64_t hash,
 {
     *stamp = s->stamp;
     if (s->raise) {
-        if (is_lost(t, s))
-            return SHMC_LOST;
+        int rc = shmc_unwelcome(t, s, hash, standing, now);
+        if (rc != SHMC_OK)
+            return rc;
         *stamp = shmc_number(t);
         SHMC_STEP("admit.number");
         shmc_raise_key(t, hash, *stamp, 0);
@@ -475,7 +506,7 @@ static int put_chain(shmc *t, const shmc_store *s, const shmc_place *at,
 /* Store a record. SHMC_OK, with the stamp it bears in *stamp; else nothing was
  * stored: SHMC_TOO_LARGE (before anything is touched), _BUSY, _DISABLED, _LOST,
  * _RAISED (with `raise`: the old record is gone, the key was raised over it),
- * _OLDER. Waits for the shard's lock, if it was asked to, at most 2 ms a hold:
+ * _OLDER, _STANDS. Waits for the shard's lock, if it was asked to, at most 2 ms a hold:
  * one for a record, one more for each piece of a chain.
  */
 int shmc_put(shmc *t, const shmc_store *s, int64_t now, uint64_t *stamp)
@@ -507,7 +538,8 @@ int shmc_put(shmc *t, const shmc_store *s, int64_t now, uint64_t *stamp)
  * SHMC_OK (also where it was kept), SHMC_MISS. With `wait`, waits for the
  * shard's lock, at most 2 ms; where it is not to be had, SHMC_BUSY, and the
  * key's floor is raised to `floor`, so that readers miss the record all the
- * same. Without `wait`, SHMC_BUSY at once and nothing is raised.
+ * same. Without `wait`, SHMC_BUSY at once and nothing is raised. SHMC_DISABLED:
+ * nothing stands in that shard; the floor is raised all the same.
  */
 int shmc_drop(shmc *t, const void *key, uint32_t len, uint64_t floor,
               uint64_t nonce, int wait)
@@ -521,7 +553,7 @@ int shmc_drop(shmc *t, const void *key, uint32_t len, uint64_t floor,
     if (rc != SHMC_OK) {
         if (floor && (wait || rc != SHMC_BUSY))
             shmc_raise_floor(t, hash, floor);
-        return SHMC_BUSY;
+        return rc;
     }
     SHMC_STEP("drop.locked");
     rc = shmc_seek(t, &at, key, len, 0, &found);

@@ -4,7 +4,8 @@
  * share. Readers take no lock; writers of one shard take its one lock. The core
  * knows no Python, allocates nothing, reads no clock (times are arguments, in
  * nanoseconds of CLOCK_BOOTTIME; only the lock's own time-out reads
- * CLOCK_MONOTONIC) and never waits but for that lock, at most 2 ms.
+ * CLOCK_MONOTONIC) and never waits but for that lock, or the outbox's, at most
+ * 2 ms.
  *
  * SEGMENT
  *   0          header, one page: geometry, seed, identity, directory of regions,
@@ -18,6 +19,7 @@
  *   tag_hard tag_soft              one word for each tag stripe
  *   breakers   words of the breakers the host shares (used from above)
  *   stream     words of the stream's follower (used from above)
+ *   outbox     one shmc_outbox: a ring of what Redis has yet to be told
  *   shards     one shmc_shard each: lock, extent headers, generations
  *   index      per shard: buckets of eight slots, one cache line each
  *   ghosts     per shard: buckets of sixteen {16-bit print, 16-bit age}
@@ -40,6 +42,11 @@
  *   63     44 43          24 23           12 11     3 2     0
  *   | hash   | sequence     | incarnation   | slot   | state |
  *
+ * ENTRY of the outbox, words of 64 bits; the highest bit is set in the first alone
+ *   1 sent(1) number(62) | clock | time added | kind(32) length(32) | name, 7 bytes
+ *   each. The number is the entry's position + 1; it stands at its position modulo
+ *   the ring's words, and may wrap. The tail is moved behind it when it is whole.
+ *
  * FIELD            written by            store        read         guard
  * header.state     creator               release      acquire      exclusive flock
  * clock            any process           fetch_add seq_cst          -
@@ -52,6 +59,12 @@
  * claim.noted ...  the holder            release           acquire  noted binds them
  * claim.waiters    any process           or / exchange seq_cst      -
  * process slot     its process           relaxed           relaxed  OFD lock on its byte
+ * outbox.head tail who adds, who tidies  seq_cst           seq_cst  outbox lock
+ * outbox.lowest    who adds, who tidies  seq_cst           seq_cst  outbox lock
+ * outbox.mark      any process           CAS seq_cst       seq_cst  CAS
+ * ring word        who adds              release           acquire  outbox lock; believed if
+ *                                                                   the head is not beyond
+ * first of entry   any process: sent     CAS seq_cst       acquire  CAS
  *
  * CAVEATS
  * - Same user, same trust: a process that may write the segment can corrupt it.
@@ -69,7 +82,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SHMC_LAYOUT 2u          /* raise on any change of what is drawn above */
+#define SHMC_LAYOUT 3u          /* raise on any change of what is drawn above */
 #define SHMC_PAGE 4096u
 #define SHMC_SHARDS_MAX 1024u
 #define SHMC_EXTENTS 64u        /* per shard: six bits of the slot word */
@@ -79,6 +92,8 @@
 #define SHMC_COUNTERS 64u
 #define SHMC_REGIONS 32u
 #define SHMC_KEY_MAX 1024u
+#define SHMC_NAME_MAX 1024u     /* of an outbox's entry */
+#define SHMC_NAME_ROOM (SHMC_NAME_MAX + 8)      /* to read it into */
 #define SHMC_TAGS_MAX 33u       /* 32 tags and one namespace */
 #define SHMC_FOREVER INT64_MAX
 #define SHMC_NO_CLAIM UINT32_MAX
@@ -99,7 +114,9 @@ enum {
     SHMC_CHANGED = -8,          /* bytes were reused while they were copied */
     SHMC_BAD_LAYOUT = -9,       /* not a segment, or not of this build */
     SHMC_TOO_SMALL = -10,       /* the size cannot hold one shard */
-    SHMC_FULL = -11             /* every claim of the set is taken */
+    SHMC_FULL = -11,            /* every claim of the set is taken; no room, or no
+                                   lock, for an outbox's entry: it is marked lost */
+    SHMC_STANDS = -12           /* what stands is not what the store asks for */
 };
 
 /* What a found record is worth now. */
@@ -143,6 +160,7 @@ typedef struct shmc_geometry {
     uint32_t key_stripes;       /* power of two */
     uint32_t tag_stripes;       /* power of two; the low bits of the tag's number */
     uint32_t record_bytes;      /* expected mean record, as configured */
+    uint32_t outbox_bytes;      /* power of two */
 } shmc_geometry;
 
 /* Who made the segment; an attacher compares before it trusts. */
@@ -261,6 +279,27 @@ typedef struct shmc_shard {
     _Alignas(64) shmc_word generations[SHMC_EXTENTS];   /* written on reuse only */
 } shmc_shard;
 
+/* What Redis has yet to be told. Positions count words since it was made. */
+typedef struct shmc_outbox {
+    pthread_mutex_t lock;       /* robust, process-shared */
+    uint32_t disabled;          /* 1: the lock is none; what is added is lost */
+    _Alignas(64) shmc_word head;        /* position of the oldest entry kept */
+    shmc_word tail;             /* behind the youngest */
+    _Alignas(64) shmc_word lowest;      /* clock of the first unsent entry, or
+                                   lower; UINT64_MAX: there is none */
+    shmc_word mark;             /* of what was lost: clock << 16 | how many */
+    _Alignas(64) shmc_word ring[];
+} shmc_outbox;
+
+/* An entry of it, read. */
+typedef struct shmc_entry {
+    uint64_t number;            /* its position + 1 */
+    uint64_t clock;             /* as it stood when it was added */
+    int64_t at;                 /* time then, ns */
+    uint32_t len;               /* bytes of its name */
+    uint8_t kind, sent;
+} shmc_entry;
+
 /* One process' attachment. In that process' memory, given by the caller. */
 typedef struct shmc {
     uint8_t *base;
@@ -270,6 +309,7 @@ typedef struct shmc {
     shmc_claim *claims;
     shmc_word *key_hard, *key_floor, *key_soft, *tag_hard, *tag_soft;
     shmc_shard *shards;
+    shmc_outbox *outbox;
     shmc_word *index;
     uint32_t *ghosts;
     shmc_word *hot;
@@ -279,6 +319,7 @@ typedef struct shmc {
     uint32_t hits;              /* since attached, to sample them */
     int read_only;              /* touch no frequency, count nothing */
     int64_t try_until[SHMC_SHARDS_MAX]; /* CLOCK_MONOTONIC ns: only try till then */
+    int64_t outbox_try_until;
 } shmc;
 
 /* A record found, before its value is copied. Believed only after shmc_copy. */
@@ -310,6 +351,8 @@ typedef struct shmc_store {
     uint32_t claim;             /* index, or SHMC_NO_CLAIM */
     uint64_t claim_word;        /* stored only if the claim still bears it */
     int newer_only;             /* refused if a record of a later birth stands */
+    int absent_only;            /* refused if a record that is not dead stands */
+    uint64_t if_nonce;          /* not 0: refused unless one of this nonce does */
     int raise;                  /* take a number, raise the key, bear it as stamp */
     int wait;                   /* for the shard's lock, at most 2 ms; 0: only try,
                                    and a value in pieces is left for later */
@@ -359,7 +402,20 @@ void shmc_raise(shmc_word *stripe, uint64_t number);
 void shmc_raise_gap(shmc *t, uint64_t number, int64_t now);
 uint32_t shmc_tag_number(const void *name, size_t len);
 uint64_t shmc_highest(shmc *t, uint64_t hash, const uint32_t *tags,
-                      uint32_t ntags);
+                      uint32_t ntags, int soft);
+
+/* Outbox (outbox.c) */
+int shmc_outbox_add(shmc *t, uint8_t kind, const void *name, uint32_t len,
+                    int64_t at, int wait, uint64_t *number);
+void shmc_outbox_sent(shmc *t, uint64_t number);
+uint64_t shmc_outbox_lowest(const shmc *t);
+int shmc_outbox_next(const shmc *t, uint64_t *position, shmc_entry *out,
+                     uint8_t *name);
+void shmc_outbox_tidy(shmc *t);
+uint64_t shmc_outbox_overflow(const shmc *t);
+int shmc_outbox_overflowed(shmc *t, uint64_t seen);
+void shmc_outbox_measure(const shmc *t, uint64_t *unsent, uint64_t *bytes,
+                         uint64_t *capacity);
 
 /* Claims (claim.c). To *wake is added whom the caller must wake. */
 int shmc_claim_take(shmc *t, uint64_t hash, uint32_t slot, uint32_t *index,
@@ -436,6 +492,24 @@ typedef struct shmc_stripes {
     uint64_t above_top;         /* floors, soft words: readers miss them */
 } shmc_stripes;
 
+enum {                          /* what is wrong with the outbox */
+    SHMC_O_STATE,               /* its lock's state is none */
+    SHMC_O_ENDS,                /* its head and tail cannot be a ring's */
+    SHMC_O_ENTRY,               /* between them stands what is no entry */
+    SHMC_O_CLOCK,               /* a clock that falls, or is above the clock */
+    SHMC_O_LOWEST,              /* `lowest` stands above an unsent entry */
+    SHMC_O_KINDS
+};
+
+/* What the outbox' check found. */
+typedef struct shmc_outbox_report {
+    uint64_t found[SHMC_O_KINDS];
+    uint32_t disabled;          /* as shmc_outbox' */
+    uint32_t orphaned;          /* 1: its lock's holder died */
+    uint64_t entries, unsent;   /* sent ones before an unsent one included */
+    uint64_t lost;              /* the mark */
+} shmc_outbox_report;
+
 /* A record that stands, by its slot. */
 typedef struct shmc_listed {
     uint64_t word;              /* of the slot */
@@ -451,6 +525,7 @@ typedef struct shmc_listed {
 size_t shmc_check_words(const shmc *t);
 void shmc_check(shmc *t, uint32_t shard, uint64_t *starts, shmc_report *out);
 void shmc_check_stripes(const shmc *t, shmc_stripes *out);
+void shmc_check_outbox(const shmc *t, shmc_outbox_report *out);
 int shmc_list(shmc *t, uint32_t shard, uint32_t slot, int64_t now,
               shmc_listed *out);
 

@@ -25,6 +25,7 @@ enum failpoint_place {
     IN_SHARD,                   /* under a shard's lock */
     IN_READ,                    /* of a reader: holds nothing, writes nothing */
     IN_WORDS,                   /* of a writer that holds no lock */
+    IN_OUTBOX,                  /* of the outbox, with its lock or without */
     IN_RECOVERY,                /* of a lock taken over, or given up */
     IN_INIT
 };

@@ -221,6 +221,20 @@ static inline uint32_t queue_of(shmc *t, uint32_t key)
     return t->shards[at.shard].extents[shmc_word_extent(f.word)].queue;
 }
 
+/* Nothing contradicts anything in the outbox. What stands there. */
+static inline shmc_outbox_report check_outbox(shmc *t)
+{
+    shmc_outbox_report r;
+
+    shmc_check_outbox(t, &r);
+    for (int kind = 0; kind < SHMC_O_KINDS; kind++) {
+        if (r.found[kind])
+            fprintf(stderr, "outbox: fault %d\n", kind);
+        CHECK(!r.found[kind]);
+    }
+    return r;
+}
+
 /* Nothing contradicts anything, in any shard. What stands there, summed. */
 static inline shmc_report check_books(shmc *t)
 {
@@ -246,6 +260,7 @@ static inline shmc_report check_books(shmc *t)
     }
     shmc_check_stripes(t, &stripes);
     CHECK(!stripes.above_clock && !stripes.above_top);
+    check_outbox(t);
     free(starts);
     return sum;
 }

@@ -337,7 +337,8 @@ static void plan_end(struct driver *d, struct worker *w)
 
     do
         w->point = (uint32_t)(random_of(&d->random) % failpoint_count);
-    while (failpoints[w->point].place == IN_INIT);
+    while (failpoints[w->point].place == IN_INIT
+           || failpoints[w->point].place == IN_OUTBOX);
     if (r % 4 == 0)
         w->point = (uint32_t)failpoint_index(r & 16 ? "copy.value"
                                              : "look.head");

@@ -202,6 +202,115 @@ def test_full_segment_loses_the_oldest_and_serves_on(table: Table) -> None:
     assert len(kept) / (6000 - kept[0]) > 0.99  # but for want of a slot
 
 
+# ---- conditions
+
+
+BIG = 30_000  # bytes of a value in pieces
+ways = pytest.mark.parametrize("size", [5, BIG], ids=["whole", "in-pieces"])
+hows = pytest.mark.parametrize("raising", [False, True], ids=["fill", "raising"])
+
+
+def standing(table: Table, now: int = 0) -> tuple[bytes, int] | None:
+    found = table.look("k", now)
+    return None if found is None else (found[0], found[7])
+
+
+@ways
+@hows
+def test_absent_only_is_refused_while_a_record_is_not_dead(
+    table: Table, size: int, raising: bool
+) -> None:
+    more: dict[str, Any] = {"absent_only": True, "raise_": raising}
+    assert put(table, "k", b"a" * size, nonce=1, **more) == binding.OK
+    for now in (0, 15):  # fresh, stale
+        clock = table.clock()
+        assert put(table, "k", b"b" * size, **more, now=now) == binding.STANDS
+        assert (table.clock(), table.highest("k")) == (clock, int(raising))
+    assert standing(table) == (b"a" * size, 1)
+    late: dict[str, Any] = {"birth": 20, "fresh_until": 30, "dead_at": 40, "nonce": 2}
+    assert put(table, "k", b"c" * size, **more | late, now=20) == binding.OK  # dead
+    assert standing(table, 20) == (b"c" * size, 2)
+
+
+def test_absent_only_takes_what_readers_miss_for_absent(table: Table) -> None:
+    put(table, "k", tags=(3,))
+    table.raise_tag(3, table.number())
+    assert put(table, "k", b"new", absent_only=True) == binding.OK
+    table.raise_all(table.number())
+    assert put(table, "k", b"new", absent_only=True) == binding.OK
+
+
+@ways
+@hows
+def test_if_nonce_replaces_only_the_record_that_bears_it(
+    table: Table, size: int, raising: bool
+) -> None:
+    more: dict[str, Any] = {"raise_": raising}
+    assert put(table, "k", b"a", if_nonce=7, **more) == binding.STANDS  # nothing does
+    put(table, "k", b"a" * size, nonce=7)
+    assert put(table, "k", b"b", nonce=8, if_nonce=9, **more) == binding.STANDS
+    assert put(table, "k", b"b" * size, nonce=8, if_nonce=7, **more) == binding.OK
+    assert put(table, "k", b"c", nonce=9, if_nonce=7, **more) == binding.STANDS
+    assert standing(table) == (b"b" * size, 8)
+    stamp = table.clock()
+    assert put(table, "k", b"c", if_nonce=8, **more, now=20) == binding.STANDS  # dead
+    assert table.clock() == stamp
+    assert put(table, "k", b"d", nonce=9, if_nonce=8, now=15, **more) == binding.OK
+
+
+@ways
+def test_record_that_lacks_a_piece_does_not_stand(table: Table, size: int) -> None:
+    put(table, "k", b"a" * BIG, nonce=7)
+    index = table.words("index")
+    slots = [i for i in range(len(index)) if index.load(i)]
+    for i in slots:  # without each piece in turn; one of the slots is the record's
+        word = index.load(i)
+        index.store(i, 0)
+        assert table.look("k", 0) is None
+        assert put(table, "k", b"b", nonce=8, if_nonce=7) == binding.STANDS
+        index.store(i, word)
+    assert table.look("k", 0) is not None and len(slots) > 3
+    index.store(slots[-1], 0)
+    assert put(table, "k", b"b" * size, nonce=8, absent_only=True) == binding.OK
+    assert standing(table) == (b"b" * size, 8)
+
+
+def test_lost_claim_is_told_before_what_stands(table: Table) -> None:
+    put(table, "k")
+    _, index, word, _ = table.claim_take("k")
+    table.claim_free(index, word, binding.FREED)
+    refused = put(table, "k", claim=(index, word), absent_only=True, raise_=True)
+    assert refused == binding.LOST and table.clock() == 0
+
+
+# ---- early window
+
+
+@pytest.mark.parametrize(
+    ("early", "now", "answered"),
+    [(0.0, 999, True), (1.0, 899, True), (1.0, 900, True), (1.0, 901, False),
+     (1.0, 999, False), (2.5, 750, True), (2.5, 751, False)],
+)  # fmt: skip
+def test_peek_leaves_the_last_of_a_fresh_time_to_the_slow_path(
+    table: Table, early: float, now: int, answered: bool
+) -> None:
+    put(table, "k", b"v", fresh_until=1_000_000, dead_at=FOREVER, fill_us=100)
+    table.early = early
+    found = table.peek_at("k", now * 1000)
+    assert found == (b"v" if answered else None)
+    assert count(table, "hits") == answered
+    got = table.get("k", now * 1000)
+    assert got is not None and got[1] == binding.FRESH
+
+
+def test_record_for_ever_or_without_a_cost_is_never_early(table: Table) -> None:
+    table.early = 1e6
+    put(table, "k", b"v", fresh_until=FOREVER, dead_at=FOREVER, fill_us=10**6)
+    assert table.peek("k") == b"v"
+    put(table, "k", b"v", fresh_until=10, fill_us=0)
+    assert table.peek_at("k", 9) == b"v"
+
+
 # ---- invalidation
 
 
@@ -252,6 +361,20 @@ def test_soft_raise_makes_records_stale(table: Table, what: str) -> None:
         assert put(table, "k", stamp=stamp, tags=(9,)) == binding.OK
     assert put(table, "k", stamp=number, tags=(9,)) == binding.OK
     assert table.peek_at("k", 0) is not None
+
+
+@pytest.mark.parametrize("what", ["key", "tag", "all"])
+def test_highest_of_soft_raises_includes_hard_ones(table: Table, what: str) -> None:
+    raises: dict[str, Callable[[int, bool], None]] = {
+        "key": lambda n, soft: table.raise_key("k", n, soft),
+        "tag": lambda n, soft: table.raise_tag(9, n, soft),
+        "all": lambda n, soft: table.raise_all(n, soft),
+    }
+    raises[what](5, True)
+    assert (table.highest("k", (9,)), table.highest("k", (9,), soft=True)) == (0, 5)
+    raises[what](7, False)
+    assert (table.highest("k", (9,)), table.highest("k", (9,), soft=True)) == (7, 7)
+    assert table.highest("k", (8,), True) == (0 if what == "tag" else 7)
 
 
 def test_stripe_never_falls(table: Table) -> None:
@@ -439,3 +562,22 @@ def test_words_of_a_region_are_atomic_words(attach: Callable[[int], Table]) -> N
             one.load(i)
     with pytest.raises(SegmentError):
         attach(1).words("nowhere")
+
+
+def test_table_without_its_segment_is_not_made() -> None:
+    with pytest.raises(TypeError):
+        Table.__new__(Table)
+    with pytest.raises(TypeError):
+        binding.Words()
+    words = binding.Words.__new__(binding.Words)
+    assert len(words) == 0
+    with pytest.raises(IndexError):
+        words.load(0)
+
+
+def test_table_made_again_stays_attached_where_it_is(
+    segment: mmap.mmap, table: Table
+) -> None:
+    put(table, "k", b"v")
+    table.__init__(bytearray(1 << 20))  # type: ignore[misc]
+    assert table.peek_at("k", 0) == b"v"

@@ -74,6 +74,10 @@ static uint64_t look(uint8_t *base, size_t size, uint64_t *starts)
     shmc_report r;
     shmc_stripes stripes;
     shmc_listed listed;
+    shmc_outbox_report outbox;
+    shmc_entry e;
+    uint64_t position = 0;
+    uint8_t name[SHMC_NAME_ROOM];
 
 #ifndef __SANITIZE_THREAD__      /* for it a read's last look is a write */
     CHECK(!mprotect(base, size, PROT_READ));
@@ -88,6 +92,11 @@ static uint64_t look(uint8_t *base, size_t size, uint64_t *starts)
                 shmc_list(&t, s, i, 1, &listed);
         }
         shmc_check_stripes(&t, &stripes);
+        shmc_check_outbox(&t, &outbox);
+        for (int k = 0; k < SHMC_O_KINDS; k++)
+            faults += outbox.found[k];
+        while (shmc_outbox_next(&t, &position, &e, name) == SHMC_OK)
+            CHECK(e.len <= SHMC_NAME_MAX);
     }
     CHECK(!mprotect(base, size, PROT_READ | PROT_WRITE));
     return faults;

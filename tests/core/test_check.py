@@ -177,6 +177,7 @@ def test_check_of_a_mapping_for_reading_changes_no_byte(
     table: Table, segment: mmap.mmap, segment_file: Path
 ) -> None:
     fill(table, random.Random(2), 4000)
+    table.outbox_add(1, b"key")
     before = hashlib.sha256(segment).digest()
     with segment_file.open("rb") as file:
         reader = Table(
@@ -184,6 +185,8 @@ def test_check_of_a_mapping_for_reading_changes_no_byte(
         )
     assert not any(shard["found"] for shard in checked(reader))
     assert reader.check_stripes() == (0, 0)
+    assert not reader.check_outbox()["found"]
+    assert len(reader.outbox_unsent(1 << 62, 9)) == 1
     assert reader.records(0, 0, 1 << 20)
     assert hashlib.sha256(segment).digest() == before
 
@@ -500,6 +503,88 @@ def test_stripe_above_what_covers_it_is_found(damaged: tuple[Bytes, Table]) -> N
     assert table.check_stripes() == (1, 1)
 
 
+# ---- outbox
+
+RING = 192  # of the outbox, as table.h draws it
+HEAD_OF_RING, TAIL, LOWEST, MARK, STATE_OF_LOCK = 64, 72, 128, 136, 40
+
+
+def entry_at(b: Bytes, number: int) -> int:
+    return b.at["outbox"] + RING + 8 * (number - 1)
+
+
+def alter_entry(word: int, change: Callable[[int], int]) -> Plant:
+    """A word of the second entry of three."""
+
+    def plant(b: Bytes, table: Table) -> None:
+        number = table.outbox_unsent(1 << 60, 3)[1][0]
+        at = entry_at(b, number) + 8 * word
+        b.put("Q", at, change(b.get("Q", at)))
+
+    return plant
+
+
+def alter_outbox(field: int, change: Callable[[int], int]) -> Plant:
+    def plant(b: Bytes, table: Table) -> None:
+        at = b.at["outbox"] + field
+        b.put("Q", at, change(b.get("Q", at)))
+
+    return plant
+
+
+OUTBOX_DAMAGE: list[tuple[str, str, Plant]] = [
+    ("lock-state", "state", alter_outbox(STATE_OF_LOCK, lambda n: 7)),
+    ("head-beyond-tail", "ends", alter_outbox(HEAD_OF_RING, lambda n: 1 << 40)),
+    ("tail-too-far", "ends", alter_outbox(TAIL, lambda n: n + (1 << 40))),
+    ("tail-far", "entry", alter_outbox(TAIL, lambda n: n + 4)),
+    ("tail-within", "entry", alter_outbox(TAIL, lambda n: n - 1)),
+    ("head-within", "entry", alter_outbox(HEAD_OF_RING, lambda n: n + 1)),
+    ("begins-not", "entry", alter_entry(0, lambda n: n ^ 1 << 63)),
+    ("number", "entry", alter_entry(0, lambda n: n + 1)),
+    ("length", "entry", alter_entry(3, lambda n: n + (1 << 20))),
+    ("kind", "entry", alter_entry(3, lambda n: n & 0xFFFFFFFF)),
+    ("name-begins", "entry", alter_entry(4, lambda n: n | 1 << 63)),
+    ("clock-falls", "clock", alter_entry(1, lambda n: 0)),
+    ("clock-ahead", "clock", alter_entry(1, lambda n: 1 << 50)),
+    ("mark-ahead", "clock", alter_outbox(MARK, lambda n: 99 << 16 | 1)),
+    ("lowest-high", "lowest", alter_outbox(LOWEST, lambda n: 2)),
+    ("lowest-none", "lowest", alter_outbox(LOWEST, lambda n: 2**64 - 1)),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "plant"), [d[1:] for d in OUTBOX_DAMAGE], ids=[d[0] for d in OUTBOX_DAMAGE]
+)
+def test_damage_of_the_outbox_is_found_and_outlived(
+    kind: str, plant: Plant, damaged: tuple[Bytes, Table]
+) -> None:
+    b, table = damaged
+    for name in (b"one", b"two", b"three"):
+        table.number()
+        table.outbox_add(1, name)
+    assert not table.check_outbox()["found"]
+    plant(b, table)
+    assert kind in table.check_outbox()["found"]
+    for _ in range(10):
+        table.outbox_add(1, b"more")
+        for number, *_rest in table.outbox_unsent(1 << 62, 100):
+            table.outbox_sent(number)
+        table.outbox_overflowed(table.outbox_overflow())
+
+
+def test_every_kind_of_fault_of_the_outbox_is_planted() -> None:
+    assert {kind for _, kind, _ in OUTBOX_DAMAGE} == set(binding.OUTBOX_FAULTS)
+
+
+def test_lowest_that_is_too_low_is_no_fault(damaged: tuple[Bytes, Table]) -> None:
+    b, table = damaged
+    table.number()
+    table.outbox_add(1, b"one")
+    alter_outbox(LOWEST, lambda n: 0)(b, table)
+    assert not table.check_outbox()["found"]
+    assert table.outbox_unsent(1 << 62, 9) and table.outbox_lowest() == 1
+
+
 # ---- listing
 
 
@@ -544,12 +629,15 @@ rng = random.Random(int(sys.argv[1]))
 memory = mmap.mmap(-1, 2 << 20)
 init(memory)
 fill(Table(memory), rng, 6000)
+while Table(memory).outbox_add(1, rng.randbytes(30)):
+    pass
 b = Bytes(memory)
 sound = bytes(memory)
 places = {name: (at, at + 4096) for name, at in b.at.items()} | {
     "shards": (b.at["shards"] + 64, b.at["shards"] + fields()["size"]),
     "index": (b.at["index"], b.at["index"] + b.geometry["buckets"] * 64),
     "extents": (b.at["extents"], len(memory)),
+    "outbox": (b.at["outbox"] + 64, b.at["outbox"] + 1024),
     "header": (0, 4096), "any": (0, len(memory)),
 }
 faults = refused = 0
@@ -571,6 +659,8 @@ for i in range(300):
         continue
     faults += sum(sum(shard["found"].values()) for shard in checked(table))
     table.check_stripes()
+    faults += sum(table.check_outbox()["found"].values())
+    table.outbox_unsent(1 << 62, 1000), table.outbox_usage()
     for shard in range(table.geometry["shards"]):
         table.records(shard, 0, 1 << 20, now=1)
 print(faults > 0, refused > 0)

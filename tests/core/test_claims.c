@@ -212,7 +212,72 @@ static void test_full_set_takes_only_claims_of_slots_taken_anew(void)
     CHECK(shmc_claim_free(&t, index, first, SHMC_FREED, &wake) == SHMC_LOST);
 }
 
+/* ---- who is to be woken */
+
+static uint32_t waits_at;       /* entry where somebody waits at the next look */
+
+static void wait_there(const char *at)
+{
+    if (strcmp(at, "claim.look"))
+        return;
+    on_step = NULL;
+    atomic_fetch_or(&shared->claims[waits_at].waiters, 1ull << 21);
+}
+
+/* Whatever it is: each change of a word takes those who wait on it. */
+static void test_every_change_of_a_word_takes_its_waiters(void)
+{
+    shmc t;
+    make(&t, MIB);
+    with_slots(&t);
+    uint32_t index;
+    uint64_t word, wake = 0;
+
+    shared = &t;
+    waits_at = 3;
+    on_step = wait_there;
+    atomic_store(&t.claims[3].waiters, 1ull << 20);
+    CHECK(take(&t, 3, 2, &index, &word, &wake) == SHMC_OK && index == 3);
+    CHECK(wake == (1ull << 20 | 1ull << 21));   /* tentative; then held */
+    wake = 0;
+    CHECK(shmc_claim_wait(&t, 3, word, 22) == SHMC_OK);
+    CHECK(shmc_claim_over(&t, 3, word, 4, &word, &wake) == SHMC_OK);
+    CHECK(wake == 1ull << 22 && !atomic_load(&t.claims[3].waiters));
+    wake = 0;
+    CHECK(shmc_claim_wait(&t, 3, word, 23) == SHMC_OK);
+    CHECK(shmc_claim_free(&t, 3, word, SHMC_FREED_PASS, &wake) == SHMC_OK);
+    CHECK(wake == 1ull << 23 && !atomic_load(&t.claims[3].waiters));
+    wake = 0;                   /* withdrawn for a held one */
+    atomic_store(&t.claims[2].word, claim_word(3, 4, SHMC_HELD));
+    uint64_t dead = claim_word(3, 5, SHMC_TENTATIVE);
+    atomic_store(&t.claims[5].word, dead);
+    waits_at = 5;
+    on_step = wait_there;
+    CHECK(shmc_claim_over(&t, 5, dead, 2, &word, &wake) == SHMC_LOST);
+    CHECK(wake == 1ull << 21 && !atomic_load(&t.claims[5].waiters));
+}
+
+/* A claim that changed is not waited on, by whichever step it did. */
+static void test_waiter_that_comes_too_late_does_not_park(void)
+{
+    shmc t;
+    make(&t, MIB);
+    with_slots(&t);
+    uint32_t index;
+    uint64_t word, then, wake = 0;
+
+    CHECK(take(&t, 3, 2, &index, &word, &wake) == SHMC_OK);
+    CHECK(shmc_claim_over(&t, index, word, 4, &then, &wake) == SHMC_OK);
+    CHECK(shmc_claim_wait(&t, index, word, 20) == SHMC_LOST);
+    CHECK(shmc_claim_wait(&t, index, word, 100) == SHMC_LOST);
+    CHECK(shmc_claim_free(&t, index, then, SHMC_FREED, &wake) == SHMC_OK);
+    CHECK(wake == 1ull << 20);  /* its bit costs a needless look */
+    CHECK(shmc_claim_wait(&t, index, then, 20) == SHMC_LOST);
+}
+
 static const struct test tests[] = {
+    TEST(test_every_change_of_a_word_takes_its_waiters),
+    TEST(test_waiter_that_comes_too_late_does_not_park),
     TEST(test_rivals_settle_by_the_rules),
     TEST(test_voided_taker_starts_over),
     TEST(test_tentative_claim_taken_over_gives_way_to_the_held),

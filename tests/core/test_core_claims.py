@@ -111,6 +111,34 @@ def test_claim_is_void_once_its_key_was_raised_above_its_stamp(
     assert two.claim_over(index, word)[0] == binding.OK
 
 
+def test_claim_is_void_once_all_was_cleared_above_its_stamp(
+    pair: tuple[Table, Table],
+) -> None:
+    one, two = pair
+    index, word = held(one)
+    one.claim_note(index, word, one.clock(), 0)
+    one.raise_all(one.number(), soft=True)
+    assert not two.claim_void(index, word, "k")
+    one.raise_all(one.number())
+    assert two.claim_void(index, word, "k")
+
+
+def test_void_claim_that_is_taken_over_is_valid_until_noted(
+    pair: tuple[Table, Table],
+) -> None:
+    one, two = pair
+    index, word = held(one)
+    one.claim_note(index, word, one.clock(), 0)
+    two.raise_key("k", two.number())
+    _, mine, _ = two.claim_over(index, word)
+    assert not one.claim_void(index, mine, "k")
+    two.claim_note(index, mine, two.clock(), 0)
+    assert not one.claim_void(index, mine, "k")
+    times = {"birth": 0, "fresh_until": 10, "dead_at": 10, "now": 0}
+    assert one.put("k", b"1", stamp=0, claim=(index, word), **times) == binding.LOST
+    assert two.put("k", b"2", stamp=1, claim=(index, mine), **times) == binding.OK
+
+
 def test_claim_calls_check_what_they_are_given(segment: object, table: Table) -> None:
     index, word = held(table)
     with pytest.raises(IndexError):

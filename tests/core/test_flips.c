@@ -71,6 +71,26 @@ static void check_quietly(shmc *t)
     free(starts);
 }
 
+/* Add to the outbox, read it all, send some of it. */
+static void use_outbox(shmc *t, unsigned *seed)
+{
+    uint8_t name[SHMC_NAME_ROOM] = {0};
+    uint64_t number = (uint64_t)rand_r(seed) % 40000, position = 0;
+    shmc_outbox_report r;
+    shmc_entry e;
+
+    shmc_outbox_add(t, 1, name, (uint32_t)rand_r(seed) % SHMC_NAME_MAX, 1, 1,
+                    &number);
+    while (shmc_outbox_next(t, &position, &e, name) == SHMC_OK) {
+        CHECK(e.len <= SHMC_NAME_MAX);
+        if (rand_r(seed) % 4)
+            shmc_outbox_sent(t, e.number);
+    }
+    shmc_outbox_sent(t, number);
+    shmc_outbox_overflowed(t, shmc_outbox_overflow(t));
+    shmc_check_outbox(t, &r);
+}
+
 /* One call, of any kind. */
 static void do_something(shmc *t, unsigned *seed)
 {
@@ -96,7 +116,10 @@ static void do_something(shmc *t, unsigned *seed)
         if (rand_r(seed) % 16 == 0)
             check_quietly(t);
         break;
-    case 5: case 6: case 7: case 8: case 9: case 10: case 11: case 12:
+    case 5:
+        use_outbox(t, seed);
+        break;
+    case 6: case 7: case 8: case 9: case 10: case 11: case 12:
         put_number(t, key, salt_of(key, seed));
         break;
     default:
@@ -108,16 +131,18 @@ static void flip(shmc *t, uint8_t *from, size_t span, unsigned *seed)
 {
     uint8_t *at;
     size_t i, shard = (size_t)((uint8_t *)t->shards - t->base);
+    size_t outbox = (size_t)((uint8_t *)t->outbox - t->base);
 
     do {
         at = from + (size_t)rand_r(seed) % span;
         i = (size_t)(at - t->base);
-    } while (i >= shard && i - shard < t->g.shards * sizeof(shmc_shard)
-             && (i - shard) % sizeof(shmc_shard) < sizeof(pthread_mutex_t));
+    } while ((i >= shard && i - shard < t->g.shards * sizeof(shmc_shard)
+              && (i - shard) % sizeof(shmc_shard) < sizeof(pthread_mutex_t))
+             || (i >= outbox && i - outbox < sizeof(pthread_mutex_t)));
     __atomic_fetch_xor(at, (uint8_t)(1 << rand_r(seed) % 8), __ATOMIC_RELAXED);
 }
 
-/* Flip a bit of the index, of the shards' headers, of the log or of anything;
+/* Flip a bit of the index, the shards' headers, the outbox, the log or anything;
  * of what stands before the shards only where `early`: there, one bit can hide
  * every record for good.
  */
@@ -126,7 +151,7 @@ static void flip_somewhere(shmc *t, int early, unsigned *seed)
     uint8_t *shards = (uint8_t *)t->shards;
     size_t log = (size_t)t->g.shards * SHMC_EXTENTS * t->g.extent_bytes;
 
-    switch (rand_r(seed) % 5) {
+    switch (rand_r(seed) % 6) {
     case 0:
         flip(t, (uint8_t *)t->index, (size_t)t->g.shards * t->g.buckets * 64,
              seed);
@@ -135,7 +160,11 @@ static void flip_somewhere(shmc *t, int early, unsigned *seed)
         flip(t, shards, t->g.shards * sizeof(shmc_shard), seed);
         break;
     case 2:
+        flip(t, (uint8_t *)t->outbox, rand_r(seed) % 2 ? sizeof *t->outbox
+             : t->g.outbox_bytes, seed);
+        break;
     case 3:
+    case 4:
         flip(t, t->extents, log, seed);
         break;
     default:

@@ -3,32 +3,12 @@
  * attachment of its own.
  */
 #include "harness.h"
+#include "threads.h"
 
 enum {
     THREADS = 4, ROUNDS = 25000, CLAIMED = 3,
     KEYS = 900, LONG_KEYS = 40  /* the first of them have chains */
 };
-
-#ifdef __SANITIZE_THREAD__
-#include <sched.h>
-
-/* TSan does not know this way of taking a lock; it knows trylock. */
-int pthread_mutex_clocklock(pthread_mutex_t *lock, clockid_t clock,
-                            const struct timespec *end)
-{
-    struct timespec now;
-    int rc;
-
-    while ((rc = pthread_mutex_trylock(lock)) == EBUSY) {
-        clock_gettime(clock, &now);
-        if (now.tv_sec > end->tv_sec
-            || (now.tv_sec == end->tv_sec && now.tv_nsec >= end->tv_nsec))
-            return ETIMEDOUT;
-        sched_yield();
-    }
-    return rc;
-}
-#endif
 
 static void *base;
 static shmc_word holder[CLAIMED];       /* thread + 1 that has the claim */
