@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,13 @@ def ratio(over: Sequence[float], under: Sequence[float]) -> float | None:
     both of its figures, so a slow round moves neither the ratio nor the median."""
     pairs = list(zip(over, under, strict=False))
     return statistics.median(a / b for a, b in pairs) if pairs else None
+
+
+def percentile(figures: Sequence[float], share: float) -> float | None:
+    """The least figure that `share` of them do not exceed; None where there is none."""
+    if not figures:
+        return None
+    return sorted(figures)[max(0, math.ceil(share * len(figures)) - 1)]
 
 
 def shown(figure: float | None, form: str = ",.0f") -> str:

@@ -2,18 +2,21 @@
 
 The map
     cache          Cache: the read path and the write path; start here
-    flight         one computation per key in this process
+    parts          what it is made of, and its life; writes, lookup: set, plain gets
+    flight         one computation per key in this process; job, compute, nesting
     claim, holder  one computation per key on this host; who has it asks L2 and fills
+                   (reaper: what the dead leave)
     lease          one computation per key in the fleet
     invalidation   deletes, appended to a stream; follower: applied on every host
     l2, ask        Redis, behind a deadline and a breaker (link, scripts, breaker)
     l1             the shared-memory segment; its core is C, in _core/table.h
-    fill, policy, codec, envelope, record    values, lives and their bytes
+    fill, terms, tags, entry, policy, codec, envelope, record    values and lives
     segment, clock, keys, config, stats, errors    the ground
 """
 
-from .cache import MISSING, Cache, Entry, Prepared
+from .cache import Cache
 from .config import CacheConfig, parse_size
+from .entry import MISSING, Entry
 from .errors import (
     CacheError,
     CodecError,
@@ -22,12 +25,15 @@ from .errors import (
     ConfigError,
     KeyRejected,
     LayoutMismatch,
+    Overloaded,
+    ReentrantCompute,
     SegmentError,
     SegmentGone,
     TierUnavailable,
     ValueTooLarge,
 )
 from .fill import Fill
+from .parts import Prepared
 from .stats import Stats
 
 __all__ = [
@@ -43,7 +49,9 @@ __all__ = [
     "Fill",
     "KeyRejected",
     "LayoutMismatch",
+    "Overloaded",
     "Prepared",
+    "ReentrantCompute",
     "SegmentError",
     "SegmentGone",
     "Stats",

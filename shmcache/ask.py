@@ -8,16 +8,25 @@ no copy of a value lives longer than the value.
 from __future__ import annotations
 
 import asyncio
+import struct
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from .envelope import FOREVER_MS, Envelope
 from .record import FOREVER, FRESH, STALE, Record
 
-NONE, WON, WAIT, FAILED = 0, 1, 2, 3
+NONE, WON, WAIT, FAILED, NO_MEMORY = 0, 1, 2, 3, 4
+TOKEN_BYTES = 16
 MS = 1_000_000
 
 # what `acquire.lua` answers about a value
-_NO_VALUE, _FRESH = 0, 2
+NO_VALUE, IS_FRESH = b"0", b"2"
+_NO_TOKEN = bytes(TOKEN_BYTES)
+
+# its one string
+_HEAD = struct.Struct("8s17s17s")
+_VALUE = struct.Struct("c17s8s")
+_LEASE = struct.Struct("c17s5s")
 
 
 class FleetClock(NamedTuple):
@@ -47,80 +56,112 @@ class Answer(NamedTuple):
     """FAILED: what the holder that was waited for left behind."""
 
 
+class Invalidation(NamedTuple):
+    """One name whose older values are void, as `invalidate.lua` takes it."""
+
+    kind: bytes
+    """d delete a key, x expire it; t, u a tag's or namespace's number, hard and soft;
+    c, y everything, hard and soft; g everything, hard, and a gap to followers."""
+    name: bytes | int
+    """A key, a number, or b""."""
+    nonce: int = 0
+    """Of the record of a set."""
+    token: bytes = b""
+    """Of a set: takes the key's lease."""
+    instead_of: bytes = b""
+    """Only if the key's lease stands under this token."""
+
+    @property
+    def of_key(self) -> bool:
+        return self.kind in (b"d", b"x")
+
+    def packed(self) -> bytes:
+        """As the script's argument."""
+        name = self.name if isinstance(self.name, bytes) else b"%d" % self.name
+        nonce = self.nonce.to_bytes(8, "little")
+        tokens = (self.token or _NO_TOKEN) + (self.instead_of or _NO_TOKEN)
+        return self.kind + nonce + tokens + name
+
+
+class Done(NamedTuple):
+    """What became of invalidations: all are in the stream but those that are lost."""
+
+    clock: FleetClock
+    """After the last of them."""
+    lost: frozenset[int]
+    """Which of them, by position, were refused by their `instead_of`."""
+
+
 class Reply(NamedTuple):
     """One key's part of the reply of `acquire.lua`."""
 
-    worth: int
-    nonce: bytes
+    worth: bytes
     left_ms: int
-    lease: int
-    wait_ms: int
-    text: bytes
+    nonce: bytes
+    lease: int = NONE
+    wait_ms: int = 0
+    text: bytes = b""
     """Token that stands, or error."""
 
     @property
     def has_value(self) -> bool:
-        return self.worth != _NO_VALUE
-
-    @property
-    def fresh(self) -> bool:
-        return self.worth == _FRESH
+        return self.worth != NO_VALUE
 
     def answer(self, record: Record | None, clock: FleetClock) -> Answer:
-        return Answer(
-            record,
-            self.lease,
-            self.wait_ms if self.lease == WAIT else 0,
-            clock,
-            self.text if self.lease == WAIT else b"",
-            self.text if self.lease == FAILED else b"",
-        )
+        lease = self.lease
+        if lease == WAIT:
+            return Answer(record, lease, self.wait_ms, clock, self.text)
+        if lease == FAILED:
+            return Answer(record, lease, 0, clock, b"", self.text)
+        return Answer(record, lease, 0, clock)
 
-    def record(self, envelope: Envelope, sent: int) -> Record:
-        """The record, as it was when the request was sent."""
-        life = envelope.ttl_ms + envelope.grace_ms
-        if envelope.ttl_ms == FOREVER_MS:
-            birth, fresh_until, dead_at = sent, FOREVER, FOREVER
-            if self.left_ms >= 0:  # expired by request: only its grace is left
-                dead_at = sent + self.left_ms * MS
-        else:
-            # no end, or one beyond its life, was not set by us: count none of its ttl
-            tampered = not 0 <= self.left_ms <= life
-            left = min(life, envelope.grace_ms) if tampered else self.left_ms
-            birth = sent - min(life, life - left + 1) * MS
-            fresh_until = min(FOREVER, birth + envelope.ttl_ms * MS)
-            dead_at = min(FOREVER, birth + life * MS)
-        if not self.fresh:
-            fresh_until = min(fresh_until, sent)
-        return Record(
-            envelope.value,
-            FRESH if self.fresh else STALE,
-            envelope.kind,
-            birth,
-            fresh_until,
-            dead_at,
-            0,
-            envelope.nonce,
-            envelope.fill_us,
-            envelope.tags,
-        )
+
+def rebased(envelope: Envelope, worth: bytes, left_ms: int, sent: int) -> Record:
+    """The record, as it was when the request was sent, by this host's clock."""
+    value, kind, ttl_ms, grace_ms, _, _, _, nonce, fill_us, tags = envelope
+    state = FRESH if worth == IS_FRESH else STALE
+    if ttl_ms == FOREVER_MS:
+        birth, fresh_until, dead_at = sent, FOREVER, FOREVER
+        if left_ms >= 0:  # expired by request: only its grace is left
+            dead_at = sent + left_ms * MS
+    else:
+        life = ttl_ms + grace_ms
+        age = life - left_ms + 1 if left_ms <= life else 1
+        birth = sent - (age if age < life else life) * MS
+        fresh_until = birth + ttl_ms * MS
+        dead_at = birth + life * MS
+        if birth < 0 or dead_at > FOREVER:
+            fresh_until = max(0, min(FOREVER, fresh_until))
+            birth, dead_at = max(0, birth), max(0, min(FOREVER, dead_at))
+    if state == STALE and fresh_until > sent:
+        fresh_until = sent
+    return Record(
+        *(value, state, kind, birth, fresh_until, dead_at),
+        *(0, nonce, fill_us, tags),
+    )
 
 
 class Ask:
     """One caller's wish, until it is settled."""
 
+    __slots__ = ("args", "key", "offer", "settled")
+
     def __init__(
         self,
         key: bytes,
-        offer: bytes,
-        instead_of: bytes,
-        early: bool,
-        channel: bytes,
-        waited: bytes,
+        offer: bytes = b"",
+        instead_of: bytes = b"",
+        early: bool = False,
+        channel: bytes = b"",
+        waited: bytes = b"",
     ) -> None:
         self.key = key
-        self.wants_lease = bool(offer)
-        self.args = (offer, instead_of, b"1" if early else b"", channel, waited)
+        self.offer = offer
+        self.args = b""
+        """As the script's argument; b"" if the value alone is wanted."""
+        if offer:
+            tokens = (offer, instead_of or _NO_TOKEN, waited or _NO_TOKEN)
+            self.args = b"".join((b"1" if early else b"0", *tokens, channel))
         self.settled: asyncio.Future[Answer | Exception] = (
             asyncio.get_running_loop().create_future()
         )
@@ -129,3 +170,32 @@ class Ask:
         """An exception is a result like another: it may be that nobody waits."""
         if not self.settled.done():
             self.settled.set_result(result)
+
+
+class Replies:
+    """The reply of `acquire.lua`, read in its order."""
+
+    def __init__(self, data: bytes, now: int) -> None:
+        """`now` is our time after it came: that makes Redis no later than it was."""
+        incarnation, clock, time = _HEAD.unpack_from(data)
+        if incarnation == bytes(8):
+            incarnation = b""
+        self.clock = FleetClock(incarnation, int(clock), int(time) + -now // MS)
+        self._data = data
+        self._at = _HEAD.size
+
+    def values(self, count: int) -> Iterator[tuple[bytes, bytes, bytes]]:
+        """Of keys that were only read: worth, what is left in ms (as text), nonce."""
+        first, self._at = self._at, self._at + count * _VALUE.size
+        return _VALUE.iter_unpack(self._data[first : self._at])
+
+    def leases(self, asks: Iterable[Ask]) -> Iterator[Reply]:
+        """Of one key for each ask."""
+        data = self._data
+        for _ in asks:
+            worth, left, nonce = _VALUE.unpack_from(data, self._at)
+            lease, wait, size = _LEASE.unpack_from(data, self._at + _VALUE.size)
+            start = self._at + _VALUE.size + _LEASE.size
+            self._at = start + int(size)
+            text = data[start : self._at]
+            yield Reply(worth, int(left), nonce, int(lease), int(wait), text)

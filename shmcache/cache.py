@@ -1,78 +1,49 @@
 """Cache: the read path (peek, get, get_or_set) and the write path (set, delete).
 
 Read path, with the numbers that stand in the README, the log and the trace names
-    1. Peek L1: a lock-free read. Fresh: return it.
-    2. Stale, inside grace: return it, and see that one background refresh runs.
+    1. Peek L1: a lock-free read. Fresh: return it. (Almost at its end, chance may
+       begin a refresh early.)
+    2. Stale, inside grace: see that one background refresh runs, and return it, at
+       once or after the soft timeout.
     3. Miss: join the flight (`flight.py`).
     4. Claim the key on the host (`claim.py`), note the clock, peek once more.
     5. Ask Redis for value or lease, in one round trip (`holder.py`, `l2.py`).
-    6. Compute under the lease (`holder.py`).
+    6. Compute under the lease (`holder.py`, `compute.py`).
     7. Fill L2, then L1, each only where token and claim still stand.
 
 Write path
     `delete` is an invalidation (`invalidation.py`): when it has returned, no get that
     starts on this host is answered with what was fetched before it. `set` is a delete
-    that takes the key's lease, and a fill.
+    that takes the key's lease, and a fill (`writes.py`).
+
+What is wrong with an argument is told before any I/O, as `ValueError`, `KeyRejected`
+or `CodecError`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import copy
-import logging
-import os
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple, Self, TypeVar, overload
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Self, TypeVar, Unpack, overload
 
-from . import fill as fills
-from . import keys, policy
-from .claim import Claims
+from . import entry, keys, policy, tags, terms
 from .clock import SYSTEM, Clock
-from .codec import DOCUMENT, MSGPACK
+from .compute import shared_error
 from .config import CacheConfig, parse_size
+from .entry import MISSING, Entry
 from .errors import CacheError, CodecError, TierUnavailable
-from .fill import UNSET, Fill, Terms
-from .flight import Flights
-from .holder import Home, Outcome
-from .invalidation import Invalidations
+from .fill import UNSET, Terms
+from .job import Outcome
 from .keys import Key
-from .l1 import L1, tag_number
-from .l2 import L2
-from .lease import Leases
-from .policy import SECOND, Ttl
-from .record import DEAD, FOREVER, FRESH, STALE, STATES, VALUE, Record
-from .segment import ATTACHED, MADE
+from .parts import Parts, Prepared, open_l1
+from .policy import Ttl
+from .record import DEAD, ERROR, FRESH, STALE, VALUE, Record
 from .stats import Stats
+from .terms import Errors, Tags, Wishes
+from .writes import Writes
 
-log = logging.getLogger("shmcache")
 T = TypeVar("T")
-
-
-class Missing:
-    """The type of `MISSING`: no value stands there. False as a condition."""
-
-    def __bool__(self) -> bool:
-        return False
-
-    def __repr__(self) -> str:
-        return "MISSING"
-
-
-MISSING: Final = Missing()
-
-
-class Entry(NamedTuple):
-    """A value with what is known of it."""
-
-    value: Any
-    age: float
-    """Seconds since its compute returned."""
-    ttl: float | None
-    """Seconds it stays fresh; below 0 once stale; None: for ever."""
-    state: str
-    """fresh, stale or dead (its grace is over; it is never served)."""
-    source: str
-    """l1, l2, compute (ours), or flight (somebody else's compute)."""
 
 
 class Cache:
@@ -86,42 +57,12 @@ class Cache:
         """`SegmentError` if the segment cannot be made or attached, `ConfigError` if
         a setting is wrong."""
         self.config = config
-        self._codec = MSGPACK if config.codec == "msgpack" else DOCUMENT
-        self._l1 = _open_l1(config, clock)
-        if self._l1.segment.note not in (MADE, ATTACHED):
-            log.warning("segment %s: %s", self._l1.segment.path, self._l1.segment.note)
-        try:
-            self._wire()
-        except BaseException:
-            self._l1.close(keep=config.keep)
-            raise
+        self._parts = parts = Parts(config, clock)
+        self._l1, self._l2, self._codec = parts.l1, parts.l2, parts.codec
+        self._claims, self._flights = parts.claims, parts.flights
+        self._invalidations = parts.invalidations
+        self._writes = Writes(parts)
         self._prefix = b""
-        self._tags: tuple[int, ...] = ()
-        self._state = _State()
-
-    def _wire(self) -> None:
-        """Put the parts together on the open segment."""
-        config, l1 = self.config, self._l1
-        l1.join(follows=config.l2 is not None)
-        self._l2: L2 | None = None
-        self._leases: Leases | None = None
-        if config.l2 is not None:
-            self._l2 = L2(
-                config.l2,
-                config.app or config.name,
-                deadline=config.l2_deadline,
-                lease_life=config.lease_life,
-                words=l1.table.words("breakers"),
-            )
-            self._leases = Leases(self._l2)
-        self._claims = Claims(l1, overdue=config.lease_life)
-        self._invalidations = Invalidations(l1, self._l2)
-        self._flights = Flights(
-            Home(
-                *(config, l1, self._claims, self._codec, self._l2, self._leases),
-                forget=self._invalidations.delete,
-            )
-        )
 
     @classmethod
     def open(
@@ -140,76 +81,16 @@ class Cache:
     def prepare(config: CacheConfig) -> Prepared:
         """Make the segment and hold it, without a process slot, thread or loop: for a
         master before it forks."""
-        return Prepared(_open_l1(config, SYSTEM))
-
-    # -- life
+        return Prepared(open_l1(config, SYSTEM))
 
     async def start(self) -> None:
-        """Bind to the running loop: beat, wake socket, L2's connections. The verbs do
-        it by themselves."""
-        state = self._state
-        if state.ready and state.loop is asyncio.get_running_loop():
-            return
-        if state.closing is not None:
-            raise CacheError("the cache is closed")
-        loop = asyncio.get_running_loop()
-        if state.loop is None:
-            if self._l1.segment.forked:  # opened by the parent, used here first
-                self._l1.join(follows=self._l2 is not None)
-            state.loop = loop
-            state.starting = loop.create_task(self._start(), name="shmcache-start")
-        if state.loop is not loop or self._l1.segment.forked:
-            raise CacheError(
-                "a Cache belongs to one process and one event loop: open another here"
-            )
-        assert state.starting is not None
-        await asyncio.shield(state.starting)
-        if state.closing is not None:
-            raise CacheError("the cache is closed")
-
-    async def _start(self) -> None:
-        try:
-            self._claims.start()
-            if self._l2 is not None and self._leases is not None:
-                await self._l2.start()
-                await self._leases.start()
-            await self._invalidations.start()
-        except BaseException:
-            await self._stop()
-            self._state.loop = None  # the next verb tries again
-            raise
-        self._state.ready = True
+        """Bind to the running loop. The verbs do it by themselves."""
+        await self._parts.start()
 
     async def close(self) -> None:
         """End flights and connections, give up the slot; the last process to close
-        removes the segment, unless it is kept. A close that is cancelled goes on."""
-        state = self._state
-        loop = asyncio.get_running_loop()
-        if state.closing is None:
-            state.closing = loop.create_task(self._close(), name="shmcache-close")
-        if state.closing.get_loop() is loop:
-            await asyncio.shield(state.closing)
-
-    async def _close(self) -> None:
-        state = self._state
-        try:
-            if state.loop is asyncio.get_running_loop():
-                if state.starting is not None:
-                    state.starting.cancel()
-                    await asyncio.wait((state.starting,))
-                await self._flights.close()
-                await self._stop()
-        finally:
-            state.ready = False
-            self._claims.unbind()  # also where its loop is gone, with all its tasks
-            self._l1.close(keep=self.config.keep)
-
-    async def _stop(self) -> None:
-        await self._invalidations.close()
-        if self._l2 is not None and self._leases is not None:
-            await self._leases.close()
-            await self._l2.close()
-        await self._claims.close()
+        removes the segment, unless it is kept."""
+        await self._parts.close()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -235,7 +116,7 @@ class Cache:
         raw = self._key(key)
         document = self._l1.peek(raw)
         if document is None:
-            record = self._l1.get(raw)
+            record = self._standing(raw)
             if record is None or record.kind != VALUE or record.state == DEAD:
                 return default
             document = record.value
@@ -243,12 +124,9 @@ class Cache:
 
     def entry(self, key: Key) -> Entry | None:
         """What L1 has, with age, ttl and state; a dead record too, as `dead`."""
-        raw = self._key(key)
-        record = self._l1.get(raw)
+        record = self._standing(self._key(key))
         if record is None or record.kind != VALUE:
             return None
-        if record.state == FRESH:
-            self._l1.count("hits")
         try:
             return self._entry(record, "l1")
         except CodecError:  # unreadable: a miss
@@ -257,32 +135,37 @@ class Cache:
     async def get(self, key: Key, default: Any = MISSING) -> Any:
         """The value from L1 or L2, fresh or stale, else `default`. Computes nothing."""
         value = self.peek(key, MISSING)
+        if not self._parts.ready:
+            self._parts.begin()
         if value is not MISSING or self._l2 is None:
             return default if value is MISSING else value
         await self.start()
-        record = await self._from_l2(self._key(key))
+        record = await self._parts.lookup.one(self._key(key))
         return default if record is None else self._decode(record.value, default)
+
+    async def get_many(self, wanted: Iterable[Key]) -> dict[Key, Any]:
+        """The values that L1 or L2 has, as `get` would, in one round trip for all."""
+        listed = self._listed("get_many", wanted)
+        found = {key: self.peek(key, MISSING) for key in listed}
+        if self._l2 is not None:
+            absent = {self._key(k): k for k, v in found.items() if v is MISSING}
+            if not absent:
+                self._parts.begin()
+                return found
+            await self.start()
+            records = await self._parts.lookup.many(list(absent))
+            for raw, record in records.items():
+                found[absent[raw]] = self._decode(record.value, MISSING)
+        return {key: value for key, value in found.items() if value is not MISSING}
 
     @overload
     async def get_or_set(
-        self,
-        key: Key,
-        compute: Callable[[], Awaitable[T]],
-        *,
-        ttl: Ttl = None,
-        grace: Ttl = 0.0,
-        negative_ttl: Any = UNSET,
+        self, key: Key, compute: Callable[[], Awaitable[T]], **wishes: Unpack[Wishes]
     ) -> T: ...
 
     @overload
     async def get_or_set(
-        self,
-        key: Key,
-        compute: Callable[[], T],
-        *,
-        ttl: Ttl = None,
-        grace: Ttl = 0.0,
-        negative_ttl: Any = UNSET,
+        self, key: Key, compute: Callable[[], T], **wishes: Unpack[Wishes]
     ) -> T: ...
 
     async def get_or_set(
@@ -293,102 +176,167 @@ class Cache:
         ttl: Ttl = None,
         grace: Ttl = 0.0,
         negative_ttl: Any = UNSET,
+        tags: Tags = (),
+        errors: Errors = (),
+        error_ttl: Ttl = 1.0,
     ) -> Any:
         """The value, computed once for the fleet if nobody has it.
 
         `ttl` seconds fresh (None for ever, 0 stores nothing), `grace` seconds more
         served stale while one refresh runs, `negative_ttl` for a value that is None.
-        `compute` takes nothing; it returns the value, or a `Fill` that says more. Its
-        exception reaches every caller that waited: as itself in its own process, as
-        `ComputeFailed` in others.
+        `tags`: at most 32 names of 1 to 128 bytes. `compute` takes nothing; it returns
+        the value, or a `Fill` that says more. Its exception reaches every caller that
+        waited: as itself in its own process, as `ComputeFailed` in others. `errors` are
+        exceptions that count as answers: they stand in place of the value for
+        `error_ttl` seconds, and who asks meanwhile gets `ComputeFailed`.
+
+        `ReentrantCompute` inside the key's own compute, `Overloaded` above the caps.
         """
         raw = self._key(key)
-        terms = self._terms(ttl, grace, negative_ttl)
+        wanted = terms.of(
+            *(ttl, grace, tags, negative_ttl, errors, error_ttl, self._prefix)
+        )
         document = self._l1.peek(raw)
         if document is not None:
             value = self._decode(document, MISSING)
             if value is not MISSING:
+                if not self._parts.ready:
+                    self._parts.begin()
                 return value
         await self.start()
-        entry = await self._resolve(raw, self._l1.get(raw), compute, terms)
-        return entry.value
+        found = self._standing(raw)
+        return (await self._resolve(raw, found, compute, wanted)).value
 
     async def get_or_set_entry(
-        self,
-        key: Key,
-        compute: Callable[[], Any],
-        *,
-        ttl: Ttl = None,
-        grace: Ttl = 0.0,
-        negative_ttl: Any = UNSET,
+        self, key: Key, compute: Callable[[], Any], **wishes: Unpack[Wishes]
     ) -> Entry:
-        """As `get_or_set`, with age, ttl, state and source."""
-        found = self.entry(key)
-        if found is not None and found.state == "fresh":
-            return found
-        return await self.resolve(
-            key, compute, ttl=ttl, grace=grace, negative_ttl=negative_ttl
-        )
+        """As `get_or_set`, with age, ttl, state, source and version."""
+        raw, wanted = self._key(key), self._terms(**wishes)
+        await self.start()
+        return await self._resolve(raw, self._standing(raw), compute, wanted)
 
     async def resolve(
-        self,
-        key: Key,
-        compute: Callable[[], Any],
-        *,
-        ttl: Ttl = None,
-        grace: Ttl = 0.0,
-        negative_ttl: Any = UNSET,
+        self, key: Key, compute: Callable[[], Any], **wishes: Unpack[Wishes]
     ) -> Entry:
-        """Steps 2 to 7 of `get_or_set_entry`, for who has looked by `entry` already:
-        no hit or miss is counted again."""
-        terms = self._terms(ttl, grace, negative_ttl)
-        raw = self._key(key)
+        """`get_or_set_entry` for who has looked by `entry` already: no hit or miss is
+        counted again."""
+        raw, wanted = self._key(key), self._terms(**wishes)
         await self.start()
-        return await self._resolve(raw, self._l1.look(raw), compute, terms)
+        return await self._resolve(raw, self._l1.look(raw), compute, wanted)
 
     def refresh(
-        self,
-        key: Key,
-        compute: Callable[[], Any],
-        *,
-        ttl: Ttl = None,
-        grace: Ttl = 0.0,
-        negative_ttl: Any = UNSET,
+        self, key: Key, compute: Callable[[], Any], **wishes: Unpack[Wishes]
     ) -> None:
         """See that one background refresh of the key runs; waits for nothing. One that
         failed is not tried again before a second, doubling to 30."""
-        terms = self._terms(ttl, grace, negative_ttl)
-        if not self._state.ready:
+        raw, wanted = self._key(key), self._terms(**wishes)
+        if not self._parts.ready:
             raise CacheError("the cache is closed, or not started: await start()")
-        self._flights.refresh(self._key(key), compute, terms)
+        self._flights.refresh(raw, compute, wanted)
 
     # -- write path
 
     async def set(
-        self, key: Key, value: Any, *, ttl: Ttl = None, grace: Ttl = 0.0
+        self,
+        key: Key,
+        value: Any,
+        *,
+        ttl: Ttl = None,
+        grace: Ttl = 0.0,
+        tags: Tags = (),
     ) -> None:
         """Store a value on this host and in the fleet; what is being fetched for the
-        key meanwhile is refused."""
-        raw = self._key(key)
-        terms = self._terms(ttl, grace, UNSET)
-        lives = fills.life(Fill(value), terms)
-        nonce = int.from_bytes(os.urandom(8), "little")
-        now = self._l1.clock.now()
-        record = fills.to_record(
-            Fill(value), lives, self._codec, now=now, stamp=0, nonce=nonce,
-            tags=self._tags,
-        )  # fmt: skip
-        await self.start()
-        if not lives.stored:
-            await self._invalidations.delete(raw)
-        else:
-            await self._invalidations.set(raw, record)
+        key meanwhile is refused. `ValueTooLarge` if no tier can hold it."""
+        wanted = self._terms(ttl=ttl, grace=grace, tags=tags)
+        await self._writes.set(self._key(key), value, wanted)
+
+    async def set_many(
+        self,
+        values: Mapping[Key, Any],
+        *,
+        ttl: Ttl = None,
+        grace: Ttl = 0.0,
+        tags: Tags = (),
+    ) -> None:
+        """`set` of each, in the two round trips of one."""
+        self._listed("set_many", values)
+        wanted = self._terms(ttl=ttl, grace=grace, tags=tags)
+        raw = {self._key(key): value for key, value in values.items()}
+        await self._writes.set_many(raw, wanted)
+
+    async def add(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        ttl: Ttl = None,
+        grace: Ttl = 0.0,
+        tags: Tags = (),
+    ) -> bool:
+        """Store a value where none stands, fresh or stale; whether it did."""
+        wanted = self._terms(ttl=ttl, grace=grace, tags=tags)
+        return await self._writes.add(self._key(key), value, wanted)
+
+    async def compare_and_set(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        version: int,
+        ttl: Ttl = None,
+        grace: Ttl = 0.0,
+        tags: Tags = (),
+    ) -> bool:
+        """Store a value where just that one stands whose `Entry.version` this is;
+        whether it did."""
+        wanted = self._terms(ttl=ttl, grace=grace, tags=tags)
+        return await self._writes.replace(self._key(key), value, wanted, version)
+
+    async def touch(self, key: Key, ttl: Ttl, *, grace: Any = UNSET) -> bool:
+        """Let what stands live for `ttl` seconds from now, and its grace, or another
+        one, after that; False if nothing stands, or something else by now."""
+        kept = grace if grace is UNSET else policy.seconds(grace, "grace")
+        return await self._writes.touch(self._key(key), policy.seconds(ttl), kept)
 
     async def delete(self, key: Key) -> None:
         """Remove the key on this host and in the fleet."""
+        await self.delete_many((key,))
+
+    async def delete_many(self, unwanted: Iterable[Key]) -> None:
+        """Remove the keys on this host and in the fleet, in one round trip for all."""
+        raw = [self._key(key) for key in self._listed("delete_many", unwanted)]
+        await self.start()
+        await self._invalidations.delete(*raw)
+
+    async def expire(self, key: Key) -> None:
+        """Make what stands stale: within its grace it is served while one refresh
+        runs. What is being fetched for the key meanwhile is stale too."""
         raw = self._key(key)
         await self.start()
-        await self._invalidations.delete(raw)
+        await self._invalidations.expire(raw)
+
+    async def delete_tags(self, *names: str) -> None:
+        """Remove all that bears one of the tags, of this namespace."""
+        numbers = tags.of_tags(self._listed("delete_tags", names), self._prefix)
+        await self.start()
+        await self._invalidations.delete_tags(*numbers)
+
+    async def expire_tags(self, *names: str) -> None:
+        """Make stale all that bears one of the tags, of this namespace."""
+        numbers = tags.of_tags(self._listed("expire_tags", names), self._prefix)
+        await self.start()
+        await self._invalidations.expire_tags(*numbers)
+
+    async def clear(self, *, soft: bool = False) -> None:
+        """Remove everything of this namespace; of a cache itself, all its namespaces
+        too. With `soft` it is made stale."""
+        await self.start()
+        sent = self._invalidations
+        if not self._prefix:
+            await sent.clear(soft=soft)
+            return
+        number = tags.of_namespace(self._prefix)
+        await (sent.expire_tags if soft else sent.delete_tags)(number)
 
     # -- for those who share what is not stored yet
 
@@ -398,88 +346,95 @@ class Cache:
 
     def raised(self, key: Key, note: int) -> bool:
         """Whether the key was invalidated after `note`."""
-        return self._l1.table.highest(self._key(key), self._tags) > note
+        return self._l1.table.highest(self._key(key), self._terms().tags) > note
 
     # -- views
 
     def namespace(self, name: str) -> Self:
-        """The same cache under keys of their own; closing either closes both."""
+        """The same cache under keys and tags of their own; closing either closes
+        both."""
         if self._prefix:
             raise CacheError(f"namespace {name!r}: namespaces do not nest")
         view = copy.copy(self)
         view._prefix = keys.prefix(name)
-        view._tags = (tag_number(view._prefix),)
         return view
 
     def stats(self) -> Stats:
         """Counters of the host, summed over its processes, and its occupancy."""
-        if self._state.closing is not None:
+        if self._parts.closing is not None:
             raise CacheError("the cache is closed")
-        return self._l1.stats(self._l2_state())
+        return self._l1.stats("none" if self._l2 is None else self._l2.state)
 
     # -- inside
-
-    def _l2_state(self) -> str:
-        if self._l2 is None:
-            return "none"
-        return "up" if self._l2.available else "down"
 
     def _key(self, key: Key) -> bytes:
         return keys.within(self._prefix, keys.to_bytes(key))
 
-    def _terms(self, ttl: Ttl, grace: Ttl, negative_ttl: Any) -> Terms:
-        if negative_ttl is not UNSET:
-            negative_ttl = policy.seconds(negative_ttl, "negative_ttl")
-        return Terms(
-            policy.seconds(ttl),
-            policy.seconds(grace, "grace"),
-            negative_ttl,
-            self._tags,
-        )
+    @staticmethod
+    def _listed(verb: str, names: Iterable[Any]) -> list[Any]:
+        if isinstance(names, str | bytes):
+            raise ValueError(f"{verb}: expected several names, not {names!r}")
+        if listed := list(names):
+            return listed
+        raise ValueError(f"{verb}: expected at least one, got none")
+
+    def _terms(self, **wishes: Unpack[Wishes]) -> Terms:
+        return terms.of(prefix=self._prefix, **wishes)
+
+    def _standing(self, key: bytes) -> Record | None:
+        """What L1 has; the look is counted as a hit, a stale hit or a miss."""
+        record = self._l1.get(key)
+        if record is not None and record.state == FRESH and record.kind == VALUE:
+            self._l1.count("hits")
+        return record
 
     async def _resolve(
         self,
         key: bytes,
         record: Record | None,
         compute: Callable[[], Any],
-        terms: Terms,
+        wanted: Terms,
     ) -> Entry:
         """Steps 2 to 7; `record` is what L1 has."""
-        if record is not None and record.kind == VALUE and record.state != DEAD:
-            try:
-                entry = self._entry(record, "l1")
-            except CodecError:  # unreadable: a miss
-                self._l1.table.drop(key)
-            else:
-                if record.state == STALE:
-                    self._flights.refresh(key, compute, terms)
-                return entry
+        if record is not None and record.state != DEAD:
+            if record.kind == ERROR:
+                raise shared_error(record.value)
+            found = self._readable(key, record)
+            if found is not None:
+                fresher = await self._fresher(key, record, compute, wanted)
+                return found if fresher is None else self._entry_of(fresher)
         try:
-            return self._entry_of(await self._flights.resolve(key, compute, terms))
+            return self._entry_of(await self._flights.resolve(key, compute, wanted))
         except CodecError:
             # L2's, if it is not our own compute's, which fails again.
             await self._invalidations.delete(key)
-            return self._entry_of(await self._flights.resolve(key, compute, terms))
+            return self._entry_of(await self._flights.resolve(key, compute, wanted))
 
-    async def _from_l2(self, key: bytes) -> Record | None:
-        """An L2 record, promoted unless a later one stands in L1 by now."""
-        assert self._l2 is not None
-        table = self._l1.table
-        stamp = table.clock()
+    async def _fresher(
+        self, key: bytes, record: Record, compute: Callable[[], Any], wanted: Terms
+    ) -> Outcome | None:
+        """Step 2, and an early refresh in step 1: what is there in time."""
+        if record.state == STALE:
+            return await self._flights.refreshed(key, compute, wanted)
+        beta = self.config.early_refresh
+        if beta and policy.due_early(
+            self._l1.clock.now(),
+            record.fresh_until,
+            record.fill_us,
+            beta,
+            1.0 - random.random(),
+        ):
+            self._flights.refresh(key, compute, wanted, record)
+        return None
+
+    def _readable(self, key: bytes, record: Record) -> Entry | None:
+        if record.kind != VALUE:
+            return None
         try:
-            answer = await self._l2.acquire(key)
-        except TierUnavailable:
-            self._l1.count("l2_errors")
+            return self._entry(record, "l1")
+        except CodecError:  # a miss
+            self._l1.table.drop(key)
             return None
-        record = answer.record
-        if record is None or record.kind != VALUE:
-            self._l1.count("l2_misses")
-            return None
-        if table.highest(key, record.tags) > stamp:
-            return None
-        self._l1.count("l2_hits")
-        self._l1.put(key, record._replace(stamp=stamp), newer_only=True)
-        return record
 
     def _decode(self, document: bytes, default: Any) -> Any:
         try:
@@ -492,44 +447,4 @@ class Cache:
         return self._entry(outcome.record, outcome.source)
 
     def _entry(self, record: Record, source: str) -> Entry:
-        now = self._l1.clock.now()
-        forever = record.fresh_until == FOREVER
-        return Entry(
-            value=self._codec.decode(record.value),
-            age=max(0.0, (now - record.birth) / SECOND),
-            ttl=None if forever else (record.fresh_until - now) / SECOND,
-            state=STATES[record.state],
-            source=source,
-        )
-
-
-class Prepared:
-    """A segment that a master made and holds while its workers come and go."""
-
-    def __init__(self, l1: L1) -> None:
-        self._l1 = l1
-        self.name = l1.segment.path.name
-        """In /dev/shm."""
-        self.geometry = l1.stats().geometry
-        """As of `Stats`."""
-        self.note = l1.segment.note
-        """made, attached, or why an older one was replaced."""
-
-    def close(self, remove: bool = True) -> bool:
-        """Let go; with `remove` the segment goes if nobody else is attached. Whether
-        it did."""
-        return self._l1.close(keep=not remove)
-
-
-class _State:
-    """What a cache and its namespaces share of their life."""
-
-    def __init__(self) -> None:
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self.starting: asyncio.Task[None] | None = None
-        self.ready = False
-        self.closing: asyncio.Task[None] | None = None
-
-
-def _open_l1(config: CacheConfig, clock: Clock) -> L1:
-    return L1.open(config.name, config.size_bytes, config.record_bytes, clock)
+        return entry.of(record, source, self._codec, self._l1.clock.now())

@@ -19,7 +19,8 @@ What if the holder dies
     The kernel drops the lock on its slot's byte with the process. A waiter that finds
     it gone, or finds no beat for a lease life (a stopped process, a blocked loop),
     takes the claim over by one CAS. It learns the lease token that the holder had
-    noted, and asks for the lease *instead of* that token.
+    noted, and asks for the lease *instead of* that token. A claim that nobody waits for
+    is reaped (`reaper.py`).
 """
 
 from __future__ import annotations
@@ -28,11 +29,15 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .errors import SegmentError
+from .fill import mark
+from .keys import holder_key
 from .l1 import FREED_STORED, FULL, L1, OK
 from .policy import SECOND
+from .record import PASS
 
 POLL = 0.05
 BEAT = 0.25
@@ -51,6 +56,8 @@ class Claim:
     word: int
     instead_of: bytes = b""
     """Lease token of the holder that it was taken over from."""
+    named: bool = False
+    """Its key stands in L1, for who may have to reap it."""
 
     @property
     def ref(self) -> tuple[int, int] | None:
@@ -69,9 +76,14 @@ class Held:
 class Claims:
     """This process' side of the segment's claims; lives on one event loop."""
 
-    def __init__(self, l1: L1, overdue: float) -> None:
+    def __init__(
+        self, l1: L1, overdue: float, on_beat: Callable[[], None] | None = None
+    ) -> None:
+        """`overdue`: seconds without a beat after which a living holder has lost its
+        claims. `on_beat` is called at each of our own beats."""
         self._l1 = l1
         self._table = l1.table
+        self._on_beat = on_beat
         self._overdue = int(overdue * SECOND)
         self._parked: dict[Held, set[asyncio.Future[None]]] = {}
         self._socket: socket.socket | None = None
@@ -124,7 +136,7 @@ class Claims:
         """The key's claim, or the one that another process has."""
         while True:
             answer, index, word, wake = self._table.claim_take(key)
-            self._wake(wake)
+            self.wake(wake)
             if answer == OK:
                 return Claim(key, index, word)
             if answer == FULL:
@@ -135,7 +147,7 @@ class Claims:
                 return Claim(key, -1, 0) if self._mine(word) else Held(index, word)
             noted = self._table.claim_noted(index, word)
             answer, taken, wake = self._table.claim_over(index, word)
-            self._wake(wake)
+            self.wake(wake)
             if answer == OK:
                 self._l1.count("claims_taken_over")
                 return Claim(key, index, taken, noted[2] if noted else b"")
@@ -149,11 +161,21 @@ class Claims:
             == OK
         )
 
+    def name(self, claim: Claim) -> None:
+        """Leave the claim's key for a reaper: the claim itself has but a hash of it."""
+        if claim.index >= 0:
+            now, stamp = self._l1.clock.now(), self._table.clock()
+            record = mark(PASS, claim.key, None, now=now, stamp=stamp)
+            self._l1.put(holder_key(claim.index, claim.word), record)
+            claim.named = True
+
     def free(self, claim: Claim, state: int = FREED_STORED) -> None:
         """End the claim, telling those who wait why; nothing if it was lost."""
+        if claim.named:
+            self._table.drop(holder_key(claim.index, claim.word))
         if claim.index >= 0:
             _, wake = self._table.claim_free(claim.index, claim.word, state)
-            self._wake(wake)
+            self.wake(wake)
 
     # -- waiting
 
@@ -200,7 +222,7 @@ class Claims:
 
     # -- wake-ups
 
-    def _wake(self, bitmap: int) -> None:
+    def wake(self, bitmap: int) -> None:
         """Send an empty datagram to every process whose bit is set."""
         while bitmap:
             slot = (bitmap & -bitmap).bit_length() - 1
@@ -214,6 +236,7 @@ class Claims:
 
     def _woken(self) -> None:
         assert self._socket is not None
+        self._l1.count("wakeups")
         with contextlib.suppress(BlockingIOError):
             while True:
                 self._socket.recv(1)
@@ -248,4 +271,6 @@ class Claims:
     async def _beat_forever(self) -> None:
         while True:
             self._l1.beat()
+            if self._on_beat is not None:
+                self._on_beat()
             await asyncio.sleep(BEAT)

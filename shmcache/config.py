@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .errors import ConfigError
 
@@ -15,6 +15,10 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 """What a cache may be called: a piece of a file's name and of keys in Redis."""
 _SIZE_MAX = 2**47
 """Bytes that a process can address at all."""
+_SCHEMES = (
+    *("redis", "rediss", "unix"),
+    *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+)
 
 
 def parse_size(text: str | int, setting: str = "size") -> int:
@@ -44,8 +48,9 @@ class CacheConfig:
     the same name share one cache."""
     size_bytes: int = 64 * 1024**2
     """Of the segment."""
-    l2: str | None = None
-    """redis://, rediss:// or unix:// URL; None: one host, no Redis."""
+    l2: str | None = field(default=None, repr=False)
+    """URL of one Redis (redis, rediss, unix), of its sentinels (redis+sentinel,
+    rediss+sentinel) or of a cluster (redis+cluster, rediss+cluster); None: one host."""
     keep: bool = False
     """Leave the segment when the last process closes it."""
     codec: str = "msgpack"
@@ -60,8 +65,21 @@ class CacheConfig:
     """Seconds that a compute may take."""
     lease_life: float = 3.0
     """Seconds that a lease stands unless renewed; 2 to 5."""
+    soft_timeout: float = 0.0
+    """Seconds that a caller with a stale value waits for a fresh one; 0: none at all.
+    If set, also how long a compute waits for other keys that are computed elsewhere."""
     jitter: float = 0.0
     """Share of the ttl, 0 to 1, that is taken off by chance."""
+    early_refresh: float = 0.0
+    """How early a fresh value is refreshed by chance, in times that its compute took
+    (XFetch's beta): 1 is usual, 0 is never."""
+    flights_max: int = 10_000
+    """Computes and refreshes that one process has under way; above, `Overloaded`."""
+    waiters_max: int = 100_000
+    """Callers of one process that wait for a compute; above, `Overloaded`."""
+    l2_secret: bytes = field(default=b"", repr=False)
+    """16 to 64 bytes that all processes of the fleet know: what stands in L2 must
+    bear a signature made with it. Empty: no signatures."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(NAME, self.name):
@@ -72,14 +90,35 @@ class CacheConfig:
             raise ConfigError(f"app={self.app!r}: expected a name like `name`")
         if self.codec not in ("msgpack", "document"):
             raise ConfigError(f"codec={self.codec!r}: expected msgpack or document")
+        if self.l2 is not None:
+            _check_url(self.l2)
+        secret = self.l2_secret
+        if not isinstance(secret, bytes) or (secret and not 16 <= len(secret) <= 64):
+            raise ConfigError("l2_secret: expected 16 to 64 bytes, or none")
         for setting, low, high in (
             ("l2_deadline", 0.001, 60.0),
             ("hard_timeout", 0.001, 86400.0),
             ("lease_life", 2.0, 5.0),
+            ("soft_timeout", 0.0, 86400.0),
             ("jitter", 0.0, 1.0),
+            ("early_refresh", 0.0, 1000.0),
+            ("flights_max", 1, 2**31),
+            ("waiters_max", 1, 2**31),
             ("record_bytes", 16, 2**30),
             ("size_bytes", 1, _SIZE_MAX),
         ):
-            if not low <= getattr(self, setting) <= high:
-                value = getattr(self, setting)
+            value = getattr(self, setting)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ConfigError(f"{setting}={value!r}: expected a number")
+            if not low <= value <= high:
                 raise ConfigError(f"{setting}={value!r}: expected {low} to {high}")
+
+
+def _check_url(url: str) -> None:
+    """That it names a Redis; a URL may hold a password, so no error tells it."""
+    scheme, separator, rest = str(url).partition("://")
+    if scheme not in _SCHEMES or not separator or not rest:
+        raise ConfigError(
+            f"l2: a URL of scheme {scheme!r}; expected {', '.join(_SCHEMES)}, as in "
+            "redis://host:6379/0"
+        )

@@ -9,8 +9,10 @@
     │   └── SegmentGone     it was removed while we attached
     ├── CodecError          the value cannot be encoded, or the bytes are not a value
     ├── TierUnavailable     L2 did not answer in time, or its breaker is open
+    ├── Overloaded          more flights or waiters than this process may have
+    ├── ReentrantCompute    a compute asked for the very key that it computes
     ├── ComputeTimeout      the compute function outlived its hard timeout
-    └── ComputeFailed       the compute ran in another process and failed there
+    └── ComputeFailed       the compute failed: in another process, or a while ago
 
 A miss is no error.
 """
@@ -23,6 +25,8 @@ __all__ = [
     "ConfigError",
     "KeyRejected",
     "LayoutMismatch",
+    "Overloaded",
+    "ReentrantCompute",
     "SegmentError",
     "SegmentGone",
     "TierUnavailable",
@@ -66,12 +70,21 @@ class TierUnavailable(CacheError):
     """A tier did not answer in time, refused, or is behind an open breaker."""
 
 
+class Overloaded(CacheError):
+    """This process has `flights_max` computes or `waiters_max` callers under way."""
+
+
+class ReentrantCompute(CacheError):
+    """A compute asked for its own key: it would wait for itself."""
+
+
 class ComputeTimeout(CacheError, TimeoutError):
     """A compute function outlived its hard timeout."""
 
 
 class ComputeFailed(CacheError):
-    """The compute function failed in the process that ran it.
+    """The compute function failed in the process that ran it, just now or as long ago
+    as its failure was to be remembered.
 
     `kind` is the name of its exception's class there; the text is its message.
     """

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from . import policy
 from .codec import Codec
 from .policy import SECOND, Ttl
-from .record import FRESH, PASS, VALUE, Record
+from .record import ERROR, FRESH, PASS, VALUE, Record
 
 PASS_LIFE = 2.0
 """Seconds that a key is known for answers which may not be shared."""
-
-
 _OLDEST = 1e9
 """Seconds; beyond it an age tells nothing more."""
 
@@ -37,6 +36,11 @@ class Fill:
     """False: an answer for the caller whose compute this was, and nobody else."""
     age: float = 0.0
     """Seconds that the value is old already; they count against its ttl."""
+    tags: Sequence[str] | _Unset = UNSET
+    """In place of the caller's."""
+    negative: bool | _Unset = UNSET
+    """Whether the value stands for an absent one, which lives for the caller's
+    `negative_ttl`; else None does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,12 @@ class Terms:
     negative_ttl: float | _Unset | None = UNSET
     """For a value that is None."""
     tags: tuple[int, ...] = ()
-    """Numbers that the record bears: its namespace's."""
+    """Numbers that the record bears: its namespace's and its tags'."""
+    prefix: bytes = b""
+    """Of the namespace's keys."""
+    errors: tuple[type[Exception], ...] = ()
+    """Failures that are answers, stored in place of a value for..."""
+    error_ttl: float | None = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +81,8 @@ def wrap(result: Any) -> Fill:
 def life(fill: Fill, terms: Terms) -> Life:
     """The fill's own ttl and grace, else those for an absent value, else the terms'."""
     ttl, grace = terms.ttl, terms.grace
-    if fill.value is None and not isinstance(terms.negative_ttl, _Unset):
+    absent = fill.value is None if isinstance(fill.negative, _Unset) else fill.negative
+    if absent and not isinstance(terms.negative_ttl, _Unset):
         ttl, grace = terms.negative_ttl, 0.0
     if not isinstance(fill.ttl, _Unset):
         ttl = policy.seconds(fill.ttl)
@@ -112,10 +122,20 @@ def to_record(
     )
 
 
-def mark(kind: int, words: bytes, seconds: float, *, now: int, stamp: int) -> Record:
+def mark(
+    kind: int, words: bytes, seconds: float | None, *, now: int, stamp: int
+) -> Record:
     """A short-lived record that is no value: PASS, or ERROR with its words."""
-    end = now + int(seconds * SECOND)
+    end = policy.after(now, seconds)
     return Record(words, FRESH, kind, now, end, end, stamp, 0, 0, ())
+
+
+def error_record(
+    words: bytes, terms: Terms, *, now: int, stamp: int, nonce: int
+) -> Record:
+    """The record of a failure that is an answer, in place of the key's value."""
+    made = mark(ERROR, words, terms.error_ttl, now=now, stamp=stamp)
+    return made._replace(nonce=nonce, tags=terms.tags)
 
 
 def pass_mark(*, now: int, stamp: int) -> Record:

@@ -13,52 +13,67 @@ Who may be answered
     So a caller whose note is above the stamp is answered only if nothing that the
     value bears was raised since the stamp; otherwise it looks again. A caller that
     joins a flight already overtaken by an invalidation starts its successor at once.
+
+Inside a compute
+    1. A's compute asks for B, which is computed elsewhere.
+    2. There, B's compute asks for A: each waits for the other.
+    So a wait inside a compute, for another's flight, claim or lease, ends after the
+    soft timeout (`NESTED_WAIT` where there is none). Then the caller computes for
+    itself and stores nothing. A flight of its own that computes is not waited for in
+    vain, and is not cut short. Where A is asked for inside A's own compute, that is
+    told at once (`nesting.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 
 from . import fill as fills
-from . import policy
+from . import nesting
 from .claim import Claim, Held
-from .errors import CacheError, ComputeTimeout
+from .compute import Compute, run, shared_error
+from .errors import CacheError, ComputeTimeout, Overloaded, ReentrantCompute
 from .fill import Terms
-from .holder import (
-    Compute,
-    Holder,
+from .holder import Holder
+from .job import (
     Home,
     Job,
     Outcome,
+    WaitedTooLong,
+    failures_in,
     found,
-    from_l2,
-    run,
-    shared_error,
+    nonce,
+    patience,
+    tags_of,
 )
 from .keys import error_key
 from .l1 import FREED_ERROR, FREED_PASS, FREED_REFUSED
-from .policy import SECOND
-from .record import ERROR, PASS
+from .record import ERROR, FRESH, PASS, STALE, VALUE, Record
 
 log = logging.getLogger("shmcache")
 
-_BACKOFFS_MAX = 10_000
+NESTED_WAIT = 5.0
+"""Seconds; longer than a lease lives, so that a dead holder's work is taken over."""
 
 
 class Flight:
     """One key's way from a miss to a fill. `answer` is set once."""
 
-    def __init__(
-        self, home: Home, key: bytes, compute: Compute, terms: Terms, refresh: bool
-    ) -> None:
+    def __init__(self, home: Home, job: Job) -> None:
         self.home = home
-        self.job = Job(key, compute, terms, refresh, home.l1.table.clock())
+        self.job = job
         loop = asyncio.get_running_loop()
         self.answer: asyncio.Future[Outcome] = loop.create_future()
         self.answer.add_done_callback(_retrieved)
-        self.task = loop.create_task(self._run(), name="shmcache-flight")
+        self._stale: Outcome | None = None
+        """L2's, for those who wait longer than the soft timeout, or in vain."""
+        self._timer: asyncio.TimerHandle | None = None
+        # nobody waits for a refresh: it is inside of no compute
+        context = nesting.outside() if job.refresh else None
+        self.task = loop.create_task(
+            self._run(), name="shmcache-flight", context=context
+        )
 
     @property
     def overtaken(self) -> bool:
@@ -74,19 +89,37 @@ class Flight:
         except asyncio.CancelledError:
             self._fail(CacheError("the cache was closed"))
             raise
+        except WaitedTooLong:
+            gave_up = Outcome(None, "l1", self.job.stamp, gave_up=True)
+            self._resolve(self._stale or gave_up)
         except TimeoutError as e:
             late = ComputeTimeout(f"no answer within {limit:g} s")
             self._fail(late if timer.expired() else e)
         except Exception as e:
             self._fail(e)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
 
     def _resolve(self, outcome: Outcome) -> None:
         if not self.answer.done():
             self.answer.set_result(outcome)
 
     def _fail(self, error: Exception) -> None:
-        if not self.answer.done():
+        if self._stale is not None:
+            self._resolve(self._stale)
+        elif not self.answer.done():
             self.answer.set_exception(error)
+
+    def _has_stale(self, outcome: Outcome) -> None:
+        """L2 has a stale value: its callers wait for a fresh one no longer than they
+        would for L1's."""
+        self._stale = outcome
+        if soft := self.home.config.soft_timeout:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(soft, self._resolve, outcome)
+        else:
+            self._resolve(outcome)
 
     # -- step 4: the claim
 
@@ -95,12 +128,13 @@ class Flight:
         while True:
             took = self.home.claims.take(self.job.key)
             if isinstance(took, Claim):
-                holder = Holder(self.home, self.job, took, self._resolve)
+                holder = Holder(self.home, self.job, took, self._has_stale)
                 outcome = await holder.run()
                 if outcome is not None:
                     return outcome
                 continue
-            ended = await self.home.claims.wait(took)
+            async with patience(self.job):
+                ended = await self.home.claims.wait(took)
             self.job.stamp = self.home.l1.table.clock()
             if (outcome := found(self.home.l1, self.job)) is not None:
                 return outcome
@@ -108,8 +142,10 @@ class Flight:
                 self._raise_shared(took)
             refusals += ended == FREED_REFUSED
             if ended == FREED_PASS or refusals >= 2:
-                outcome = await from_l2(self.home, self.job)
-                return outcome or Outcome(None, "l1", self.job.stamp)
+                record = await self.home.lookup.fresh(self.job.key)
+                if record is None:
+                    return Outcome(None, "l1", self.job.stamp)
+                return Outcome(record, "l2", record.stamp)
 
     def _raise_shared(self, held: Held) -> None:
         """The failure of the holder that we waited for, if it was left for us."""
@@ -125,44 +161,125 @@ class Flights:
         self.home = home
         self._flights: dict[bytes, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._backoff: dict[bytes, tuple[int, int]] = {}
+        self._waiters = 0
         self._closed = False
 
     def __len__(self) -> int:
         return len(self._tasks)
 
     async def resolve(self, key: bytes, compute: Compute, terms: Terms) -> Outcome:
-        """Steps 3 to 7: join or start the key's flight, and await its answer."""
-        table = self.home.l1.table
-        note = table.clock()
+        """Steps 3 to 7: join or start the key's flight, and await its answer.
+
+        `ReentrantCompute` inside the key's own compute; `Overloaded` above the caps.
+        """
+        if nesting.inside_of(self.home.l1, key):
+            self.home.l1.count("reentrant")
+            raise ReentrantCompute(f"the compute of {key!r} asks for {key!r} itself")
+        self._check_cap("waiters_max", self._waiters)
+        self._waiters += 1
+        try:
+            outcome = await self._resolved(key, compute, terms)
+        finally:
+            self._waiters -= 1
+        if outcome.record is not None and outcome.record.kind == ERROR:
+            raise shared_error(outcome.record.value)
+        return outcome
+
+    async def _resolved(self, key: bytes, compute: Compute, terms: Terms) -> Outcome:
+        l1 = self.home.l1
+        note, until = l1.table.clock(), self._until()
         while True:
             flight = self._flights.get(key)
             own = flight is None or flight.overtaken
             if flight is None or own:
-                flight = self._launch(key, compute, terms)
-            outcome = await asyncio.shield(flight.answer)
+                job = Job(key, compute, terms, False, l1.table.clock(), None, until)
+                flight = self._launch(job)
+            outcome = await self._answer(flight, None if own else until)
+            if outcome is None or (own and outcome.gave_up):
+                l1.count("soft_timeouts")
+                return await self._alone(key, compute, terms, store=False)
+            if outcome.gave_up:  # others began it inside their compute: we wait on
+                await asyncio.wait((flight.task,))
+                continue
             if outcome.record is None or (outcome.own_only and not own):
                 return await self._alone(key, compute, terms)
-            if note <= outcome.stamp or (
-                table.highest(key, outcome.record.tags) <= outcome.stamp
-            ):
+            if self._answers(key, outcome, note):
+                outcome = self._as_it_stands(key, outcome)
                 if own:
                     return outcome
-                self.home.l1.count("coalesced")
+                l1.count("coalesced")
                 return outcome._replace(source="flight")
             await asyncio.wait((flight.task,))
 
-    def refresh(self, key: bytes, compute: Compute, terms: Terms) -> None:
-        """Start one background refresh, unless one runs or failed a moment ago."""
-        if key in self._flights:
-            return
-        failures, not_before = self._backoff.get(key, (0, 0))
-        if self.home.l1.clock.now() < not_before:
-            return
-        flight = self._launch(key, compute, terms, refresh=True)
-        flight.answer.add_done_callback(
-            lambda answer: self._refreshed(key, failures, answer)
+    @staticmethod
+    async def _answer(flight: Flight, until: float | None) -> Outcome | None:
+        """A flight's answer; None if it was not there by `until`."""
+        if until is not None:
+            patience = until - asyncio.get_running_loop().time()
+            done, _ = await asyncio.wait((flight.answer,), timeout=max(0.0, patience))
+            if not done:
+                return None
+        return await asyncio.shield(flight.answer)
+
+    def _answers(self, key: bytes, outcome: Outcome, note: int) -> bool:
+        """Whether a caller with this note may be told."""
+        assert outcome.record is not None
+        highest = self.home.l1.table.highest
+        return note <= outcome.stamp or (
+            highest(key, outcome.record.tags) <= outcome.stamp
         )
+
+    def _as_it_stands(self, key: bytes, outcome: Outcome) -> Outcome:
+        """Stale, if it was expired since it was begun."""
+        record = outcome.record
+        assert record is not None
+        raised = self.home.l1.table.highest(key, record.tags, soft=True)
+        if record.state != FRESH or raised <= outcome.stamp:
+            return outcome
+        return outcome._replace(record=record._replace(state=STALE))
+
+    def refresh(
+        self, key: bytes, compute: Compute, terms: Terms, seen: Record | None = None
+    ) -> Flight | None:
+        """See that a background refresh of the key runs: the one under way, or a new
+        one; None if one failed a moment ago, or there are too many. `seen`: the fresh
+        record that chance says to refresh early."""
+        flight = self._flights.get(key)
+        if flight is not None or self._backs_off(key):
+            return flight
+        if len(self._tasks) >= self.home.config.flights_max:
+            self.home.l1.count("overloaded")
+            return None
+        note = self.home.l1.table.clock()
+        flight = self._launch(Job(key, compute, terms, True, note, seen))
+        flight.answer.add_done_callback(_log_failure)
+        return flight
+
+    async def refreshed(
+        self, key: bytes, compute: Compute, terms: Terms
+    ) -> Outcome | None:
+        """As `refresh`; what it answers within the soft timeout, None if nothing."""
+        soft, note = self.home.config.soft_timeout, self.home.l1.table.clock()
+        flight = self.refresh(key, compute, terms)
+        if flight is None or not soft or nesting.inside_of(self.home.l1, key):
+            return None
+        if self._waiters >= self.home.config.waiters_max:
+            return None
+        self._waiters += 1
+        try:
+            done, _ = await asyncio.wait((flight.answer,), timeout=soft)
+        finally:
+            self._waiters -= 1
+        if not done:
+            self.home.l1.count("soft_timeouts")
+            return None
+        if flight.answer.cancelled() or flight.answer.exception() is not None:
+            return None
+        outcome, own = flight.answer.result(), flight.job.compute is compute
+        if outcome.record is None or (outcome.own_only and not own):
+            return None
+        fresh = (outcome.record.kind, outcome.record.state) == (VALUE, FRESH)
+        return outcome if fresh and self._answers(key, outcome, note) else None
 
     async def close(self) -> None:
         """Cancel what still flies; its callers get `CacheError`."""
@@ -171,13 +288,12 @@ class Flights:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _launch(
-        self, key: bytes, compute: Compute, terms: Terms, refresh: bool = False
-    ) -> Flight:
+    def _launch(self, job: Job) -> Flight:
         if self._closed:
             raise CacheError("the cache is closed")
-        flight = Flight(self.home, key, compute, terms, refresh)
-        self._flights[key] = flight
+        self._check_cap("flights_max", len(self._tasks))
+        flight = Flight(self.home, job)
+        self._flights[job.key] = flight
         self._tasks.add(flight.task)
         flight.task.add_done_callback(lambda _: self._landed(flight))
         return flight
@@ -187,38 +303,57 @@ class Flights:
         if self._flights.get(flight.job.key) is flight:  # not its successor
             del self._flights[flight.job.key]
 
-    def _refreshed(
-        self, key: bytes, failures: int, answer: asyncio.Future[Outcome]
-    ) -> None:
-        self._backoff.pop(key, None)
-        error = None if answer.cancelled() else answer.exception()
-        if error is not None:
-            log.info("refresh failed: %s: %s", type(error).__name__, error)
-        elif answer.cancelled() or answer.result().stored:
-            return  # else the stale record stands: each hit would start the next
-        delay = policy.retry_delay(failures + 1)
-        while len(self._backoff) >= _BACKOFFS_MAX:
-            del self._backoff[next(iter(self._backoff))]
-        not_before = self.home.l1.clock.now() + int(delay * SECOND)
-        self._backoff[key] = (failures + 1, not_before)
+    def _check_cap(self, setting: str, now: int) -> None:
+        cap = getattr(self.home.config, setting)
+        if now >= cap:
+            self.home.l1.count("overloaded")
+            raise Overloaded(f"{setting}={cap}: as many are under way")
 
-    async def _alone(self, key: bytes, compute: Compute, terms: Terms) -> Outcome:
-        """After `pass`: compute for this caller; an answer that may be shared after
-        all removes the mark."""
-        l1 = self.home.l1
+    def _until(self) -> float | None:
+        """Loop time at which a caller waits no longer for others; None: it does."""
+        if not nesting.inside_any():
+            return None
+        soft = self.home.config.soft_timeout or NESTED_WAIT
+        return asyncio.get_running_loop().time() + soft
+
+    def _backs_off(self, key: bytes) -> bool:
+        """Whether the key's compute failed on this host so lately that a refresh had
+        better wait."""
+        mark = self.home.l1.look(error_key(key))
+        if mark is None or mark.state != FRESH:
+            return False
+        return failures_in(self.home.l1, key) > 0
+
+    async def _alone(
+        self, key: bytes, compute: Compute, terms: Terms, *, store: bool = True
+    ) -> Outcome:
+        """Compute for this caller: after `pass`, where an answer that may be shared
+        after all removes the mark; or after a wait that was in vain."""
+        home, l1 = self.home, self.home.l1
         stamp = l1.table.clock()
-        fill = fills.wrap(await run(self.home, compute))
+        limit = home.config.hard_timeout
+        fill = fills.wrap(await run(l1, key, compute, limit))
         lives = fills.life(fill, terms)
-        now = l1.clock.now()
-        nonce = int.from_bytes(os.urandom(8), "little")
         record = fills.to_record(
-            fill, lives, self.home.codec, now=now, stamp=stamp, nonce=nonce
+            fill,
+            lives,
+            home.codec,
+            now=l1.clock.now(),
+            stamp=stamp,
+            nonce=nonce(),
+            tags=tags_of(fill, terms),
         )
-        if fill.shareable and lives.stored:
+        if store and fill.shareable and lives.stored:
             mark = l1.look(key)
             if mark is not None and mark.kind == PASS:
-                await self.home.forget(key)
+                await home.forget(key)
         return Outcome(record, "compute", stamp, own_only=True)
+
+
+def _log_failure(answer: asyncio.Future[Outcome]) -> None:
+    error = None if answer.cancelled() else answer.exception()
+    if error is not None:
+        log.info("refresh failed: %s: %s", type(error).__name__, error)
 
 
 def _retrieved(answer: asyncio.Future[Outcome]) -> None:

@@ -9,25 +9,39 @@ How a claim ends, for those who wait on the host
     second, and only who waited on this very claim word takes them. pass: the answer
     may not be shared, or cannot be stored; each computes for itself, at once.
     refused: they look again; the second time they go as after pass.
+    A failure that its caller named as an answer is stored in place of a value, and ends
+    the claim as one.
+
+Early refresh
+    Chance says when (`policy.due_early`), the lease who: it is asked for although the
+    value is fresh. Where L2 has a younger one by now, that is promoted and the lease
+    given back. A host without the lease waits, in the background, and promotes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 import random
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
 from . import fill as fills
 from . import policy
-from .claim import Claim, Claims
-from .codec import MSGPACK, Codec
-from .config import CacheConfig
-from .errors import CodecError, ComputeFailed, ComputeTimeout, TierUnavailable
-from .fill import Life, Terms
+from .claim import Claim
+from .compute import run, shared_error, words_of
+from .errors import CacheError, TierUnavailable
+from .fill import Life
+from .job import (
+    Home,
+    Job,
+    Outcome,
+    WaitedTooLong,
+    failures_in,
+    found,
+    nonce,
+    patience,
+    tags_of,
+)
 from .keys import error_key
 from .l1 import (
     FREED,
@@ -35,63 +49,24 @@ from .l1 import (
     FREED_PASS,
     FREED_REFUSED,
     FREED_STORED,
-    L1,
     LOST,
     OK,
     RAISED,
     TOO_LARGE,
 )
 from .l2 import FULL as L2_FULL
-from .l2 import L2, NONE, STORED, WON
-from .lease import Lease, Leases
+from .l2 import NONE, STORED, WON
+from .lease import Lease
 from .policy import SECOND
-from .record import ERROR, FRESH, PASS, STALE, VALUE, Record
+from .record import ERROR, FRESH, PASS, VALUE, Record
 
-Compute = Callable[[], Any]
-"""Called without arguments; what it returns is awaited if it can be."""
-ERROR_LIFE = 1.0
+NAMED_AFTER = 0.2
+"""Seconds after which a compute is a slow one: should its process die, the key must be
+known to whoever gives its lease back."""
 
 
 class _ClaimLost(Exception):
     """Somebody took our claim over: look again."""
-
-
-class Outcome(NamedTuple):
-    """A flight's result."""
-
-    record: Record | None
-    """None after `pass`: compute for yourself."""
-    source: str
-    """l1, l2 or compute."""
-    stamp: int
-    own_only: bool = False
-    """For the caller that started the flight, nobody else."""
-    stored: bool = True
-    """L1 has it for those who look again."""
-
-
-class Home(NamedTuple):
-    """What flights work with."""
-
-    config: CacheConfig
-    l1: L1
-    claims: Claims
-    codec: Codec
-    l2: L2 | None
-    leases: Leases | None
-    forget: Callable[[bytes], Awaitable[object]]
-    """Delete a key, here and in the fleet."""
-
-
-@dataclass(slots=True)
-class Job:
-    """A key to be filled: what for, on which terms, begun under which clock."""
-
-    key: bytes
-    compute: Compute
-    terms: Terms
-    refresh: bool
-    stamp: int
 
 
 class Holder:
@@ -107,6 +82,9 @@ class Holder:
         """Told a stale L2 record while the job goes on as a refresh."""
         self._offered = b""
         """Token of the lease that we have, or may have been granted."""
+        self._naming: asyncio.TimerHandle | None = None
+        self._stored_error = False
+        """The failure stands in place of the key's value."""
 
     async def run(self) -> Outcome | None:
         """The outcome, the claim freed; None: look again from the start."""
@@ -121,7 +99,13 @@ class Holder:
                 ended = FREED_STORED if asked.stored else FREED_PASS
                 return asked
             lease = asked
+            if lease is not None:
+                self._naming = asyncio.get_running_loop().call_later(
+                    NAMED_AFTER, self.home.claims.name, self.claim
+                )
             outcome, ended = await self._compute_and_fill(lease)
+            if self.job.refresh:
+                self._refreshed(outcome)
             return outcome
         except _ClaimLost:
             return None
@@ -131,11 +115,16 @@ class Holder:
             if lease is not None:
                 self._abandon_later(lease.token)
             raise
+        except WaitedTooLong:
+            raise
         except Exception as e:
-            ended = FREED_ERROR
-            self._leave_error(lease, e)
+            ended = FREED_STORED if self._stored_error else FREED_ERROR
+            if not self._stored_error:
+                self._leave_error(lease, e)
             raise
         finally:
+            if self._naming is not None:
+                self._naming.cancel()
             if lease is not None:
                 lease.stop()
             else:  # an ask without an answer may be granted late: so at the end
@@ -156,18 +145,19 @@ class Holder:
         l2, leases = self.home.l2, self.home.leases
         if l2 is None or leases is None:
             return None
-        instead_of = self.claim.instead_of
-        waited = b""
+        instead_of, waited = self.claim.instead_of, b""
+        early = self.job.seen is not None
         while True:
             offer = os.urandom(16)
             if not self._note(offer):
                 raise _ClaimLost
-            self._offered = offer
+            self._offered, lowest = offer, self.home.l1.lowest()
             try:
                 answer = await l2.acquire(
                     self.job.key,
                     offer=offer,
                     instead_of=instead_of,
+                    early=early,
                     channel=leases.channel,
                     waited=waited,
                 )
@@ -175,13 +165,13 @@ class Holder:
                 self.home.l1.count("l2_errors")
                 return None
             self._offered = offer if answer.lease == WON else b""
-            instead_of = b""
+            instead_of, early = b"", False
             if answer.record is not None:
-                found = await self._promote(answer.record)
-                if found is not None:
-                    return found
+                ended, early = await self._judge(answer.record, answer.lease, lowest)
+                if ended is not None:
+                    return ended
                 if answer.lease == NONE:
-                    continue  # invalidated meanwhile: ask again
+                    continue  # not to be used: ask again
             if answer.lease == WON:
                 self.home.l1.count("leases_won")
                 return leases.hold(self.job.key, offer, answer.clock)
@@ -189,7 +179,32 @@ class Holder:
                 raise shared_error(answer.error)
             waited = answer.holder
             self.home.l1.count("leases_waited")
-            await leases.wait(self.job.key, answer.wait_ms)
+            async with patience(self.job):
+                await leases.wait(self.job.key, answer.wait_ms)
+
+    async def _judge(
+        self, record: Record, lease: int, lowest: int
+    ) -> tuple[Outcome | None, bool]:
+        """What becomes of a record of L2: the flight's outcome, or None and whether to
+        ask for the lease although the value is fresh."""
+        if not self.home.l1.usable(self.job.key, record.tags, lowest):
+            return None, True
+        if self._known(record):
+            if lease != NONE:
+                return None, False
+            return self._outcome(record), False
+        return await self._promote(record), False
+
+    def _outcome(self, record: Record) -> Outcome:
+        stamp = self.job.stamp
+        return Outcome(record._replace(stamp=stamp), "l2", stamp)
+
+    def _known(self, record: Record) -> bool:
+        """Whether it is no younger than the one to be refreshed early."""
+        seen = self.job.seen
+        return seen is not None and (
+            record.nonce == seen.nonce or record.birth <= seen.birth
+        )
 
     async def _promote(self, found: Record) -> Outcome | None:
         """Copy an L2 record into L1; None if it does not end the flight."""
@@ -201,26 +216,32 @@ class Holder:
             return None
         if record.kind == PASS:
             return Outcome(None, "l2", self.job.stamp)
-        if record.kind != VALUE:
-            return None
         if stored == OK:
             self.home.l1.count("promotions")
         outcome = Outcome(record, "l2", self.job.stamp, stored=stored != TOO_LARGE)
         if record.state == FRESH:
             return outcome
+        if record.kind != VALUE:
+            return None
         self._early(outcome)  # stale: its callers go, the flight becomes a refresh
         return None
 
     # -- step 6: compute; step 7: fill
 
     async def _compute_and_fill(self, lease: Lease | None) -> tuple[Outcome, int]:
-        l1, codec = self.home.l1, self.home.codec
+        l1, terms = self.home.l1, self.job.terms
         if self.job.refresh:
             l1.count("refreshes")
+            l1.count("early_refreshes", self.job.seen is not None)
         began = l1.clock.now()
-        fill = fills.wrap(await run(self.home, self.job.compute))
+        try:
+            limit = self.home.config.hard_timeout
+            fill = fills.wrap(await run(l1, self.job.key, self.job.compute, limit))
+        except terms.errors as e:
+            await self._fill_error(lease, e)
+            raise
         now = l1.clock.now()
-        lives = fills.life(fill, self.job.terms)
+        lives = fills.life(fill, terms)
         if lives.ttl is not None and self.home.config.jitter:
             shorter = policy.jittered(
                 lives.ttl, self.home.config.jitter, random.random()
@@ -229,12 +250,12 @@ class Holder:
         record = fills.to_record(
             fill,
             lives,
-            codec,
+            self.home.codec,
             now=now,
             stamp=self.job.stamp,
-            nonce=int.from_bytes(os.urandom(8), "little"),
+            nonce=nonce(),
             fill_us=(now - began) // 1000,
-            tags=self.job.terms.tags,
+            tags=tags_of(fill, terms),
         )
         outcome = Outcome(
             record, "compute", self.job.stamp, not fill.shareable, stored=False
@@ -250,6 +271,22 @@ class Holder:
             return outcome, FREED_PASS
         ended = await self._fill(lease, record)
         return outcome._replace(stored=ended == FREED_STORED), ended
+
+    async def _fill_error(self, lease: Lease | None, error: Exception) -> None:
+        """Store a failure that is an answer, in place of the key's value."""
+        l1, terms = self.home.l1, self.job.terms
+        if terms.error_ttl == 0:
+            return
+        record = fills.error_record(
+            words_of(error),
+            terms,
+            now=l1.clock.now(),
+            stamp=self.job.stamp,
+            nonce=nonce(),
+        )
+        if await self._fill(lease, record) == FREED_STORED:
+            self._stored_error = True
+            l1.count("errors_stored")
 
     async def _fill(self, lease: Lease | None, record: Record) -> int:
         """Store in L2 under the lease, then in L1; how the claim ends."""
@@ -287,92 +324,34 @@ class Holder:
 
     def _leave_error(self, lease: Lease | None, error: Exception) -> None:
         """Hand the failure to those who waited for it, here and on other hosts."""
-        l1 = self.home.l1
-        words = _words_of(error)
-        if self.claim.index >= 0:
-            mark = fills.mark(
-                ERROR, words, ERROR_LIFE, now=l1.clock.now(), stamp=l1.table.clock()
-            )
-            l1.put(error_key(self.job.key), mark._replace(nonce=self.claim.word))
+        words = words_of(error)
+        self._mark_failed(words, self.claim.word if self.claim.index >= 0 else 0)
         if lease is not None:
             self._abandon_later(lease.token, words)
+
+    def _refreshed(self, outcome: Outcome) -> None:
+        """A refresh that stored nothing counts as failed: the stale record stands, and
+        each hit would start the next."""
+        if outcome.stored:
+            self.home.l1.table.drop(error_key(self.job.key))
+        else:
+            self._mark_failed(words_of(CacheError("its refresh stored nothing")), 0)
+
+    def _mark_failed(self, words: bytes, word: int) -> None:
+        """Leave a failure on this host: to those who waited on the claim `word`, and
+        to those who would try again."""
+        l1, key = self.home.l1, error_key(self.job.key)
+        failures = failures_in(l1, self.job.key) + 1
+        mark = fills.mark(
+            ERROR,
+            words,
+            policy.retry_delay(failures),
+            now=l1.clock.now(),
+            stamp=l1.table.clock(),
+        )
+        l1.put(key, mark._replace(nonce=word, fill_us=failures))
 
     def _abandon_later(self, token: bytes, words: bytes = b"") -> None:
         """Free a lease without waiting for the answer; it expires by itself else."""
         if self.home.l2 is not None and token:
             self.home.l2.abandon_later(self.job.key, token, words)
-
-
-def found(l1: L1, job: Job) -> Outcome | None:
-    """What L1 holds for the job by now; a refresh wants a fresh record."""
-    record = l1.look(job.key)
-    if record is None or record.state not in (FRESH, STALE):
-        return None
-    if record.kind == PASS:
-        return Outcome(None, "l1", job.stamp)
-    if record.kind != VALUE or (job.refresh and record.state == STALE):
-        return None
-    return Outcome(record, "l1", job.stamp)
-
-
-async def run(home: Home, compute: Compute) -> Any:
-    """Call a compute function, bounded by the hard timeout; counted, and its failure
-    too."""
-    home.l1.count("computes")
-    try:
-        return await _bounded(compute, home.config.hard_timeout)
-    except Exception:
-        home.l1.count("compute_errors")
-        raise
-
-
-async def _bounded(compute: Compute, limit: float) -> Any:
-    try:
-        async with asyncio.timeout(limit) as timer:
-            result = compute()
-            return await result if inspect.isawaitable(result) else result
-    except asyncio.CancelledError as e:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        # It awaited what somebody else cancelled: its own failure, not our end.
-        raise ComputeFailed("CancelledError", "the compute was cancelled") from e
-    except TimeoutError as e:
-        if timer.expired():
-            raise ComputeTimeout(f"the compute ran longer than {limit:g} s") from e
-        raise
-
-
-async def from_l2(home: Home, job: Job) -> Outcome | None:
-    """A fresh value in L2, asked for without a lease: where L1 cannot hold it, those
-    who waited take it from there, all at once."""
-    if home.l2 is None or not home.l2.available:
-        return None
-    job.stamp = home.l1.table.clock()
-    try:
-        record = (await home.l2.acquire(job.key)).record
-    except TierUnavailable:
-        return None
-    if record is None or (record.kind, record.state) != (VALUE, FRESH):
-        return None
-    if home.l1.table.highest(job.key, record.tags) > job.stamp:
-        return None
-    return Outcome(record._replace(stamp=job.stamp), "l2", job.stamp)
-
-
-def _words_of(error: Exception) -> bytes:
-    """Kind and message of a failure, whatever its message is made of."""
-    try:
-        message = str(error)[:1000].encode("utf-8", "backslashreplace").decode()
-    except Exception:  # its own __str__ failed
-        message = ""
-    return MSGPACK.encode([type(error).__name__, message])
-
-
-def shared_error(words: bytes) -> ComputeFailed:
-    """The failure that a holder elsewhere left."""
-    try:
-        kind, message = MSGPACK.decode(words)
-    except (CodecError, TypeError, ValueError):
-        kind, message = "Exception", "its words cannot be read"
-    return ComputeFailed(str(kind), str(message))

@@ -51,3 +51,8 @@ def prefix(name: str) -> bytes:
 def error_key(key: bytes) -> bytes:
     """Where a failed compute leaves its words for those who waited on the host."""
     return b"\x1f\x1f" + blake2b(key, digest_size=16).digest()
+
+
+def holder_key(index: int, word: int) -> bytes:
+    """Where the holder of a claim leaves its key, for who may have to reap it."""
+    return b"\x1f\x1f%x.%x" % (index, word)

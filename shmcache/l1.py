@@ -40,6 +40,7 @@ from .stats import INDEX, ShardUsage, Stats
 
 OK, BUSY, RAISED, LOST = binding.OK, binding.BUSY, binding.RAISED, binding.LOST
 OLDER, TOO_LARGE, DISABLED = binding.OLDER, binding.TOO_LARGE, binding.DISABLED
+STANDS = binding.STANDS
 tag_number = binding.tag_number
 # states of a claim, and what taking one may answer
 HELD, FULL, FREED = binding.HELD, binding.FULL, binding.FREED
@@ -48,6 +49,8 @@ FREED_REFUSED, FREED_ERROR = binding.FREED_REFUSED, binding.FREED_ERROR
 
 UNFOLLOWED, UNFOLLOWED_UNTIL = 6, 7
 """Words of the region `stream`, behind those of the follower."""
+ALL_SENT = 2**64 - 1
+"""What `lowest` answers where the fleet knows of every invalidation of this host."""
 UNFOLLOWED_SECONDS = 4
 
 _WAYS = 8
@@ -247,12 +250,15 @@ class L1:
         claim: tuple[int, int] | None = None,
         newer_only: bool = False,
         raising: bool = False,
+        absent_only: bool = False,
+        if_nonce: int = 0,
     ) -> int:
-        """Store under the shard's lock: OK, or BUSY RAISED LOST OLDER TOO_LARGE
+        """Store under the shard's lock: OK, or BUSY RAISED LOST OLDER STANDS TOO_LARGE
         DISABLED.
 
         With `claim` only if the claim still bears that word; with `raising` the key
-        is invalidated and stored under one hold of the lock.
+        is invalidated and stored under one hold of the lock; with `absent_only` only
+        if nothing stands, with `if_nonce` only in place of the record that bears it.
         """
         if self._off:
             return DISABLED
@@ -270,6 +276,8 @@ class L1:
             claim=claim,
             newer_only=newer_only,
             raise_=raising,
+            absent_only=absent_only,
+            if_nonce=if_nonce,
             now=self.clock.now(),
         )
         if stored == DISABLED:
@@ -294,11 +302,18 @@ class L1:
         claim: tuple[int, int] | None = None,
         newer_only: bool = False,
         raising: bool = False,
+        absent_only: bool = False,
+        if_nonce: int = 0,
     ) -> int:
         """`put`, tried for 100 ms while a stopped writer has the shard's lock."""
         for _ in range(_BUSY_TRIES):
             stored = self.put(
-                key, record, claim=claim, newer_only=newer_only, raising=raising
+                *(key, record),
+                claim=claim,
+                newer_only=newer_only,
+                raising=raising,
+                absent_only=absent_only,
+                if_nonce=if_nonce,
             )
             if stored != BUSY:
                 break
@@ -325,6 +340,18 @@ class L1:
                     *(self.segment.path, i),
                 )
         return tuple(shards)
+
+    # -- what the fleet does not know yet
+
+    def lowest(self) -> int:
+        """The clock under which the oldest invalidation began that Redis may not know
+        of; `ALL_SENT` if there is none. Read before L2 is asked."""
+        return self.table.outbox_lowest()
+
+    def usable(self, key: bytes, tags: tuple[int, ...], lowest: int) -> bool:
+        """Whether a record that L2 gave may be believed: nothing that it bears was
+        invalidated here by one that Redis may not have known of when it was asked."""
+        return lowest == ALL_SENT or self.table.highest(key, tags, soft=True) <= lowest
 
     # -- processes and counters
 
@@ -359,6 +386,7 @@ class L1:
             segment=self.segment.path.name,
             size_bytes=geometry["size"],
             processes=self.processes(),
+            unsent=self.table.outbox_usage()["unsent"],
             value_max=self.table.value_max,
             geometry=geometry | {"index_slots": slots},
             l1=("off" if self._off else self.lost) or "up",

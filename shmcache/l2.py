@@ -2,63 +2,50 @@
 
 Rules
     - A command may arrive long after its sender gave up or died, so whatever stores
-      is checked where it is made: by a script, against the lease's token.
-    - An operation runs in a task of its own, and its caller waits no longer than the
-      deadline. The task goes on a little, so that a slow answer does not cost the
-      connection.
-    - Every failure is a `TierUnavailable`, whatever the client library made of it,
-      and the breaker counts it. A value that cannot be read is a miss, no failure.
-
-A fill's end
-    It is given in Redis' own time, by the difference of the clocks when the lease was
-    granted. A store that was held up on its way so shortens the life, and never
-    lengthens it.
-
-Large values
-    Values through Lua cost Redis many times a plain GET. So the script reads heads
-    only, a GET in the same pipeline brings the value, and the random bytes of its fill
-    tell whether both saw the same one; if not, L2 is asked again.
+      is checked where it is made: by a script, against the lease's token (`part.py`).
+    - Every failure is a `TierUnavailable`, and the breaker counts it (`operations.py`).
+      A value that cannot be read is a miss, no failure (`asks.py`).
+    - Keys are divided among partitions, 1 or on a Cluster 16, each with a breaker of
+      its own: one node that is away costs its keys.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+import zlib
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TypeVar
 
-from .ask import NONE, WAIT, WON, Answer, Ask, FleetClock, Reply
-from .breaker import Breaker, LocalWords, Pass, Words
-from .clock import SYSTEM, Clock
-from .envelope import (
-    FOREVER_MS,
-    GRACE_MAX_MS,
-    Envelope,
-    nonce_of,
-    pack_envelope,
-    unpack_envelope,
+from .ask import (
+    NONE,
+    TOKEN_BYTES,
+    WAIT,
+    WON,
+    Answer,
+    Ask,
+    Done,
+    FleetClock,
+    Invalidation,
 )
-from .errors import CodecError, ConfigError, TierUnavailable
-from .link import Link, cut
-from .record import FOREVER, Record
+from .asks import BATCH
+from .breaker import Breaker, LocalWords, Words
+from .clock import SYSTEM, Clock
+from .envelope import SECRET_MAX, SECRET_MIN
+from .errors import ConfigError, TierUnavailable
+from .operations import PATIENCE, Operations, told
+from .part import Part, Put
+from .record import Record
 from .scripts import Names, Scripts
+from .topology import Partition, open_topology
+from .wire import Wire
 
 __all__ = ["L2", "NONE", "WAIT", "WON", "Answer", "FleetClock"]
 
 STORED, FULL, RAISED, LOST = "stored", "full", "raised", "lost"
-PATIENCE = 4
-"""Deadlines after which an operation that nobody waits for any more is cut."""
-BATCH = 128
-"""Keys of one script: it must not hold up Redis for others."""
-TRIES = 3
-"""Of a value that changes between script and GET."""
-STREAM_LENGTH = 100_000
-SET_LEASE_MS = 1000
-ERROR_MS = 1000
-MS = 1_000_000
+BATCH_BYTES = 1 << 20
+"""Of the values of one exchange, roughly."""
 
-log = logging.getLogger("shmcache.l2")
 T = TypeVar("T")
 
 
@@ -74,52 +61,131 @@ class L2:
         lease_life: float = 3.0,
         words: Words | None = None,
         clock: Clock = SYSTEM,
+        secret: bytes = b"",
+        expects: Callable[[int], int] | None = None,
     ) -> None:
-        """`ConfigError` if the URL is not one. Connects at the first operation."""
+        """`ConfigError` if the URL is not one. Connects at the first operation.
+
+        `words` are those of the host's breakers. `secret` seals values. `expects` tells
+        the identity of a partition's Redis as this host follows it, or 0.
+        """
+        if secret and not SECRET_MIN <= len(secret) <= SECRET_MAX:
+            raise ConfigError(f"l2_secret: expected {SECRET_MIN} to {SECRET_MAX} bytes")
         self.deadline = deadline
         self.lease_ms = round(lease_life * 1000)
-        self.names = Names(app)
-        self.link = Link(url, timeout=deadline * PATIENCE)
         self.clock = clock
-        self.breaker = Breaker(
-            words or LocalWords(), probe_seconds=deadline, clock=clock
+        self.topology = open_topology(
+            url, app, timeout=deadline * PATIENCE, expects=expects
         )
-        self._scripts = Scripts(self.link)
-        self._asks: list[Ask] = []
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self.drain: Callable[[int], Awaitable[object]] | None = None
+        """Sends the invalidations of a partition that were kept while its breaker was
+        open, before it closes."""
+        shared, scripts = words or LocalWords(), Scripts()
+        self._parts = [
+            Part(
+                self._make_operations(partition, shared, Names(app, partition)),
+                Names(app, partition),
+                scripts,
+                lease_ms=self.lease_ms,
+                clock=clock,
+                secret=secret,
+                expects=partial(expects or _any, partition),
+            )
+            for partition in range(self.topology.partitions)
+        ]
+
+    def _make_operations(
+        self, partition: int, shared: Words, names: Names
+    ) -> Operations:
+        breaker = Breaker(
+            shared,
+            probe_seconds=2 * self.deadline,
+            clock=self.clock,
+            partition=partition,
+        )
+        link = self.topology.link(partition)
+        operations = Operations(link, breaker, self.deadline, names.generations)
+        operations.drain = partial(self._drain, partition)
+        return operations
+
+    async def _drain(self, partition: int) -> object:
+        return None if self.drain is None else await self.drain(partition)
+
+    # -- its parts
+
+    @property
+    def partitions(self) -> int:
+        """Among which the keys are divided."""
+        return len(self._parts)
+
+    def partition(self, key: bytes) -> int:
+        """Where the key is."""
+        return zlib.crc32(key) % len(self._parts) if len(self._parts) > 1 else 0
+
+    @property
+    def names(self) -> Names:
+        """Of the first partition: what is the same in all."""
+        return self._parts[0].names
+
+    @property
+    def link(self) -> Partition:
+        """Connections to the first partition's Redis."""
+        return self.topology.link(0)
+
+    def names_of(self, partition: int) -> Names:
+        """The keys in Redis of one partition."""
+        return self._parts[partition].names
+
+    # -- state
 
     @property
     def available(self) -> bool:
-        """Whether the breaker is closed."""
-        return self.breaker.closed
+        """Whether every breaker is closed."""
+        return all(part.operations.breaker.closed for part in self._parts)
+
+    def up(self, partition: int) -> bool:
+        """Whether its breaker is closed."""
+        return self._parts[partition].operations.breaker.closed
 
     @property
     def state(self) -> str:
         """up or down, for people."""
         return "up" if self.available else "down"
 
+    @property
+    def foreign(self) -> int:
+        """Values that this process could not read, and deleted."""
+        return sum(part.asks.foreign for part in self._parts)
+
+    @property
+    def under_way(self) -> int:
+        """Operations that have not ended."""
+        return sum(part.operations.under_way for part in self._parts)
+
+    def probe_if_due(self) -> None:
+        """Start the probes that are due; who has nothing to ask may call it too."""
+        for part in self._parts:
+            if not part.operations.breaker.closed:
+                part.operations.probe_if_due()
+
     async def start(self) -> None:
         """Nothing yet: a Redis that is away must not keep a process from starting."""
 
     async def close(self) -> None:
         """Cut what is under way and close the connections."""
-        self._settle(self._asks, TierUnavailable("l2: the cache was closed"))
-        self._asks = []
-        if self._tasks:  # leases that are being given back
-            await asyncio.wait(self._tasks, timeout=self.deadline)
-        await cut(self._tasks)
-        await self.link.close()
+        await asyncio.gather(*(part.operations.close() for part in self._parts))
+        await self.topology.close()
 
     async def check(self) -> None:
         """Connect once. `ConfigError` names a setting that can never work;
         `TierUnavailable` if Redis is away."""
         try:
             async with asyncio.timeout(self.deadline * PATIENCE):
-                await self.link.check()
+                await self.topology.check()
         except ConfigError:
             raise
         except Exception as error:
-            raise TierUnavailable(f"l2: {_words(error)}") from error
+            raise TierUnavailable(f"l2: {told(error)}") from error
 
     # -- lease and value
 
@@ -144,30 +210,35 @@ class L2:
         `TierUnavailable` also where Redis has no memory for a lease. The lease may
         have been granted all the same, then and at a time-out: abandon the token.
         """
+        for token in (offer, instead_of, waited):
+            if token and len(token) != TOKEN_BYTES:
+                raise ValueError(f"a token of {len(token)} bytes: expected 16")
         ask = Ask(key, offer, instead_of, early, channel, waited)
-        self._asks.append(ask)
-        if len(self._asks) == 1:  # all of this turn of the loop travel together
-            loop = asyncio.get_running_loop()
-            loop.call_soon(self._send_asks, loop.time() + self.deadline)
-        await asyncio.wait({ask.settled}, timeout=self.deadline)
-        if not ask.settled.done():
-            raise self._late()
-        result = ask.settled.result()
+        self._part(key).ask(ask)
+        try:
+            result = await ask.settled
+        except asyncio.CancelledError:
+            if offer:  # nobody would hear that it won
+                self.abandon_later(key, offer)
+            raise
         if isinstance(result, Exception):
             raise result
         return result
 
+    async def get_many(self, keys: Iterable[bytes]) -> dict[bytes, Record]:
+        """The records of those keys that have one, fresh or stale, without a lease."""
+        shares = self._shared(dict.fromkeys(keys), lambda key: key)
+        batches = [
+            part.read(some) for part, every in shares for some in pieces(every, BATCH)
+        ]
+        found: dict[bytes, Record] = {}
+        for records in await _all(batches):
+            found.update(records)
+        return found
+
     async def renew(self, key: bytes, token: bytes, life_ms: int) -> bool:
         """Let the lease stand for another life; False if it is lost."""
-        names = self.names
-        reply = await self._operation(
-            lambda: self._scripts.run(
-                self._scripts.renew,
-                (names.lease(key), names.waiters(key)),
-                (token, life_ms),
-            )
-        )
-        return bool(reply[0] == 1)
+        return await self._part(key).renew(key, token, life_ms)
 
     async def put_fenced(
         self, key: bytes, token: bytes, record: Record, begun: FleetClock
@@ -175,229 +246,119 @@ class L2:
         """Store the record if the lease is still the token's, and free the lease.
 
         `begun` is the clock of the answer that granted it. `stored`, or `full` (no
-        memory), `raised` (what the record bears was invalidated since) or `lost` (the
-        lease passed on, as by an invalidation of the key: nothing was touched).
+        memory), `raised` (what the record bears was invalidated since, or its life is
+        over) or `lost` (the lease passed on, as by an invalidation of the key: nothing
+        was touched).
         """
-        name, names = self.names.value(key), self.names
-        ttl_ms, grace_ms = _lives(record)
-        ends = ""
-        if ttl_ms != FOREVER_MS:
-            ends = str(record.birth // MS + ttl_ms + grace_ms + begun.ahead_ms)
-        envelope = Envelope(
-            record.value,
-            record.kind,
-            ttl_ms,
-            grace_ms,
-            begun.incarnation or bytes(8),
-            begun.clock,
-            record.nonce,
-            record.fill_us,
-            record.tags,
+        return await self._part(key).put((key, token, record, begun))
+
+    async def put_many(self, items: Sequence[Put]) -> list[str]:
+        """`put_fenced` for each (key, token, record, begun); "" where there was no
+        answer. `TierUnavailable` if there was none at all."""
+        shares = self._shared(range(len(items)), lambda i: items[i][0])
+        batches = [
+            (part, some)
+            for part, every in shares
+            for some in pieces(every, BATCH, lambda i: len(items[i][2].value))
+        ]
+        ended = await asyncio.gather(
+            *(part.put_many([items[i] for i in some]) for part, some in batches),
+            return_exceptions=True,
         )
-        args: list[bytes | str | int] = [token, pack_envelope(name, envelope), ends]
-        args += [begun.incarnation, begun.clock, *record.tags]
-        keys = (names.generations, name, names.lease(key), names.waiters(key))
-        reply = await self._operation(
-            lambda: self._scripts.run(self._scripts.put_fenced, keys, args)
-        )
-        return str(reply[0], "ascii")
+        answers = [""] * len(items)
+        failures = [end for end in ended if isinstance(end, BaseException)]
+        if failures and len(failures) == len(batches):
+            raise failures[0]
+        for (_, some), end in zip(batches, ended, strict=True):
+            if not isinstance(end, BaseException):
+                for i, answer in zip(some, end, strict=True):
+                    answers[i] = answer
+        return answers
 
     async def abandon(self, key: bytes, token: bytes, error: bytes = b"") -> bool:
         """Free the lease without a value; `error` goes to those who waited for it."""
-        names = self.names
-        keys = (names.lease(key), names.waiters(key), names.error(key))
-        reply = await self._operation(
-            lambda: self._scripts.run(
-                self._scripts.abandon, keys, (token, error, ERROR_MS)
-            )
-        )
-        return bool(reply[0] == 1)
+        return await self._part(key).abandon(key, token, error)
 
     def abandon_later(self, key: bytes, token: bytes, error: bytes = b"") -> None:
-        """`abandon` without waiting; a lease that it misses expires by itself."""
-        self._spawn(self.abandon(key, token, error))
+        """`abandon` without waiting, also of a lease that may yet be granted; one that
+        it misses expires by itself."""
+        part = self._part(key)
+        part.operations.spawn(part.abandon_at_last(key, token, error))
 
     # -- invalidation
 
     async def invalidate(
         self,
-        kind: bytes,
-        names: Sequence[bytes | int],
+        items: Sequence[Invalidation],
         *,
-        sets: Sequence[tuple[bytes, int]] = (),
+        partition: int = 0,
         origin: bytes = b"",
-    ) -> FleetClock:
-        """Make older values void in the fleet; the clock after the last of `names`.
+        probing: bool = False,
+    ) -> Done:
+        """Make older values void in the fleet, in this order; what became of it.
 
-        `kind` as `invalidate.lua` has it: d and x for keys, t and u for numbers of
-        tags and namespaces, c and y (with one empty name) for everything. `sets`
-        gives each key the token that takes its lease and the nonce of its fill.
+        All items lie in the partition; numbers and everything lie in each of them.
+        `probing` goes also while the breaker is open. After a `TierUnavailable` any of
+        the items may have been done, or may be yet.
         """
-        keys: list[bytes] = [self.names.generations, self.names.stream]
-        args: list[bytes | str | int] = [os.urandom(8), kind, origin]
-        args += [STREAM_LENGTH, SET_LEASE_MS]
-        for i, name in enumerate(names):
-            if isinstance(name, bytes) and kind in (b"d", b"x"):
-                keys += [self.names.value(name), self.names.lease(name)]
-                keys += [self.names.waiters(name)]
-            token, nonce = sets[i] if sets else (b"", 0)
-            args += [name, nonce.to_bytes(8, "little") if sets else b"", token]
-        reply = await self._operation(
-            lambda: self._scripts.run(self._scripts.invalidate, keys, args)
-        )
-        return self._clock(reply[0])
+        part, lost = self._parts[partition], set[int]()
+        for first in range(0, max(1, len(items)), BATCH):
+            some = items[first : first + BATCH]
+            clock, refused = await part.invalidate(some, origin, probing)
+            lost.update(first + i for i in refused)
+        return Done(clock, frozenset(lost))
 
-    # -- operations
+    async def settle_identity(
+        self, wire: Wire, partition: int, was: bytes
+    ) -> FleetClock:
+        """Write down that `wire`'s Redis has the partition, if its `:g` still bears
+        the identity `was` (8 bytes, or b"" none): then every value there is dead."""
+        return await self._parts[partition].settle(wire.ask, wire.identity, was)
 
-    async def _operation(self, work: Callable[[], Awaitable[list[T]]]) -> list[T]:
-        """What `work` answers, within the deadline."""
-        entered = self.breaker.enter()
-        if entered is Pass.REFUSED:
-            raise TierUnavailable("l2: its breaker is open")
-        ends = asyncio.get_running_loop().time() + self.deadline
-        task = self._spawn(self._bounded(work, entered, ends))
-        await asyncio.wait({task}, timeout=self.deadline)
-        if not task.done():
-            raise self._late()
-        result: list[T] = task.result()
-        return result
+    # -- inside
 
-    async def _bounded(
-        self, work: Callable[[], Awaitable[list[T]]], entered: Pass, ends: float
-    ) -> list[T]:
-        """The operation itself. It counts as failed at `ends`, before its caller gives
-        up: a Redis that always answers too late is of no use."""
-        late = asyncio.get_running_loop().call_at(
-            ends, self._failed, entered, "no answer in time"
-        )
-        try:
-            async with asyncio.timeout(self.deadline * PATIENCE):
-                result = await work()
-        except Exception as error:  # the library raises TypeError for a lost peer too
-            if self._in_time(late):
-                self._failed(entered, _words(error))
-            raise TierUnavailable(f"l2: {_words(error)}") from error
-        finally:
-            in_time = self._in_time(late)
-            late.cancel()
-        if in_time and self.breaker.succeeded():
-            log.info("L2 is back")
-        return result
+    def _part(self, key: bytes) -> Part:
+        return self._parts[self.partition(key)]
 
-    @staticmethod
-    def _in_time(late: asyncio.TimerHandle) -> bool:
-        return not late.cancelled() and late.when() > asyncio.get_running_loop().time()
-
-    def _failed(self, entered: Pass, why: str) -> None:
-        if self.breaker.failed(entered):
-            log.warning("L2 is left alone for a while: %s", why)
-
-    def _late(self) -> TierUnavailable:
-        return TierUnavailable(f"l2: no answer within {self.deadline:g} s")
-
-    def _spawn(self, work: Any) -> asyncio.Task[Any]:
-        task = asyncio.get_running_loop().create_task(work, name="shmcache-l2")
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # it may be that nobody waited for it
-
-    # -- asks
-
-    def _send_asks(self, ends: float) -> None:
-        asks, self._asks = self._asks, []
-        for i in range(0, len(asks), BATCH):
-            self._spawn(self._send(asks[i : i + BATCH], ends))
-
-    async def _send(self, asks: list[Ask], ends: float) -> None:
-        try:
-            entered = self.breaker.enter()
-            if entered is Pass.REFUSED:
-                raise TierUnavailable("l2: its breaker is open")
-            await self._bounded(lambda: self._ask(asks), entered, ends)
-        except TierUnavailable as error:
-            self._settle(asks, error)
-
-    async def _ask(self, asks: list[Ask]) -> list[Ask]:
-        for _ in range(TRIES):
-            asks = await self._ask_once(asks)
-            if not asks:
-                return []
-        self._settle(asks, TierUnavailable("l2: the value changes all the time"))
-        return []
-
-    async def _ask_once(self, asks: list[Ask]) -> list[Ask]:
-        """Settle what can be; those that must ask again."""
-        names = self.names
-        keys = [names.generations, names.stream]
-        args: list[bytes | str | int] = [os.urandom(8), self.lease_ms]
-        for ask in asks:
-            key = ask.key
-            keys += [names.value(key), names.lease(key)]
-            keys += [names.waiters(key), names.error(key)]
-            args += ask.args
-        gets = [("GET", names.value(ask.key)) for ask in asks]
-        sent = self.clock.now()
-        flat, *values = await self._scripts.run(
-            self._scripts.acquire, keys, args, *gets
-        )
-        clock = self._clock(flat)
-        again, damaged = [], []
-        for i, (ask, value) in enumerate(zip(asks, values, strict=True)):
-            reply = Reply(*flat[3 + 6 * i : 9 + 6 * i])
-            try:
-                result = self._read(ask, reply, value, sent, clock)
-            except CodecError as error:
-                log.warning("a value in L2 was dropped: %s", error)
-                damaged.append(ask)
-                # who won computes; the others ask again, and one of them wins
-                result = reply.answer(None, clock) if reply.lease == WON else None
-            if result is not None:
-                ask.settle(result)
-            else:
-                again.append(ask)
-        if damaged:
-            await self.link.exchange(("DEL", *(names.value(a.key) for a in damaged)))
-        return again
-
-    def _read(
-        self, ask: Ask, reply: Reply, value: Any, sent: int, clock: FleetClock
-    ) -> Answer | Exception | None:
-        """The answer, or None: the value is not the one that the script saw."""
-        record = None
-        if reply.has_value:
-            if isinstance(value, bytes) and nonce_of(value) == reply.nonce:
-                envelope = unpack_envelope(self.names.value(ask.key), value)
-                record = reply.record(envelope, sent) if envelope else None
-            elif reply.lease != WON:  # who won computes, whatever stands there by now
-                return None
-        if ask.wants_lease and reply.lease == NONE and not reply.fresh:
-            return TierUnavailable("l2: no memory for a lease")
-        return reply.answer(record, clock)
-
-    @staticmethod
-    def _settle(asks: list[Ask], result: Exception) -> None:
-        for ask in asks:
-            ask.settle(result)
-
-    def _clock(self, reply: list[Any]) -> FleetClock:
-        """Read after the reply came: that makes Redis no later than it was."""
-        return FleetClock(reply[0], reply[1], reply[2] + -self.clock.now() // MS)
+    def _shared(
+        self, every: Iterable[T], key: Callable[[T], bytes]
+    ) -> list[tuple[Part, list[T]]]:
+        """Each partition's share."""
+        if len(self._parts) == 1:
+            return [(self._parts[0], list(every))]
+        shares: dict[int, list[T]] = {}
+        for one in every:
+            shares.setdefault(self.partition(key(one)), []).append(one)
+        return [(self._parts[partition], share) for partition, share in shares.items()]
 
 
-def _lives(record: Record) -> tuple[int, int]:
-    """ttl and grace in ms."""
-    if record.fresh_until == FOREVER:
-        return FOREVER_MS, GRACE_MAX_MS
-    ttl_ms = max(0, record.fresh_until - record.birth) // MS
-    if record.dead_at == FOREVER:
-        return ttl_ms, GRACE_MAX_MS
-    return ttl_ms, min(GRACE_MAX_MS, max(0, record.dead_at - record.fresh_until) // MS)
+def _any(partition: int) -> int:
+    """No identity is expected."""
+    return 0
 
 
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+async def _all(work: Sequence[Awaitable[T]]) -> list[T]:
+    """Their results; if some failed, the first failure, when all have ended."""
+    if len(work) == 1:
+        return [await work[0]]
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results  # type: ignore[return-value]
+
+
+def pieces(
+    every: Sequence[T], count: int, weight: Callable[[T], int] = lambda _: 0
+) -> Iterator[list[T]]:
+    """In pieces of at most `count`, and of `BATCH_BYTES` or one that is heavier."""
+    piece: list[T] = []
+    weighs = 0
+    for one in every:
+        if piece and (len(piece) == count or weighs + weight(one) > BATCH_BYTES):
+            yield piece
+            piece, weighs = [], 0
+        piece.append(one)
+        weighs += weight(one)
+    if piece:
+        yield piece

@@ -14,6 +14,7 @@ Wake-ups
     A message may be lost, so it is a hint and means "ask again", and whoever waits
     asks again anyway: after 500 ms, or when the lease must have ended. Every
     acknowledged subscription wakes all who wait, for messages sent before it are lost.
+    The connection may be to any master of a Cluster; else to the one that is followed.
     1. An ask notes this process' channel in Redis, and answers WAIT.
     2. The holder stores, and the message arrives before the asker begins to wait.
     So a wake-up that nobody waits for is kept for a moment, for the wait to come.
@@ -30,7 +31,7 @@ from collections import OrderedDict
 from .ask import FleetClock
 from .errors import TierUnavailable
 from .l2 import L2
-from .link import Connection, cut, forever, hang_up, read
+from .link import Wire, cut, forever
 
 POLL = 0.5
 JITTER = 0.05
@@ -138,33 +139,33 @@ class Leases:
 
     async def _listen(self) -> None:
         async with asyncio.timeout(HEARTBEAT):
-            connection = await self._l2.link.connect()
+            wire = await self._l2.topology.connect()
         message: asyncio.Task[object] | None = None
         try:
-            await connection.send_command("SUBSCRIBE", self.channel)
+            await wire.send("SUBSCRIBE", self.channel)
             pinged = False
             while True:
-                # the library's own check sends a PING and never asks for the PONG
-                message = message or asyncio.create_task(read(connection))
+                # a Redis that is stopped keeps its connections: only a PONG tells
+                message = message or asyncio.create_task(wire.read())
                 done, _ = await asyncio.wait({message}, timeout=HEARTBEAT)
                 if done:
                     self._received(message.result())
                     message, pinged = None, False
                 elif pinged:
                     raise TimeoutError("no PONG")
+                elif self._l2.topology.astray(wire):
+                    raise ConnectionError("this host follows another master")
                 else:
                     pinged = True
-                    await connection.send_command("PING")
+                    await wire.send("PING")
         finally:
-            await self._leave(connection, message)
+            await self._leave(wire, message)
 
     @staticmethod
-    async def _leave(
-        connection: Connection, message: asyncio.Task[object] | None
-    ) -> None:
+    async def _leave(wire: Wire, message: asyncio.Task[object] | None) -> None:
         if message is not None:
             await cut([message])
-        await hang_up(connection)
+        await wire.hang_up()
 
     def _received(self, message: object) -> None:
         if not isinstance(message, list) or len(message) != 3:

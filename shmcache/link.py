@@ -1,160 +1,203 @@
-"""Connections to one Redis, on which nothing happens behind our back.
+"""Link: a few connections to one Redis, made anew only as fast as it can bear.
 
-The client library would retry a lease ten times, reconnect a subscription silently and
-hold a hung command for a minute. So its connections are used bare: each exchange is
-written once and read once, and a connection whose exchange did not end is closed, for
-its next reply would be another's.
+Each exchange is written once and read once. A connection whose exchange did not end is
+closed, and so is one whose reply tells that a replica answers there: it may be a master
+that was demoted, whose writes are lost.
+
+Connecting
+    Where a connect failed, the next one waits a pause that doubles and is shortened by
+    chance, and is made alone; meanwhile exchanges are refused at once. So a Redis that
+    comes back is met by one connect of each process, and then by as many as there are
+    exchanges, at most `CONNECTIONS`.
+
+Strangers
+    Where the identity is not the one that is expected, nothing is read: after a
+    failover that would be what was deleted before. The connection is kept, for it is
+    right as soon as the follower has noted the new identity.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any, NoReturn, cast
-from urllib.parse import parse_qs, urlsplit
+from typing import Any, NoReturn
 
-from redis.asyncio.connection import AbstractConnection as Connection
-from redis.asyncio.connection import Connection as TcpConnection
-from redis.asyncio.connection import parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    InvalidResponse,
-    NoScriptError,
-    ResponseError,
-)
-
+from .address import refusal
 from .errors import ConfigError
+from .resp import Command, NoScriptError, ReplyError
+from .wire import Wire, untrusted
 
 __all__ = [
     "Command",
-    "Connection",
     "Link",
     "NoScriptError",
-    "ask",
+    "Pace",
+    "ReplyError",
+    "StrangerError",
+    "Wire",
+    "check",
     "cut",
     "forever",
-    "hang_up",
     "pauses",
-    "read",
 ]
 
-Command = Sequence[bytes | str | int]
 CONNECTIONS = 8
 """Of a process, beside those of the follower and the wake-ups. Batches wait for a free
 one and grow meanwhile, which costs Redis less than more connections would."""
+PAUSE_MIN, PAUSE_MAX = 0.05, 0.5
+"""Between connects that fail; the breaker's pauses are longer."""
+STRANGER_SECONDS = 0.5
+"""A connection of an unexpected identity is made anew when it is as old as that."""
 
-_OPTIONS = {
-    "redis": {"db"},
-    "unix": {"db", "username", "password"},
-    "rediss": {"db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs"}
-    | {"ssl_check_hostname", "ssl_min_version"},
-}
+Open = Callable[[], Awaitable[Wire]]
+
+
+class StrangerError(ConnectionError):
+    """Another Redis than the one whose invalidations this host follows."""
 
 
 class Link:
-    """A few connections to the Redis of one URL."""
+    """A few connections that `open` makes."""
 
-    def __init__(self, url: str, *, timeout: float) -> None:
-        """`timeout` bounds connecting, and each read and write. `ConfigError` if the
-        URL is not one."""
-        settings = dict(_parse(url))
-        self._make = settings.pop("connection_class", TcpConnection)
-        self._settings = {
-            **settings,
-            "protocol": 2,  # with 3 the check of a dirty connection is off
-            "driver_info": None,
-            "retry": Retry(NoBackoff(), 0),
-            "socket_timeout": timeout,
-            "socket_connect_timeout": timeout,
-        }
-        self._free = asyncio.Semaphore(CONNECTIONS)
-        self._idle: list[Connection] = []
+    def __init__(
+        self,
+        open: Open,
+        *,
+        expects: Callable[[], int] | None = None,
+        connections: int = CONNECTIONS,
+    ) -> None:
+        self._open = open
+        self.expects = expects
+        """The identity that exchanges rely on, 0 while none is noted: then nothing is
+        read. None: any will do."""
         self.connects = 0
+        """Tried so far."""
+        self._pace = Pace()
+        self._free = asyncio.Semaphore(connections)
+        self._idle: list[Wire] = []
 
     async def exchange(self, *commands: Command) -> list[Any]:
         """The reply to each command; an error reply stands in its place.
 
         Raises whatever befalls the connection, which is closed then.
         """
-        async with self._free:
-            connection = self._idle.pop() if self._idle else self._connection()
-            try:
-                if connection.is_connected and await connection.can_read():
-                    # closed by the server, or bytes that nobody asked for
-                    await connection.disconnect(nowait=True)
-                if not connection.is_connected:
-                    self.connects += 1
-                    await _open(connection)
-                return await ask(connection, *commands)
-            except BaseException:
-                await connection.disconnect(nowait=True)
-                raise
-            finally:
-                self._idle.append(connection)
+        return await self.run(commands, self.expects() if self.expects else None)
 
-    async def connect(self) -> Connection:
-        """A connection of the caller's own; it must `hang_up` on it."""
-        connection = self._connection()
-        try:
-            self.connects += 1
-            await _open(connection)
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-        return connection
+    async def run(self, commands: Sequence[Command], expected: int | None) -> list[Any]:
+        """`exchange` with the Redis of an `expected` identity; None: any."""
+        async with self._free:
+            wire = await self._take(expected)
+            replies = await wire.ask(*commands)
+            if any(map(untrusted, replies)):
+                wire.drop()
+            else:
+                self._idle.append(wire)
+            return replies
+
+    async def connect(self) -> Wire:
+        """A connection of the caller's own, whatever its identity, and without the
+        pause: who asks has one. It must `hang_up` on it."""
+        self.connects += 1
+        wire = await self._open()
+        self._pace.succeeded()
+        return wire
 
     async def check(self) -> None:
         """`ConfigError` names a setting that can never work; else whatever befell."""
-        try:
-            pong, info = await self.exchange(("PING",), ("INFO", "server"))
-        except Exception as error:
-            # what a handshake met is wrapped in a ConnectionError
-            for met in (error, error.__cause__):
-                _refuse(met)
-            raise
-        if isinstance(pong, Exception):
-            raise ConfigError(f"l2: Redis refused a PING: {pong}")
-        if isinstance(info, bytes) and _version(info) < (6, 2):
-            raise ConfigError("l2: expected Redis 6.2 or newer, or Valkey")
+        await check(self.connect, "standalone")
 
     async def close(self) -> None:
         """Close what is idle. Exchanges must have ended."""
         while self._idle:
-            await hang_up(self._idle.pop())
+            await self._idle.pop().hang_up()
 
-    def _connection(self) -> Connection:
-        return cast(Connection, self._make(**self._settings))
+    async def _take(self, expected: int | None) -> Wire:
+        """An idle connection that can be relied on, or a new one."""
+        while self._idle:
+            wire = self._idle.pop()
+            if wire.quiet and not self._stranger(wire, expected):
+                return wire
+            wire.drop()
+        self._pace.enter()
+        self.connects += 1
+        try:
+            wire = await self._open()
+        except BaseException as error:
+            self._pace.failed(isinstance(error, Exception))
+            raise
+        self._pace.succeeded()
+        self._stranger(wire, expected)
+        return wire
+
+    def _stranger(self, wire: Wire, expected: int | None) -> bool:
+        """Whether to make it anew. `StrangerError` if it is as good as new."""
+        if expected is None or wire.identity == expected:
+            return False
+        if asyncio.get_running_loop().time() - wire.born >= STRANGER_SECONDS:
+            return True
+        self._idle.append(wire)
+        raise StrangerError("l2: another Redis answers than the one that is followed")
 
 
-async def ask(connection: Connection, *commands: Command) -> list[Any]:
-    """`exchange` on a connection of one's own."""
-    packed = connection.pack_commands(commands)
-    await connection.send_packed_command(packed)
-    return [await _reply(connection) for _ in commands]
+class Pace:
+    """When to connect again where connecting failed."""
+
+    def __init__(self) -> None:
+        self._pauses: Iterator[float] | None = None
+        self._until = 0.0
+        self._tried = False
+
+    def enter(self) -> None:
+        """Before a connect, which must end in `failed` or `succeeded`."""
+        if self._pauses is None:
+            return
+        if self._tried or _now() < self._until:
+            raise ConnectionError("l2: connecting failed a moment ago")
+        self._tried = True
+
+    def failed(self, counts: bool = True) -> None:
+        self._tried = False
+        if not counts:  # cancelled
+            return
+        if self._pauses is None:
+            self._pauses = pauses(PAUSE_MIN, PAUSE_MAX)
+        if _now() >= self._until:  # of several at once the first one counts
+            self._until = _now() + next(self._pauses)
+
+    def succeeded(self) -> None:
+        self._tried = False
+        self._pauses = None
 
 
-async def read(connection: Connection) -> Any:
-    """The next reply or message, however long it takes. Cancelling closes."""
-    return await connection.read_response(timeout=math.inf)
-
-
-async def hang_up(connection: Connection) -> None:
-    """Close; whatever is wrong with it does not matter any more."""
+async def check(connect: Open, mode: str) -> None:
+    """Connect once; `ConfigError` names a setting that can never work."""
     try:
-        await connection.disconnect()
-    except Exception:  # a peer that is gone, in any of its forms
-        await connection.disconnect(nowait=True)
+        wire = await connect()
+    except Exception as error:
+        refused = refusal(error)
+        if refused is not None:
+            raise refused from None
+        raise
+    try:
+        (pong,) = await wire.ask(("PING",))
+    finally:
+        await wire.hang_up()
+    if isinstance(pong, Exception):
+        raise ConfigError(f"l2: Redis refused a PING: {pong}")
+    if wire.mode != mode:
+        wanted = {"standalone": "a redis://", "cluster": "a redis+cluster://"}
+        expected = wanted.get(wire.mode, "a redis+sentinel://")
+        raise ConfigError(f"l2: a {wire.mode} answers: expected {expected} URL")
+    if wire.version < (6, 2):
+        raise ConfigError("l2: expected Redis 6.2 or newer, or Valkey")
 
 
 async def cut(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel the tasks until they have ended.
 
-    Once is not enough: the library writes under `asyncio.wait_for`, which before
-    Python 3.12 forgets a cancellation that comes as the write ends.
+    Once is not enough: `asyncio.wait_for`, before Python 3.12, forgets a cancellation
+    that comes as what it waits for ends.
     """
     left = {task for task in tasks if not task.done()}
     while left:
@@ -191,57 +234,5 @@ async def forever(
         await asyncio.sleep(next(pause))
 
 
-async def _open(connection: Connection) -> None:
-    await connection.connect()  # type: ignore[no-untyped-call]
-
-
-async def _reply(connection: Connection) -> Any:
-    try:
-        return await connection.read_response()
-    except ResponseError as error:
-        return error
-
-
-def _refuse(error: BaseException | None) -> None:
-    if isinstance(error, AuthenticationError):
-        raise ConfigError("l2: Redis refused the user or the password") from None
-    if isinstance(error, InvalidResponse):
-        raise ConfigError("l2: what answers there is not Redis") from None
-    if isinstance(error, ResponseError):
-        raise ConfigError(f"l2: Redis refused the connection: {error}") from None
-
-
-def _version(info: bytes) -> tuple[int, ...]:
-    for line in info.splitlines():
-        if line.startswith(b"redis_version:"):
-            return tuple(int(n) for n in line[14:].split(b".")[:2] if n.isdigit())
-    return ()
-
-
-def _parse(url: str) -> dict[str, Any]:
-    """Settings of a connection. No message repeats the URL: it may hold a password."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        raise ConfigError(
-            "l2: expected a URL such as redis://host:6379/0, with a port up to 65535"
-        ) from None
-    if parts.scheme not in _OPTIONS:
-        raise ConfigError("l2: expected a redis://, rediss:// or unix:// URL")
-    if parts.scheme == "unix":
-        if not parts.path.strip("/"):
-            raise ConfigError("l2: expected the socket's path, unix:///path/to/socket")
-    else:
-        if not parts.hostname:
-            raise ConfigError(f"l2: expected a host, {parts.scheme}://host:6379/0")
-        if parts.path.strip("/") and not parts.path.strip("/").isdigit():
-            raise ConfigError("l2: expected the database's number after the host")
-    unknown = parse_qs(parts.query).keys() - _OPTIONS[parts.scheme]
-    if unknown:
-        names = ", ".join(sorted(_OPTIONS[parts.scheme]))
-        raise ConfigError(f"l2: unknown option in the URL; there are {names}")
-    try:
-        return cast(dict[str, Any], parse_url(url))
-    except ValueError:
-        raise ConfigError("l2: an option in the URL has a malformed value") from None
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -11,7 +11,9 @@ SECOND = 1_000_000_000
 Ttl = float | int | timedelta | None
 """Seconds, or a timedelta; None never expires, 0 stores nothing."""
 
-
+EARLY_REACH = 6.0
+"""Fill times (and betas) before the ttl's end beyond which nobody draws: less than one
+draw in 400 would come out earlier."""
 _LONGEST = FOREVER / SECOND
 
 
@@ -52,6 +54,17 @@ def jittered(ttl: float, jitter: float, draw: float) -> float:
     Shortened only: no step ever lengthens a life.
     """
     return ttl * (1 - jitter * draw)
+
+
+def due_early(
+    now: int, fresh_until: int, fill_us: int, beta: float, draw: float
+) -> bool:
+    """Whether a fresh value is to be refreshed already; `draw` is in (0, 1].
+
+    Vattani, Chierichetti, Lowenstein, "Optimal Probabilistic Cache Stampede
+    Prevention" (XFetch): the sooner its end and the dearer its compute, the likelier.
+    """
+    return fresh_until - now <= -math.log(draw) * beta * fill_us * 1000
 
 
 def retry_delay(failures: int) -> float:

@@ -3,79 +3,104 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 
-from .link import Command, Link, NoScriptError
+from .link import Command, NoScriptError
+
+Exchange = Callable[..., Awaitable[list[Any]]]
+"""Of a `Link`, or `ask` of a `Wire`: the reply to each command."""
 
 
 class Names:
     """The keys of an app in Redis. `{app:0}` keeps all of a partition in one slot."""
 
-    def __init__(self, app: str) -> None:
+    def __init__(self, app: str, partition: int = 0) -> None:
         self.channels = f"shmcache:{{{app}}}:c:".encode()
-        self._prefix = f"shmcache:{{{app}:0}}:".encode()
-        self.generations = self._prefix + b"g"
-        self.stream = self._prefix + b"s"
+        prefix = f"shmcache:{{{app}:{partition}}}:".encode()
+        self.generations = prefix + b"g"
+        self.stream = prefix + b"s"
+        self.hosts = prefix + b"h"
+        self.values = prefix + b"v:"
+        self._leases = prefix + b"l:"
+        self._waiters = prefix + b"w:"
+        self._errors = prefix + b"e:"
 
     def value(self, key: bytes) -> bytes:
-        return self._prefix + b"v:" + key
+        return self.values + key
 
     def lease(self, key: bytes) -> bytes:
-        return self._prefix + b"l:" + key
+        return self._leases + key
 
     def waiters(self, key: bytes) -> bytes:
-        return self._prefix + b"w:" + key
+        return self._waiters + key
 
     def error(self, key: bytes) -> bytes:
-        return self._prefix + b"e:" + key
+        return self._errors + key
 
-    def key(self, lease: bytes) -> bytes:
-        """The key whose lease it is: what a wake-up carries."""
-        return lease[len(self._prefix) + 2 :]
-
-
-class Script(NamedTuple):
-    """A script's text and the digest by which Redis knows it."""
-
-    text: bytes
-    digest: bytes
-
-    @classmethod
-    def read(cls, name: str) -> Script:
-        text = files("shmcache.lua").joinpath(f"{name}.lua").read_bytes()
-        digest = hashlib.sha1(text, usedforsecurity=False).hexdigest()
-        return cls(text, digest.encode())
+    @staticmethod
+    def key(lease: bytes) -> bytes:
+        """The key whose lease it is, in any partition: what a wake-up carries."""
+        return lease[lease.index(b"}:") + 4 :]
 
 
-class Scripts:
-    """The scripts, each called by its digest, and in full where Redis forgot it."""
+class Script:
+    """A script's text, and the digest by which Redis knows it."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self.acquire = Script.read("acquire")
-        self.renew = Script.read("renew")
-        self.put_fenced = Script.read("put_fenced")
-        self.abandon = Script.read("abandon")
-        self.invalidate = Script.read("invalidate")
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.text = files("shmcache.lua").joinpath(f"{name}.lua").read_bytes()
+        digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
+        self._short = ("EVALSHA", digest.encode())
+        self._whole = ("EVAL", self.text)
 
     async def run(
         self,
-        script: Script,
+        exchange: Exchange,
         keys: Sequence[bytes],
         args: Sequence[bytes | str | int],
         *also: Command,
     ) -> list[Any]:
         """The script's reply, and the replies of the commands sent behind it.
 
-        An error of the script is raised.
+        An error reply to any of them is raised.
         """
         tail = (len(keys), *keys, *args)
-        replies = await self._link.exchange(("EVALSHA", script.digest, *tail), *also)
+        replies = await exchange((*self._short, *tail), *also)
         if isinstance(replies[0], NoScriptError):
             # it did not run, so running it now is no repetition
-            replies = await self._link.exchange(("EVAL", script.text, *tail), *also)
-        if isinstance(replies[0], Exception):
-            raise replies[0]
+            replies = await exchange((*self._whole, *tail), *also)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
         return replies
+
+    async def run_each(
+        self, exchange: Exchange, calls: Sequence[tuple[Sequence[Any], Sequence[Any]]]
+    ) -> list[Any]:
+        """The reply to each call of (keys, args), all in one exchange; an error reply
+        stands in its place."""
+        tails = [(len(keys), *keys, *args) for keys, args in calls]
+        replies = await exchange(*((*self._short, *tail) for tail in tails))
+        forgotten = [i for i, r in enumerate(replies) if isinstance(r, NoScriptError)]
+        if forgotten:
+            first, *others = forgotten
+            again = await exchange(
+                (*self._whole, *tails[first]),
+                *((*self._short, *tails[i]) for i in others),
+            )
+            for i, reply in zip(forgotten, again, strict=True):
+                replies[i] = reply
+        return replies
+
+
+class Scripts:
+    """All five."""
+
+    def __init__(self) -> None:
+        self.acquire = Script("acquire")
+        self.renew = Script("renew")
+        self.put_fenced = Script("put_fenced")
+        self.abandon = Script("abandon")
+        self.invalidate = Script("invalidate")

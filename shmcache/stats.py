@@ -43,6 +43,17 @@ ABOVE = (
     "claims_taken_over",
     "claim_waits",
     "invalidations",
+    "early_refreshes",  # of the refreshes, those that chance began before the ttl's end
+    "soft_timeouts",  # callers that would wait no longer for somebody else's work
+    "errors_stored",  # failures stored in place of a value, as their callers asked
+    "overloaded",  # callers and refreshes refused by flights_max or waiters_max
+    "reentrant",  # computes that asked for their own key
+    "claims_reaped",  # claims of dead processes that nobody had taken over
+    "wakeups",  # told by a sibling that a claim has changed
+    "entries_applied",  # invalidations read from the fleet's stream
+    "gaps",  # times that the stream had lost some
+    "outbox_overflows",  # times that the outbox lost some, and everything goes
+    "l2_foreign",  # values in L2 that are not ours, or not whole: deleted
 )
 """Counted above the core, behind its own."""
 
@@ -91,6 +102,8 @@ class Stats:
     file bears its name, or it was truncated."""
     l2: str = "none"
     """none, up or down."""
+    unsent: int = 0
+    """Invalidations in the outbox now, which Redis is still to be told."""
 
     def __getattr__(self, name: str) -> int:
         try:

@@ -55,17 +55,20 @@ class RedisServer:
         assert self._process is not None
         return self._process.pid
 
+    def arguments(self) -> list[str]:
+        return [
+            *("--port", str(self.port), "--bind", "127.0.0.1"),
+            *("--unixsocket", str(self.socket), "--dir", str(self._folder)),
+            *("--save", "", "--appendonly", "no", "--logfile", "redis.log"),
+            *self._flags,
+        ]
+
     def start(self) -> None:
         self._process = subprocess.Popen(
-            [
-                *(executable(), "--port", str(self.port), "--bind", "127.0.0.1"),
-                *("--unixsocket", str(self.socket), "--dir", str(self._folder)),
-                *("--save", "", "--appendonly", "no", "--logfile", "redis.log"),
-                *self._flags,
-            ],
+            [executable(), *self.arguments()],
             cwd=self._folder,
             stdout=subprocess.DEVNULL,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         deadline = time.monotonic() + 10
         while not self._answers():
@@ -87,6 +90,8 @@ class RedisServer:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    close = kill
 
     def restart(self) -> None:
         """Another one at the same address, empty."""
@@ -140,6 +145,6 @@ async def eventually(probe: Callable[[], Any], within: float = 5.0) -> Any:
         await asyncio.sleep(0.002)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """A killed test run leaves no redis-server behind."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

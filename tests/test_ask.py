@@ -5,8 +5,17 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmcache.ask import FAILED, MS, NONE, WAIT, FleetClock, Reply
-from shmcache.envelope import FOREVER_MS, Envelope
+from shmcache.ask import (
+    FAILED,
+    MS,
+    WAIT,
+    FleetClock,
+    Invalidation,
+    Replies,
+    Reply,
+    rebased,
+)
+from shmcache.envelope import FOREVER_MS, LIFE_MAX_MS, Envelope
 from shmcache.record import FOREVER, FRESH, STALE
 
 SENT = 10**18
@@ -14,53 +23,78 @@ CLOCK = FleetClock(b"incarnat", 5, 0)
 
 
 def envelope(ttl_ms: int, grace_ms: int) -> Envelope:
-    return Envelope(b"v", 0, ttl_ms, grace_ms, b"incarnat", 5, 7, 9, (1,))
+    return Envelope(b"v", 0, ttl_ms, grace_ms, 0, b"incarnat", 5, 7, 9, (1,))
 
 
-def reply(left_ms: int, *, worth: int = 2, lease: int = NONE) -> Reply:
-    return Reply(worth, bytes(8), left_ms, lease, 100, b"text")
+def reply(lease: int) -> Reply:
+    return Reply(b"2", 0, bytes(8), lease, 100, b"text")
 
 
-@given(st.integers(0, 10**9), st.integers(0, 10**9), st.integers(-1, 3 * 10**9))
+LIVES = st.integers(0, LIFE_MAX_MS // 2)
+
+
+@given(LIVES, LIVES, st.integers(-1, 2 * LIFE_MAX_MS))
 def test_life_is_never_lengthened(ttl_ms: int, grace_ms: int, left_ms: int) -> None:
-    record = reply(left_ms).record(envelope(ttl_ms, grace_ms), SENT)
+    record = rebased(envelope(ttl_ms, grace_ms), b"2", left_ms, SENT)
     life = ttl_ms + grace_ms
-    assert record.birth <= SENT
-    assert record.dead_at == record.birth + life * MS
-    if 0 <= left_ms <= life:
-        assert record.dead_at <= SENT + left_ms * MS
-        assert record.fresh_until <= SENT + max(0, left_ms - grace_ms) * MS
-    else:  # not as we set it: none of its ttl is believed
-        assert record.fresh_until <= SENT
+    assert 0 <= record.birth <= SENT
+    assert record.dead_at <= record.birth + life * MS
+    assert record.dead_at <= SENT + max(0, left_ms) * MS
+    assert record.fresh_until <= max(0, SENT + max(0, left_ms - grace_ms) * MS)
+
+
+@given(st.binary(max_size=16), st.binary(max_size=30), st.integers(0, 4))
+def test_replies_are_read_in_their_order(text: bytes, other: bytes, lease: int) -> None:
+    data = b"incarnat" + b"%17d%17d" % (5, 2_000)
+    data += b"2%17d" % 70 + b"nonce--1" + b"0%17d" % -1 + bytes(8)
+    for words in (text, other):
+        data += b"1%17d" % 80 + b"nonce--2" + b"%d%17d%5d" % (lease, 90, len(words))
+        data += words
+    replies = Replies(data, 1_500 * MS + 1)
+    assert replies.clock == FleetClock(b"incarnat", 5, 499)
+    read = list(replies.values(2))
+    assert [(w, int(ms), nonce) for w, ms, nonce in read] == [
+        (b"2", 70, b"nonce--1"),
+        (b"0", -1, bytes(8)),
+    ]
+    asked = list(replies.leases([None, None]))  # type: ignore[list-item]
+    assert asked == [Reply(b"1", 80, b"nonce--2", lease, 90, w) for w in (text, other)]
+
+
+def test_invalidation_is_packed_for_the_script() -> None:
+    token, holder = b"t" * 16, b"h" * 16
+    packed = Invalidation(b"d", b"key", 7, token, holder).packed()
+    assert packed == b"d\x07" + bytes(7) + token + holder + b"key"
+    assert Invalidation(b"t", 12).packed() == b"t" + bytes(40) + b"12"
 
 
 def test_age_is_life_less_what_is_left() -> None:
-    record = reply(25_000).record(envelope(20_000, 10_000), SENT)
+    record = rebased(envelope(20_000, 10_000), b"2", 25_000, SENT)
     assert (SENT - record.birth) // MS == 5_001  # one for the rounding
     assert record.state == FRESH
 
 
 def test_stale_by_a_tag_is_stale_here_too() -> None:
-    record = reply(25_000, worth=1).record(envelope(20_000, 10_000), SENT)
+    record = rebased(envelope(20_000, 10_000), b"1", 25_000, SENT)
     assert record.state == STALE
     assert record.fresh_until <= SENT < record.dead_at
 
 
 def test_endless_record_has_no_end() -> None:
-    record = reply(-1).record(envelope(FOREVER_MS, 1000), SENT)
+    record = rebased(envelope(FOREVER_MS, 1000), b"2", -1, SENT)
     assert (record.fresh_until, record.dead_at) == (FOREVER, FOREVER)
 
 
 def test_endless_record_that_was_expired_has_its_grace() -> None:
-    record = reply(800, worth=1).record(envelope(FOREVER_MS, 1000), SENT)
+    record = rebased(envelope(FOREVER_MS, 1000), b"1", 800, SENT)
     assert (record.fresh_until, record.dead_at) == (SENT, SENT + 800 * MS)
 
 
 def test_waiter_is_told_whom_it_waits_for() -> None:
-    answer = reply(0, lease=WAIT).answer(None, CLOCK)
+    answer = reply(WAIT).answer(None, CLOCK)
     assert (answer.holder, answer.wait_ms, answer.error) == (b"text", 100, b"")
 
 
 def test_failure_is_told_as_an_error() -> None:
-    answer = reply(0, lease=FAILED).answer(None, CLOCK)
+    answer = reply(FAILED).answer(None, CLOCK)
     assert (answer.holder, answer.wait_ms, answer.error) == (b"", 0, b"text")

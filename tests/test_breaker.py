@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shmcache.breaker import PAUSE_MAX, THRESHOLD, Breaker, LocalWords, Pass
+from shmcache.breaker import PAUSE_MAX, THRESHOLD, WORDS, Breaker, LocalWords
 from shmcache.clock import FakeClock
 
 PROBE = 0.25
@@ -15,18 +15,22 @@ class Host:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        words = LocalWords()
+        self.words = LocalWords()
         self.one, self.two = (
-            Breaker(words, probe_seconds=PROBE, clock=self.clock) for _ in range(2)
+            Breaker(self.words, probe_seconds=PROBE, clock=self.clock) for _ in range(2)
         )
 
     def open(self) -> None:
         for _ in range(THRESHOLD):
-            self.one.failed(self.one.enter())
+            self.one.failed()
         assert not self.one.closed
 
-    def pause_is_over(self) -> None:
+    def probe(self) -> int:
+        """The first one's, when the pause is over."""
         self.clock.advance(PAUSE_MAX)
+        mark = self.one.probe()
+        assert mark
+        return mark
 
 
 @pytest.fixture
@@ -35,51 +39,85 @@ def host() -> Host:
 
 
 def test_failures_in_a_row_open_it_for_all(host: Host) -> None:
-    opened = [host.one.failed(Pass.GRANTED) for _ in range(THRESHOLD)]
+    opened = [host.one.failed() for _ in range(THRESHOLD)]
     assert opened == [False] * (THRESHOLD - 1) + [True]
-    assert host.two.enter() is Pass.REFUSED
+    assert not host.two.closed
 
 
 def test_success_between_failures_keeps_it_closed(host: Host) -> None:
     for _ in range(3 * THRESHOLD):
-        host.one.failed(Pass.GRANTED)
-        assert not host.two.succeeded()
+        host.one.failed()
+        host.two.succeeded()
     assert host.one.closed
 
 
-def test_after_the_pause_one_probe_passes(host: Host) -> None:
+def test_success_under_way_does_not_close_it(host: Host) -> None:
+    """What was refused since is not sent yet."""
     host.open()
-    host.pause_is_over()
-    passes = [host.one.enter(), host.two.enter(), host.one.enter()]
-    assert passes == [Pass.PROBE, Pass.REFUSED, Pass.REFUSED]
+    host.one.succeeded()
+    assert not host.one.closed
+
+
+def test_after_the_pause_one_process_probes(host: Host) -> None:
+    host.open()
+    assert not host.two.probe()
+    host.clock.advance(PAUSE_MAX)
+    marks = [host.one.probe(), host.two.probe(), host.one.probe()]
+    assert marks[0] and marks[1:] == [0, 0]
+    assert not host.one.closed
+
+
+def test_closed_breaker_wants_no_probe(host: Host) -> None:
+    assert host.one.probe() == 0
 
 
 def test_probe_that_succeeds_closes_it(host: Host) -> None:
     host.open()
-    host.pause_is_over()
-    assert host.two.enter() is Pass.PROBE
-    assert host.two.succeeded()
-    assert host.one.enter() is Pass.GRANTED
+    assert host.one.probed(host.probe(), True)
+    assert host.two.closed
+    assert not host.two.failed()  # counted from the start
 
 
 def test_probe_that_died_is_followed_by_another(host: Host) -> None:
     host.open()
-    host.pause_is_over()
-    assert host.one.enter() is Pass.PROBE
+    host.probe()
     host.clock.advance(PROBE)
-    assert host.two.enter() is Pass.PROBE
+    assert host.two.probe()
+
+
+def test_probe_that_is_held_is_not_taken_for_dead(host: Host) -> None:
+    host.open()
+    mark = host.probe()
+    for _ in range(10):
+        host.clock.advance(PROBE - 0.01)
+        assert not host.two.probe()
+        mark = host.one.held(mark)
+    assert host.one.probed(mark, True)
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_probe_that_was_replaced_decides_nothing(host: Host, good: bool) -> None:
+    """1. A probe's process is stopped. 2. Another probes. 3. The first goes on."""
+    host.open()
+    stopped = host.probe()
+    host.clock.advance(PROBE)
+    mark = host.two.probe()
+    assert host.one.held(stopped) == 0
+    assert not host.one.probed(stopped, good) and not host.one.probed(0, good)
+    assert not host.one.closed
+    assert host.two.probed(mark, True)
+    assert not host.one.probed(stopped, good) and host.one.closed
 
 
 def pause_after_probe(host: Host) -> float:
     """Seconds until the next probe, after this one failed."""
-    host.pause_is_over()
-    assert host.one.enter() is Pass.PROBE
-    host.one.failed(Pass.PROBE)
+    assert not host.one.probed(host.probe(), False)
     seconds = 0.0
-    while host.two.enter() is Pass.REFUSED:
+    while not (mark := host.two.probe()):
         host.clock.advance(0.01)
         seconds += 0.01
     host.clock.advance(PROBE)
+    assert mark
     return seconds
 
 
@@ -93,6 +131,12 @@ def test_pauses_grow_to_their_limit(host: Host) -> None:
 def test_late_failures_do_not_lengthen_the_pause(host: Host) -> None:
     host.open()
     for _ in range(100):
-        assert not host.two.failed(Pass.GRANTED)
+        assert not host.two.failed()
     host.clock.advance(0.1)
-    assert host.two.enter() is Pass.PROBE
+    assert host.two.probe()
+
+
+def test_partitions_have_breakers_of_their_own(host: Host) -> None:
+    other = Breaker(host.words, probe_seconds=PROBE, clock=host.clock, partition=15)
+    host.open()
+    assert other.closed and 16 * WORDS <= 512

@@ -10,8 +10,10 @@ import pytest
 
 from shmcache.claim import Claim, Claims, Held
 from shmcache.clock import SYSTEM
+from shmcache.keys import holder_key
 from shmcache.l1 import FREED_ERROR, FREED_STORED, L1
-from tests.helpers import segment_name
+from tests.caches import asking, die, held, siblings, until
+from tests.helpers import Origin, alive, segment_name
 
 SIZE = 2 << 20
 
@@ -66,7 +68,7 @@ async def test_waiter_is_woken_not_polling(pair, monkeypatch):
 
 async def test_lost_wake_up_costs_one_poll(pair, monkeypatch):
     first, second = pair
-    monkeypatch.setattr(first, "_wake", lambda bitmap: None)
+    monkeypatch.setattr(first, "wake", lambda bitmap: None)
     claim = first.take(b"k")
     waiting = asyncio.create_task(second.wait(second.take(b"k")))
     await asyncio.sleep(0)
@@ -180,3 +182,161 @@ async def test_wake_socket_is_private_and_goes_with_close():
     await claims.close()
     assert not os.path.exists(path)
     l1.close(keep=False)
+
+
+async def test_named_claim_tells_its_key_until_it_is_freed(pair):
+    first, second = pair
+    claim = first.take(b"k")
+    first.name(claim)
+    name = holder_key(claim.index, claim.word)
+    assert second._l1.look(name).value == b"k"
+    first.free(claim)
+    assert second._l1.look(name) is None
+
+
+async def test_full_set_leaves_the_election_to_the_lease(pair):
+    """Its key has no claim: each process goes on by itself, and it is counted."""
+    first, second = pair
+    claims = [first.take(b"%d" % i) for i in range(2000)]
+    without = [claim for claim in claims if isinstance(claim, Claim) and not claim.ref]
+    assert without
+    key = without[0].key
+    assert second.take(key).ref is None
+    assert first.note(without[0], 1, 1)
+    assert first._l1.stats().claims_full >= 2
+    for claim in claims:
+        first.free(claim)
+    assert second.take(key).ref is not None
+
+
+async def test_key_of_a_full_set_is_computed_and_stored():
+    async with siblings() as (one, other):
+        claims = [one._claims.take(b"%d" % i) for i in range(2000)]
+        key = next(c.key for c in claims if c.ref is None)
+        assert await one.get_or_set(key, Origin("v")) == "v"
+        assert other.peek(key) == "v"
+        for claim in claims:
+            one._claims.free(claim)
+
+
+@pytest.fixture
+def crowd():
+    """So many attachments of one segment that the last have slots beyond 64."""
+    name = segment_name()
+    l1s = [L1.open(name, SIZE) for _ in range(67)]
+    for l1 in l1s:
+        l1.join()
+    yield l1s
+    for l1 in l1s:
+        l1.close(keep=False)
+
+
+async def test_processes_beyond_64_elect_wait_and_take_over(crowd):
+    """They have no bit in a claim's bitmap, and poll."""
+    last, holder = Claims(crowd[66], overdue=3.0), Claims(crowd[65], overdue=3.0)
+    assert crowd[65].table.slot >= 64
+    for claims in (last, holder):
+        claims.start()
+    claim = holder.take(b"k")
+    assert isinstance(claim, Claim) and claim.ref
+    waiting = asking(last.wait(last.take(b"k")))
+    await asyncio.sleep(0)
+    holder.free(claim, FREED_ERROR)
+    assert await asyncio.wait_for(waiting, 2) == FREED_ERROR
+    again = holder.take(b"k")
+    assert isinstance(again, Claim)
+    waiting = asking(last.wait(last.take(b"k")))
+    await holder.close()
+    die(crowd[65])
+    await asyncio.wait_for(waiting, 2)
+    assert isinstance(last.take(b"k"), Claim)
+    await last.close()
+
+
+async def test_low_slot_wakes_a_high_one_that_polls(crowd):
+    low, high = Claims(crowd[0], overdue=3.0), Claims(crowd[64], overdue=3.0)
+    for claims in (low, high):
+        claims.start()
+    claim = low.take(b"k")
+    waiting = asking(high.wait(high.take(b"k")))
+    await asyncio.sleep(0)
+    low.free(claim)
+    assert await asyncio.wait_for(waiting, 2) == FREED_STORED
+    for claims in (low, high):
+        await claims.close()
+
+
+FORKED = """
+import asyncio, os, sys
+from shmcache.claim import Claims
+from shmcache.l1 import L1
+l1 = L1.open(sys.argv[1], int(sys.argv[2]))
+l1.join()
+claims = Claims(l1, overdue=3.0)
+async def main():
+    claims.start()
+    claims.take(b"k")
+    child = os.fork()
+    if child == 0:
+        os.read(0, 1)
+        os._exit(0)
+    print(child, flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main())
+"""
+
+
+async def test_claim_of_a_killed_parent_is_not_kept_by_its_child(pair):
+    """The child of a fork has the parent's descriptors, but not its liveness."""
+    claims = pair[0]
+    name = claims._l1.segment.path.name.split(".")[-1]
+    process = subprocess.Popen(
+        [sys.executable, "-c", FORKED, name, str(SIZE)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        child = int(process.stdout.readline())
+        held_by_parent = claims.take(b"k")
+        assert isinstance(held_by_parent, Held)
+        waiting = asking(claims.wait(held_by_parent))
+        await asyncio.sleep(0)
+        process.kill()
+        await asyncio.wait_for(waiting, 2)
+        assert isinstance(claims.take(b"k"), Claim)
+        os.kill(child, 0)  # it lives
+    finally:
+        process.kill()
+        process.stdin.close()  # its child reads the end, and goes
+        process.stdout.close()
+        process.wait()
+        await until(lambda: not alive(child))
+
+
+async def test_stopped_holder_that_goes_on_is_refused_and_its_callers_answered(
+    monkeypatch,
+):
+    """1. a holder computes; 2. it does not beat for a lease life; 3. a sibling takes
+    the claim over, computes and stores; 4. the first goes on: refused, counted."""
+    async with siblings() as (one, other):
+        origin = held("late")
+        asked = asking(one.get_or_set("k", origin))
+        await origin.started.wait()
+        one._claims._beating.cancel()
+        monkeypatch.setattr(other._claims, "_overdue", 100_000_000)
+        assert await other.get_or_set("k", Origin("new")) == "new"
+        origin.gate.set()
+        assert await asked == "late"
+        assert one.peek("k") == other.peek("k") == "new"
+        stats = one.stats()
+        assert (stats.fills_refused, stats.claims_taken_over) == (1, 1)
+
+
+async def test_wake_ups_are_counted(pair):
+    first, second = pair
+    claim = first.take(b"k")
+    waiting = asking(second.wait(second.take(b"k")))
+    await asyncio.sleep(0)
+    first.free(claim)
+    await waiting
+    await until(lambda: second._l1.stats().wakeups == 1)

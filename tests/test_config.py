@@ -45,9 +45,48 @@ def test_size_of_wrong_form_is_named(text):
         ("lease_life", 1.0),
         ("jitter", 1.5),
         ("record_bytes", 0),
+        ("soft_timeout", -0.1),
+        ("soft_timeout", float("nan")),
+        ("early_refresh", -1),
+        ("flights_max", 0),
+        ("waiters_max", 0),
+        ("waiters_max", True),
+        ("waiters_max", "1"),
     ],
 )
 def test_setting_out_of_range_is_named(setting, value):
     settings = {"name": "n"} | {setting: value}
     with pytest.raises(ConfigError, match=f"^{setting}="):
         CacheConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost",
+        "rediss://:p@h:1/0",
+        "unix:///run/redis.sock",
+        "redis+sentinel://a:1,b:2/main/0",
+        "rediss+cluster://a:1,b:2",
+    ],
+)
+def test_url_of_a_redis_is_taken(url):
+    assert CacheConfig("n", l2=url).l2 == url
+
+
+@pytest.mark.parametrize("url", ["", "redis", "redis://", "http://h", "localhost:1", 7])
+def test_url_of_no_redis_is_refused(url):
+    with pytest.raises(ConfigError, match="l2: a URL of scheme"):
+        CacheConfig("n", l2=url)
+
+
+@pytest.mark.parametrize("secret", [b"x" * 15, b"x" * 65, "x" * 32])
+def test_secret_of_wrong_size_is_refused_and_not_told(secret):
+    with pytest.raises(ConfigError, match="l2_secret") as told:
+        CacheConfig("n", l2_secret=secret)
+    assert "xx" not in str(told.value)
+
+
+def test_settings_are_shown_without_secrets():
+    shown = repr(CacheConfig("n", l2="redis://:pass@h", l2_secret=b"x" * 32))
+    assert "pass" not in shown and "xx" not in shown

@@ -13,12 +13,17 @@ from shmcache import (
     CacheError,
     ComputeFailed,
     Fill,
+    ReentrantCompute,
     TierUnavailable,
 )
+from shmcache.claim import Held
+from shmcache.fill import Terms
+from shmcache.l1 import BUSY, FREED_REFUSED
+from tests.caches import SIZE, asking, held, landed, siblings, two_hosts, until
 from tests.helpers import Origin, segment_name
 from tests.redis_server import redis_server
 
-SIZE = 2 << 20
+TERMS = Terms(60.0)
 
 
 @pytest.fixture(scope="module")
@@ -29,35 +34,15 @@ def redis():
 
 @pytest.fixture
 async def hosts(redis):
-    """Two segments, as two hosts have, on one Redis."""
-    app = segment_name()
-    configs = [
-        CacheConfig(segment_name(), SIZE, l2=redis.url, app=app) for _ in range(2)
-    ]
-    async with Cache(configs[0]) as one, Cache(configs[1]) as other:
-        yield one, other
-
-
-def held(answer):
-    """An origin that answers when it is let."""
-    return Origin(answer, hold=True)
-
-
-async def until(probe):
-    for _ in range(1000):
-        if probe():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("not within 5 s")
+    async with two_hosts(redis.url) as both:
+        yield both
 
 
 async def test_cold_key_is_computed_once_by_two_hosts(hosts):
     one, other = hosts
     origin = held("v")
     asked = [
-        asyncio.ensure_future(c.get_or_set("k", origin, ttl=60))
-        for c in hosts
-        for _ in range(20)
+        asking(c.get_or_set("k", origin, ttl=60)) for c in hosts for _ in range(20)
     ]
     await until(lambda: one.stats().leases_waited + other.stats().leases_waited)
     origin.gate.set()
@@ -69,9 +54,9 @@ async def test_cold_key_is_computed_once_by_two_hosts(hosts):
 async def test_waiting_host_is_woken_within_milliseconds(hosts):
     one, other = hosts
     origin = held("v")
-    first = asyncio.ensure_future(one.get_or_set("k", origin, ttl=60))
+    first = asking(one.get_or_set("k", origin, ttl=60))
     await origin.started.wait()
-    second = asyncio.ensure_future(other.get_or_set("k", origin, ttl=60))
+    second = asking(other.get_or_set("k", origin, ttl=60))
     await until(lambda: other.stats().leases_waited)
     origin.gate.set()
     await first
@@ -92,9 +77,9 @@ async def test_value_of_another_host_is_promoted_at_its_true_age(hosts):
 async def test_failure_is_told_to_the_waiting_host_and_not_repeated(hosts):
     one, other = hosts
     origin = held(ValueError("no"))
-    first = asyncio.ensure_future(one.get_or_set("k", origin))
+    first = asking(one.get_or_set("k", origin))
     await origin.started.wait()
-    second = asyncio.ensure_future(other.get_or_set("k", origin))
+    second = asking(other.get_or_set("k", origin))
     await until(lambda: other.stats().leases_waited)
     origin.gate.set()
     with pytest.raises(ValueError, match="no"):
@@ -108,9 +93,9 @@ async def test_private_answer_lets_the_other_host_compute_at_once(hosts):
     one, other = hosts
     mine = held(Fill("mine", shareable=False))
     theirs = Origin(Fill("theirs", shareable=False))
-    first = asyncio.ensure_future(one.get_or_set("k", mine))
+    first = asking(one.get_or_set("k", mine))
     await mine.started.wait()
-    second = asyncio.ensure_future(other.get_or_set("k", theirs))
+    second = asking(other.get_or_set("k", theirs))
     await until(lambda: other.stats().leases_waited)
     mine.gate.set()
     assert await asyncio.gather(first, second) == ["mine", "theirs"]
@@ -140,7 +125,7 @@ async def test_fetch_overtaken_by_another_hosts_delete_is_stored_nowhere(hosts):
     """1. a host fetches; 2. another host deletes; 3. the fetch ends: refused."""
     one, other = hosts
     origin = held("old")
-    fetching = asyncio.ensure_future(one.get_or_set("k", origin, ttl=60))
+    fetching = asking(one.get_or_set("k", origin, ttl=60))
     await origin.started.wait()
     await other.delete("k")
     origin.gate.set()
@@ -254,30 +239,15 @@ async def test_closing_host_gives_its_lease_back_at_once(redis):
         Cache(CacheConfig(segment_name(), SIZE, l2=redis.url, app=app)) for _ in "ab"
     )
     origin = held("never")
-    asked = asyncio.ensure_future(one.get_or_set("k", origin))
+    asked = asking(one.get_or_set("k", origin))
     await origin.started.wait()
-    waiting = asyncio.ensure_future(other.get_or_set("k", Origin("v")))
+    waiting = asking(other.get_or_set("k", Origin("v")))
     await until(lambda: other.stats().leases_waited)
     await one.close()
     assert await asyncio.wait_for(waiting, 1.5) == "v"  # a lease lives 3 s
     with pytest.raises(CacheError, match="closed"):
         await asked
     await other.close()
-
-
-async def test_set_that_is_cancelled_leaves_no_lease(hosts, monkeypatch):
-    one, other = hosts
-    await one.start()
-
-    async def hang(*_):
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(one._l2, "put_fenced", hang)
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(one.set("k", "v"), 0.1)
-    before = time.monotonic()
-    assert await other.get_or_set("k", Origin("w")) == "w"
-    assert time.monotonic() - before < 0.7  # the lease of a set lives 1 s
 
 
 async def test_value_too_large_for_l1_is_taken_from_l2_by_all(hosts):
@@ -322,3 +292,214 @@ async def test_token_of_an_unanswered_ask_is_abandoned_at_the_end(hosts, monkeyp
     assert await one.get_or_set("k", compute) == "v"
     offered, *rest = order
     assert rest == ["computed", offered]
+
+
+# -- invalidations that Redis was not told of
+
+
+@pytest.fixture
+async def mute(hosts, monkeypatch):
+    """The first host cannot tell Redis of its invalidations; both hold `k`, as L2
+    does."""
+    one, other = hosts
+    await other.set("k", "old", ttl=60, grace=60, tags=("t",))
+    await one.start()
+
+    async def refuse(*_):
+        raise TierUnavailable("mute")
+
+    monkeypatch.setattr(one._invalidations.outbox, "tell", refuse)
+    yield hosts
+
+
+VERBS = {
+    "delete": lambda cache: cache.delete("k"),
+    "expire": lambda cache: cache.expire("k"),
+    "delete_tags": lambda cache: cache.delete_tags("t"),
+    "expire_tags": lambda cache: cache.expire_tags("t"),
+    "clear": lambda cache: cache.clear(),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_value_that_an_unsent_invalidation_meant_is_computed_anew(mute, verb):
+    """1. a value stands in L2; 2. it is invalidated here, and Redis cannot be told;
+    3. a get begins: what L2 has is not used, and the compute goes under its lease."""
+    one, other = mute
+    await VERBS[verb](one)
+    assert await one.get_or_set("k", Origin("new"), ttl=60) == "new"
+    assert one.stats().leases_won == 1
+    assert one.peek("k") == "new"
+    other._l1.table.drop("k")
+    assert await other.get("k") == "new"
+
+
+async def test_unsent_invalidation_of_another_key_costs_nothing(mute):
+    one, _ = mute
+    await one.delete("other")
+    assert await one.get_or_set("k", held("never")) == "old"
+
+
+async def test_lease_of_another_is_waited_for_in_spite_of_an_unusable_value(mute):
+    one, other = mute
+    await one.delete("k")
+    origin = held("new")
+    other._flights.refresh(b"k", origin, TERMS, other._l1.look(b"k"))
+    await origin.started.wait()
+    asked = asking(one.get_or_set("k", Origin("mine"), ttl=60))
+    await until(lambda: one.stats().leases_waited)
+    origin.gate.set()
+    await landed(other)
+    # what came since may still be of before the delete: it computes for itself
+    assert await asked == "mine"
+
+
+# -- early refresh between hosts
+
+
+async def test_early_refresh_on_two_hosts_is_one_compute(hosts):
+    one, other = hosts
+    await one.set("k", "old", ttl=60)
+    assert await other.get("k") == "old"
+    origin = held("new")
+    for cache in hosts:
+        cache._flights.refresh(b"k", origin, TERMS, cache._l1.look(b"k"))
+    await origin.started.wait()
+    await until(lambda: one.stats().leases_waited + other.stats().leases_waited)
+    assert one.peek("k") == other.peek("k") == "old"
+    origin.gate.set()
+    for cache in hosts:
+        await landed(cache)
+        assert cache.peek("k") == "new"
+    assert origin.calls == 1
+
+
+async def test_early_refresh_promotes_a_younger_value_and_returns_the_lease(
+    hosts, redis
+):
+    one, other = hosts
+    await one.set("k", "old", ttl=60)
+    assert await other.get("k") == "old"
+    one._flights.refresh(b"k", Origin("new"), TERMS, one._l1.look(b"k"))
+    await landed(one)
+    assert other.peek("k") == "old"
+    never = Origin("never")
+    other._flights.refresh(b"k", never, TERMS, other._l1.look(b"k"))
+    await landed(other)
+    assert (other.peek("k"), never.calls) == ("new", 0)
+    lease = other._l2.names_of(other._l2.partition(b"k")).lease(b"k")
+    await until(lambda: not redis.command("EXISTS", lease))
+
+
+async def test_early_refresh_replaces_a_value_that_l2_has_as_well(hosts):
+    one, other = hosts
+    await one.set("k", "old", ttl=60)
+    one._flights.refresh(b"k", Origin("new"), TERMS, one._l1.look(b"k"))
+    await landed(one)
+    assert one.peek("k") == "new"
+    assert await other.get("k") == "new"
+
+
+# -- the soft timeout and L2
+
+
+async def test_stale_value_of_l2_waits_for_the_soft_timeout(redis):
+    async with two_hosts(redis.url, soft_timeout=60) as (one, other):
+        for key in ("a", "b"):
+            await one.get_or_set(key, Origin(Fill("old", ttl=5, grace=60, age=6)))
+        origin = held("new")
+        asked = asking(other.get_or_set("a", origin, ttl=60))
+        await origin.started.wait()
+        assert not asked.done()
+        origin.gate.set()
+        assert await asked == "new"
+        assert await other.get_or_set("b", Origin(ValueError("down"))) == "old"
+
+
+# -- negative entries and nested computes in the fleet
+
+
+async def test_chosen_error_stands_on_the_other_host_too(hosts):
+    one, other = hosts
+    origin = Origin(LookupError("no"))
+    with pytest.raises(LookupError):
+        await one.get_or_set("k", origin, errors=LookupError, error_ttl=60)
+    for _ in "ab":
+        with pytest.raises(ComputeFailed, match="LookupError: no"):
+            await other.get_or_set("k", origin)
+    assert origin.calls == 1
+    assert await other.get("k", None) is None
+    await other.delete("k")
+    assert await other.get_or_set("k", Origin("v"), ttl=60) == "v"
+
+
+async def test_computes_that_wait_for_each_others_leases_end(hosts, monkeypatch):
+    """1. one host computes a, the other b; 2. each asks for the other's key; 3. each
+    waits too long for the lease, and computes for itself: a inside of a, an error."""
+    monkeypatch.setattr("shmcache.flight.NESTED_WAIT", 0.1)
+    one, other = hosts
+    both = asyncio.Barrier(2)
+
+    def compute(cache, key, wanted):
+        async def first():
+            await both.wait()
+            return await cache.get_or_set(wanted, second, ttl=60)
+
+        async def second():
+            return await cache.get_or_set(key, first, ttl=60)
+
+        return cache.get_or_set(key, first, ttl=60)
+
+    asked = compute(one, "a", "b"), compute(other, "b", "a")
+    async with asyncio.timeout(10):
+        ended = await asyncio.gather(*asked, return_exceptions=True)
+    assert {type(e) for e in ended} <= {ReentrantCompute, ComputeFailed}
+    assert ReentrantCompute in {type(e) for e in ended}
+    assert one.stats().soft_timeouts + other.stats().soft_timeouts >= 1
+
+
+# -- fills that do not get through at once
+
+
+async def test_fill_at_a_stopped_writers_lock_is_tried_again(monkeypatch):
+    async with siblings() as (cache, other):
+        put, answers = cache._l1.put, [BUSY] * 19
+
+        def busy(key, record, **rules):
+            if key == b"k" and answers:
+                assert isinstance(other._claims.take(b"k"), Held)
+                return answers.pop()
+            return put(key, record, **rules)
+
+        monkeypatch.setattr(cache._l1, "put", busy)
+        assert await cache.get_or_set("k", Origin("v")) == "v"
+        assert other.peek("k") == "v"
+
+
+async def test_fill_that_never_gets_through_lets_the_others_go_on(monkeypatch):
+    async with siblings() as (cache, other):
+        monkeypatch.setattr(cache._l1, "put", lambda *_, **__: BUSY)
+        assert await cache.get_or_set("k", Origin("v")) == "v"
+        assert cache.stats().fills_full == 1
+        assert await other.get_or_set("k", Origin("w")) == "w"
+
+
+async def test_waiter_that_was_refused_twice_goes_as_after_pass(monkeypatch):
+    """1. a waiter sees a claim end as refused; 2. another process takes it first;
+    3. that ends as refused too, and is taken again: the waiter waits no longer."""
+    async with siblings() as (one, other):
+        wait, claims = other._claims.wait, [one._claims.take(b"k")]
+
+        async def slow(held):
+            ended = await wait(held)
+            claims.append(one._claims.take(b"k"))
+            return ended
+
+        monkeypatch.setattr(other._claims, "wait", slow)
+        asked = asking(other.get_or_set("k", Origin("v")))
+        for n in (1, 2):
+            await until(lambda n=n: one.stats().claim_waits == n)
+            one._claims.free(claims[-1], FREED_REFUSED)
+        assert await asyncio.wait_for(asked, 2) == "v"
+        assert len(claims) == 3
+        one._claims.free(claims[-1])

@@ -9,61 +9,21 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from shmcache.ask import WON
-from shmcache.invalidation import Invalidations
-from shmcache.l1 import L1, OK, RAISED
-from shmcache.l2 import L2
-from shmcache.record import FRESH, STALE, Record
+from shmcache.errors import TierUnavailable, ValueTooLarge
+from shmcache.l1 import OK, RAISED
+from shmcache.record import STALE
 from shmcache.scripts import Names
-from tests.helpers import segment_name
+from shmcache.stream import Place
 from tests.redis_server import RedisServer, eventually, redis_server
+from tests.scene import Host, tell
 
 NAMES = Names("app")
-SECOND = 10**9
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RedisServer]:
     with redis_server() as running:
         yield running
-
-
-class Host:
-    """A segment, and one process of it."""
-
-    def __init__(self, url: str | None) -> None:
-        self.l1 = L1.open(segment_name(), 2 << 20)
-        self.l1.join()
-        self.l2 = L2(url, "app") if url else None
-        self.invalidations = Invalidations(self.l1, self.l2)
-
-    async def follows(self) -> None:
-        await self.invalidations.start()
-        assert self.invalidations.follower is not None
-        await eventually(self.invalidations.follower.caught_up.is_set)
-
-    async def close(self) -> None:
-        await self.invalidations.close()
-        if self.l2 is not None:
-            await self.l2.close()
-        self.l1.close(keep=False)
-
-    def record(self, value: bytes = b"v", tags: tuple[int, ...] = ()) -> Record:
-        now, nonce = self.l1.clock.now(), int.from_bytes(os.urandom(8), "little")
-        until, stamp = now + 60 * SECOND, self.l1.table.clock()
-        dead = until + 60 * SECOND
-        return Record(value, FRESH, 0, now, until, dead, stamp, nonce, 1, tags)
-
-    def store(self, key: bytes, value: bytes = b"v", tags: tuple[int, ...] = ()) -> int:
-        return self.l1.put(key, self.record(value, tags))
-
-    def state(self, key: bytes = b"k") -> int | None:
-        record = self.l1.look(key)
-        return None if record is None else record.state
-
-    async def from_l2(self, key: bytes = b"k") -> bytes | None:
-        assert self.l2 is not None
-        record = (await self.l2.acquire(key)).record
-        return None if record is None else record.value
 
 
 @pytest.fixture
@@ -261,9 +221,9 @@ async def test_overlapping_sets_never_leave_the_tiers_apart(
 async def delivered(hosts: list[Host]) -> None:
     """Until both hosts have applied every entry."""
     assert hosts[0].l2 is not None
-    last = (await hosts[0].l2.invalidate(b"d", [b"marker"])).clock
-    words = [host.l1.table.words("stream") for host in hosts]
-    await eventually(lambda: all(w.load(0) == last for w in words))
+    last = await tell(hosts[0].l2, b"d", b"marker")
+    places = [Place(host.l1.table.words("stream"), 0) for host in hosts]
+    await eventually(lambda: all(place.position == last for place in places))
 
 
 @pytest.mark.parametrize("where", ["lone", "cut_off"])
@@ -276,3 +236,152 @@ async def test_set_without_redis_stands_on_its_host(
     assert await host.invalidations.set(b"k", host.record(b"set")) == (where == "lone")
     assert host.l1.peek(b"k") == b"set"
     assert host.l1.put(b"k", begun) == RAISED
+
+
+async def test_many_sets_are_two_round_trips(
+    hosts: list[Host], server: RedisServer
+) -> None:
+    host = hosts[0]
+    await host.invalidations.delete(b"warm")
+    server.command("CONFIG", "RESETSTAT")
+    records = {b"%d" % i: host.record(b"v%d" % i) for i in range(100)}
+    assert await host.invalidations.set_many(records)
+    assert host.l1.peek(b"99") == b"v99" == await host.from_l2(b"99")
+    calls = server.command("INFO", "commandstats")["cmdstat_evalsha"]["calls"]
+    assert calls == 1 + 100 + 1  # all puts in one pipeline; one ask
+
+
+async def test_value_too_large_for_its_host_is_refused(lone: Host) -> None:
+    lone.store(b"k", b"old")
+    with pytest.raises(ValueTooLarge):
+        await lone.invalidations.set(b"k", lone.record(bytes(2 << 20)))
+    assert lone.state() is None
+
+
+# -- add and replace
+
+
+WHERE = ["lone", "cut_off", "fleet"]
+
+
+@pytest.fixture
+def host(
+    request: pytest.FixtureRequest, lone: Host, cut_off: Host, hosts: list[Host]
+) -> Host:
+    return {"lone": lone, "cut_off": cut_off, "fleet": hosts[0]}[request.param]
+
+
+@pytest.mark.parametrize("host", WHERE, indirect=True)
+async def test_add_stores_where_nothing_stands(host: Host) -> None:
+    assert await host.invalidations.add(b"k", host.record(b"first"))
+    assert not await host.invalidations.add(b"k", host.record(b"second"))
+    assert host.l1.peek(b"k") == b"first"
+
+
+@pytest.mark.parametrize("host", WHERE, indirect=True)
+async def test_replace_compares_with_what_stands(host: Host) -> None:
+    first, second = host.record(b"first"), host.record(b"second")
+    assert not await host.invalidations.replace(b"k", second, first.nonce)
+    assert await host.invalidations.set(b"k", first) or host.l2 is not None
+    assert not await host.invalidations.replace(b"k", second, first.nonce + 1)
+    assert host.l1.peek(b"k") == b"first"
+    assert await host.invalidations.replace(b"k", second, first.nonce)
+    assert host.l1.peek(b"k") == b"second"
+
+
+async def test_one_of_many_adders_stores(hosts: list[Host]) -> None:
+    added = await asyncio.gather(
+        *(
+            host.invalidations.add(b"k", host.record(b"%d" % i))
+            for i in range(5)
+            for host in hosts
+        )
+    )
+    assert sum(added) == 1
+
+
+async def test_one_of_many_replacers_stores(hosts: list[Host]) -> None:
+    first = hosts[0].record(b"first")
+    assert await hosts[0].invalidations.set(b"k", first)
+    done = await asyncio.gather(
+        *(
+            host.invalidations.replace(b"k", host.record(b"%d" % i), first.nonce)
+            for i in range(5)
+            for host in hosts
+        )
+    )
+    assert sum(done) == 1
+
+
+async def test_replace_is_told_to_other_hosts(hosts: list[Host]) -> None:
+    for host in hosts:
+        await host.follows()
+    first = hosts[0].record(b"first")
+    assert await hosts[0].invalidations.set(b"k", first)
+    hosts[1].store(b"k", b"first")
+    second = hosts[0].record(b"second")
+    assert await hosts[0].invalidations.replace(b"k", second, first.nonce)
+    await eventually(lambda: hosts[1].state() is None)
+
+
+async def test_replace_is_refused_where_the_lease_passed_on(
+    hosts: list[Host], monkeypatch
+) -> None:
+    """1. the lease is ours, and the value compared; 2. another host sets the key;
+    3. our delete must not remove what it set."""
+    ours, other = hosts
+    first = ours.record(b"first")
+    assert await ours.invalidations.set(b"k", first)
+    send = ours.invalidations._send
+
+    async def overtaken(*sent: object) -> object:
+        assert await other.invalidations.set(b"k", other.record(b"theirs"))
+        return await send(*sent)
+
+    monkeypatch.setattr(ours.invalidations, "_send", overtaken)
+    assert not await ours.invalidations.replace(b"k", ours.record(), first.nonce)
+    assert await ours.from_l2() == b"theirs"
+
+
+async def test_add_waits_for_who_computes(hosts: list[Host]) -> None:
+    host = hosts[0]
+    assert host.l2 is not None
+    token = os.urandom(16)
+    won = await host.l2.acquire(b"k", offer=token)
+    adding = asyncio.create_task(hosts[1].invalidations.add(b"k", hosts[1].record()))
+    answer = await host.l2.put_fenced(b"k", token, host.record(b"computed"), won.clock)
+    assert answer == "stored"
+    assert not await adding
+    assert await hosts[1].from_l2() == b"computed"
+
+
+@pytest.mark.parametrize("verb", ["delete_tags", "clear"])
+@pytest.mark.parametrize("told", [True, False], ids=["told", "untold"])
+async def test_what_was_read_does_not_outlive_its_tags(
+    hosts: list[Host], monkeypatch, verb: str, told: bool
+) -> None:
+    """1. the lease is won, and the value read; 2. its tag is deleted, and Redis may
+    not know yet; 3. the delete of the set; 4. the fill."""
+    host, other = hosts
+    old = host.record(b"old", tags=(5,))
+    assert await host.invalidations.set(b"k", old)
+    send = host.invalidations._send
+
+    async def overtaken(*sent: object) -> object:
+        monkeypatch.undo()
+        remover = other.invalidations if told else host.invalidations
+        names = (5,) if verb == "delete_tags" else ()
+        if not told:
+            monkeypatch.setattr(host.l2, "invalidate", unreachable)
+        await getattr(remover, verb)(*names)
+        monkeypatch.undo()
+        return await send(*sent)
+
+    monkeypatch.setattr(host.invalidations, "_send", overtaken)
+    touched = old._replace(nonce=old.nonce + 1)
+    assert not await host.invalidations.replace(b"k", touched, old.nonce)
+    assert host.state() is None and await host.from_l2() is None
+
+
+async def unreachable(*_: object, **__: object) -> None:
+    raise TierUnavailable("away")

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+import types
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
-from shmcache.ask import FAILED, NONE, WAIT, WON, FleetClock
+from shmcache.ask import FAILED, NONE, WAIT, WON, FleetClock, Invalidation
+from shmcache.asks import BATCH
 from shmcache.clock import SYSTEM
 from shmcache.errors import ConfigError, TierUnavailable
-from shmcache.l2 import BATCH, L2
-from shmcache.link import Command
-from shmcache.record import FOREVER, FRESH, PASS, STALE, Record
+from shmcache.l2 import BATCH_BYTES, L2, pieces
+from shmcache.link import CONNECTIONS, Link, cut
+from shmcache.record import ERROR, FOREVER, FRESH, PASS, STALE
 from shmcache.scripts import Names
+from tests.fills import fill, read, record, token, won
 from tests.redis_server import RedisServer, eventually, redis_server
 
 NAMES = Names("app")
@@ -42,41 +47,10 @@ async def l2(server: RedisServer) -> AsyncIterator[L2]:
     await l2.close()
 
 
-def token() -> bytes:
-    return os.urandom(16)
-
-
-def record(
-    value: bytes = b"v",
-    *,
-    ttl: float = 30,
-    grace: float = 30,
-    tags: tuple[int, ...] = (),
-    kind: int = 0,
-) -> Record:
-    now = SYSTEM.now()
-    fresh_until = now + round(ttl * SECOND)
-    nonce = int.from_bytes(os.urandom(8), "little")
-    dead_at = fresh_until + round(grace * SECOND)
-    return Record(value, FRESH, kind, now, fresh_until, dead_at, 0, nonce, 42, tags)
-
-
-async def won(l2: L2, key: bytes, *, early: bool = False) -> tuple[bytes, FleetClock]:
-    mine = token()
-    answer = await l2.acquire(key, offer=mine, early=early)
-    assert answer.lease == WON
-    return mine, answer.clock
-
-
-async def fill(l2: L2, key: bytes, value: Record) -> None:
-    mine, begun = await won(l2, key, early=True)
-    assert await l2.put_fenced(key, mine, value, begun) == "stored"
-
-
-async def read(l2: L2, key: bytes = b"k") -> Record:
-    found = (await l2.acquire(key)).record
-    assert found is not None
-    return found
+def free_connections(l2: L2) -> int:
+    link = l2.topology.link(0)
+    assert isinstance(link, Link)
+    return link._free._value
 
 
 # -- election
@@ -124,76 +98,6 @@ async def test_lease_is_taken_instead_of_a_dead_holders(l2: L2) -> None:
     assert await l2.put_fenced(b"k", mine, record(), answer.clock) == "stored"
 
 
-async def test_asks_of_one_turn_travel_together(l2: L2, server: RedisServer) -> None:
-    await l2.acquire(b"k")
-    server.command("CONFIG", "RESETSTAT")
-    keys = [b"%d" % i for i in range(2 * BATCH)]
-    await asyncio.gather(*(l2.acquire(key, offer=token()) for key in keys))
-    stats = server.command("INFO", "commandstats")
-    assert stats["cmdstat_evalsha"]["calls"] == 2
-    assert len(set(keys)) == server.command("EXISTS", *map(NAMES.lease, keys))
-
-
-async def test_answers_of_a_batch_belong_to_their_keys(l2: L2) -> None:
-    for i in range(20):
-        await fill(l2, b"%d" % i, record(b"value %d" % i))
-    keys = [b"%d" % i for i in range(40)]
-    answers = await asyncio.gather(*(l2.acquire(key, offer=token()) for key in keys))
-    for i, answer in enumerate(answers):
-        value = answer.record.value if answer.record else None
-        assert value == (b"value %d" % i if i < 20 else None)
-        assert answer.lease == (NONE if i < 20 else WON)
-
-
-@pytest.fixture
-async def torn(
-    l2: L2, server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[list[Record]]:
-    """Between a script and the GET behind it, another process stores one of these."""
-    other, exchange = L2(server.url, "app", deadline=2), l2.link.exchange
-    records: list[Record] = []
-
-    async def exchange_torn(*commands: Command) -> list[Any]:
-        replies = await exchange(commands[0])
-        if records and len(commands) > 1:
-            server.command("DEL", NAMES.lease(b"k"))
-            await fill(other, b"k", records.pop())
-        return replies + (await exchange(*commands[1:]) if len(commands) > 1 else [])
-
-    monkeypatch.setattr(l2.link, "exchange", exchange_torn)
-    yield records
-    await other.close()
-
-
-async def test_value_that_changed_behind_the_script_is_asked_again(
-    l2: L2, torn: list[Record]
-) -> None:
-    """Else one value would be told the age of another."""
-    await fill(l2, b"k", record(ttl=20, grace=0))
-    torn.append(record(b"next", ttl=2000, grace=0))
-    got = await read(l2)
-    assert (got.value, got.state) == (b"next", FRESH)
-    assert SYSTEM.now() - got.birth < SECOND
-
-
-async def test_winner_takes_no_value_that_changed(l2: L2, torn: list[Record]) -> None:
-    await fill(l2, b"k", record())
-    await l2.invalidate(b"x", [b"k"])
-    torn.append(record(b"next"))
-    answer = await l2.acquire(b"k", offer=token())
-    assert (answer.lease, answer.record) == (WON, None)
-
-
-async def test_value_that_changes_all_the_time_is_given_up(
-    l2: L2, torn: list[Record]
-) -> None:
-    await fill(l2, b"k", record())
-    torn += [record() for _ in range(10)]
-    with pytest.raises(TierUnavailable, match="changes"):
-        await l2.acquire(b"k")
-    assert l2.available
-
-
 # -- fencing
 
 
@@ -215,7 +119,7 @@ async def test_token_stores_once(l2: L2) -> None:
 @pytest.mark.parametrize("kind", [b"d", b"x"], ids=["delete", "expire"])
 async def test_delete_during_fill_refuses_the_fill(l2: L2, kind: bytes) -> None:
     mine, begun = await won(l2, b"k")
-    await l2.invalidate(kind, [b"k"])
+    await l2.invalidate([Invalidation(kind, b"k")])
     assert await l2.put_fenced(b"k", mine, record(), begun) == "lost"
     assert (await l2.acquire(b"k")).record is None
 
@@ -229,7 +133,7 @@ async def test_raise_during_fill_refuses_what_bears_it(
     l2: L2, kind: bytes, name: bytes | int, answer: str
 ) -> None:
     mine, begun = await won(l2, b"k")
-    await l2.invalidate(kind, [name])
+    await l2.invalidate([Invalidation(kind, name)])
     assert await l2.put_fenced(b"k", mine, record(tags=(4, 5)), begun) == answer
     assert (await l2.acquire(b"k", offer=token())).lease != WAIT
 
@@ -241,7 +145,7 @@ async def test_soft_raise_during_fill_stores_it_stale(
     l2: L2, kind: bytes, name: bytes | int
 ) -> None:
     mine, begun = await won(l2, b"k")
-    await l2.invalidate(kind, [name])
+    await l2.invalidate([Invalidation(kind, name)])
     assert await l2.put_fenced(b"k", mine, record(tags=(5,)), begun) == "stored"
     assert (await read(l2)).state == STALE
 
@@ -256,7 +160,7 @@ async def test_value_is_gone_after_a_hard_invalidation(
     l2: L2, kind: bytes, name: bytes | int
 ) -> None:
     await fill(l2, b"k", record(tags=(4, 5)))
-    await l2.invalidate(kind, [name])
+    await l2.invalidate([Invalidation(kind, name)])
     assert (await l2.acquire(b"k")).record is None
     await fill(l2, b"k", record(tags=(4, 5)))
     assert (await read(l2)).state == FRESH
@@ -269,7 +173,7 @@ async def test_value_is_stale_after_a_soft_invalidation(
     l2: L2, kind: bytes, name: bytes | int
 ) -> None:
     await fill(l2, b"k", record(tags=(5,)))
-    await l2.invalidate(kind, [name])
+    await l2.invalidate([Invalidation(kind, name)])
     found = await read(l2)
     assert found.state == STALE and found.fresh_until <= SYSTEM.now() < found.dead_at
 
@@ -278,7 +182,7 @@ async def test_endless_value_expires_into_its_grace(l2: L2) -> None:
     endless = record()._replace(fresh_until=FOREVER, dead_at=FOREVER)
     await fill(l2, b"k", endless)
     assert (await read(l2)).dead_at == FOREVER
-    await l2.invalidate(b"x", [b"k"])
+    await l2.invalidate([Invalidation(b"x", b"k")])
     found = await read(l2)
     assert found.state == STALE and found.dead_at < FOREVER
 
@@ -286,10 +190,196 @@ async def test_endless_value_expires_into_its_grace(l2: L2) -> None:
 async def test_set_takes_the_lease_for_its_token(l2: L2) -> None:
     holder, begun = await won(l2, b"k")
     mine = token()
-    clock = await l2.invalidate(b"d", [b"k"], sets=[(mine, 7)])
+    clock = (await l2.invalidate([Invalidation(b"d", b"k", 7, mine)])).clock
     assert (await l2.acquire(b"k", offer=token())).holder == mine
     assert await l2.put_fenced(b"k", holder, record(), begun) == "lost"
     assert await l2.put_fenced(b"k", mine, record(b"set"), clock) == "stored"
+
+
+async def test_batch_larger_than_a_script_is_done_in_order(
+    l2: L2, server: RedisServer
+) -> None:
+    keys = [b"%d" % i for i in range(2 * BATCH + 1)]
+    await fill(l2, keys[-1], record())
+    done = await l2.invalidate([Invalidation(b"d", key) for key in keys])
+    assert (done.clock.clock, done.lost) == (len(keys), frozenset())
+    entries = server.command("XRANGE", NAMES.stream, "-", "+")
+    assert [fields[b"n"] for _, fields in entries] == keys
+    assert (await l2.acquire(keys[-1])).record is None
+
+
+async def test_lost_items_of_a_batch_are_told_by_their_place(l2: L2) -> None:
+    mine, _ = await won(l2, b"k")
+    items = [Invalidation(b"d", b"%d" % i) for i in range(BATCH)]
+    passed_on = Invalidation(b"d", b"k", 7, token(), token())
+    stands = Invalidation(b"d", b"k", 7, token(), mine)
+    done = await l2.invalidate([*items, passed_on, stands, passed_on])
+    assert done.lost == {BATCH, BATCH + 2}
+    assert done.clock.clock == BATCH + 1
+
+
+async def test_nothing_to_invalidate_tells_the_clock(l2: L2) -> None:
+    done = await l2.invalidate([])
+    assert done.clock.clock == 0 and len(done.clock.incarnation) == 8
+
+
+async def test_other_redis_of_a_partition_makes_every_value_void(
+    l2: L2, server: RedisServer
+) -> None:
+    wire = await l2.topology.link(0).connect()
+    first = await l2.settle_identity(wire, 0, b"")
+    await fill(l2, b"k", record())
+    await l2.invalidate([Invalidation(b"d", b"other")])
+    was = wire.identity.to_bytes(8, "little")
+    assert server.command("HGET", NAMES.generations, "r") == was
+    same = await l2.settle_identity(wire, 0, was)
+    assert same.incarnation == first.incarnation
+    wire.identity += 1  # a failover
+    late = await l2.settle_identity(wire, 0, b"12345678")  # another was quicker
+    assert late.incarnation == first.incarnation
+    assert (await l2.acquire(b"k")).record is not None
+    moved = await l2.settle_identity(wire, 0, was)
+    assert moved.incarnation != first.incarnation and moved.clock == 1
+    assert (await l2.acquire(b"k")).record is None
+    assert not server.command("EXISTS", NAMES.stream)
+    await wire.hang_up()
+
+
+async def test_generations_bear_the_expected_identity(server: RedisServer) -> None:
+    plain = L2(server.url, "app")
+    wire = await plain.topology.link(0).connect()
+    for make in (
+        lambda l2: l2.acquire(b"k", offer=token()),
+        lambda l2: l2.invalidate([Invalidation(b"t", 1)]),
+    ):
+        server.command("FLUSHALL")
+        l2 = L2(server.url, "app", expects=lambda _: wire.identity)
+        await make(l2)
+        identity = wire.identity.to_bytes(8, "little")
+        assert server.command("HGET", NAMES.generations, "r") == identity
+        await l2.close()
+    await wire.hang_up()
+    await plain.close()
+
+
+# -- many keys
+
+
+async def test_get_many_finds_what_stands(l2: L2) -> None:
+    for key, value in {
+        b"fresh": record(b"1"),
+        b"stale": record(b"2", ttl=0),
+        b"pass": record(b"3", kind=PASS),
+        b"gone": record(b"4"),
+        b"error": record(b"5", kind=ERROR),
+    }.items():
+        await fill(l2, key, value)
+    await l2.invalidate([Invalidation(b"d", b"gone")])
+    found = await l2.get_many(
+        [b"fresh", b"stale", b"fresh", b"pass", b"gone", b"error"]
+    )
+    assert {key: one.value for key, one in found.items()} == {
+        b"fresh": b"1",
+        b"stale": b"2",
+        b"pass": b"3",
+        b"error": b"5",
+    }
+    assert found[b"stale"].state == STALE and found[b"fresh"].state == FRESH
+    assert await l2.get_many([]) == {}
+
+
+async def test_many_keys_travel_in_few_scripts(l2: L2, server: RedisServer) -> None:
+    keys = [b"%d" % i for i in range(3 * BATCH)]
+    begun = [(key, *await won(l2, key)) for key in keys]
+    server.command("CONFIG", "RESETSTAT")
+    answers = await l2.put_many([(k, mine, record(k), at) for k, mine, at in begun])
+    assert answers == ["stored"] * len(keys)
+    found = await l2.get_many(keys)
+    assert {key: one.value for key, one in found.items()} == {k: k for k in keys}
+    stats = server.command("INFO", "commandstats")
+    assert stats["cmdstat_mget"]["calls"] == 3
+
+
+async def test_put_many_answers_for_each(l2: L2, server: RedisServer) -> None:
+    mine, begun = await won(l2, b"k")
+    tagged, since = await won(l2, b"tagged")
+    await l2.invalidate([Invalidation(b"t", 5)])
+    server.command("SCRIPT", "FLUSH")
+    answers = await l2.put_many(
+        [
+            (b"lost", token(), record(), begun),
+            (b"k", mine, record(), begun),
+            (b"tagged", tagged, record(tags=(5,)), since),
+        ]
+    )
+    assert answers == ["lost", "stored", "raised"]
+
+
+async def test_put_many_of_large_values_travels_in_pieces(l2: L2) -> None:
+    value = os.urandom(BATCH_BYTES // 2)
+    items = []
+    for i in range(5):
+        mine, begun = await won(l2, b"%d" % i)
+        items.append((b"%d" % i, mine, record(value), begun))
+    assert await l2.put_many(items) == ["stored"] * 5
+    assert [len(some) for some in pieces(items, 3, lambda i: len(i[2].value))] == [
+        2,
+        2,
+        1,
+    ]
+
+
+async def test_many_without_redis_is_a_tier_unavailable() -> None:
+    l2 = L2("unix:///nowhere/redis.sock", "app")
+    item = (b"k", token(), record(), FleetClock(b"incarnat", 0, 0))
+    with pytest.raises(TierUnavailable):
+        await l2.put_many([item, item])
+    with pytest.raises(TierUnavailable):
+        await l2.get_many([b"%d" % i for i in range(BATCH + 1)])
+    await l2.close()
+
+
+# -- seals
+
+SECRET = b"0123456789abcdef"
+
+
+async def test_sealed_values_are_read_with_the_secret_alone(
+    l2: L2, server: RedisServer
+) -> None:
+    sealed = L2(server.url, "app", secret=SECRET, deadline=DEADLINE)
+    try:
+        await fill(sealed, b"k", record(b"sealed"))
+        assert (await read(sealed)).value == b"sealed"
+        assert (await l2.acquire(b"k")).record is None and l2.foreign == 1
+        await fill(l2, b"k", record(b"plain"))
+        answer = await sealed.acquire(b"k", offer=token())
+        assert (answer.record, answer.lease, sealed.foreign) == (None, WON, 1)
+        assert not server.command("EXISTS", NAMES.value(b"k"))
+    finally:
+        await sealed.close()
+
+
+async def test_swapped_and_brought_back_values_are_misses(server: RedisServer) -> None:
+    sealed = L2(server.url, "app", secret=SECRET, deadline=DEADLINE)
+    try:
+        await fill(sealed, b"one", record(b"1"))
+        await fill(sealed, b"two", record(b"2"))
+        one, two = (server.command("GET", NAMES.value(k)) for k in (b"one", b"two"))
+        server.command("MSET", NAMES.value(b"one"), two, NAMES.value(b"two"), one)
+        assert await sealed.get_many([b"one", b"two"]) == {} and sealed.foreign == 2
+        await fill(sealed, b"one", record(b"new"))
+        await sealed.invalidate([Invalidation(b"t", 1), Invalidation(b"c", b"")])
+        server.command("SET", NAMES.value(b"one"), one, "PX", 30_000)
+        assert await sealed.get_many([b"one"]) == {}
+    finally:
+        await sealed.close()
+
+
+@pytest.mark.parametrize("size", [1, 15, 65])
+def test_secret_of_a_wrong_length_is_refused(size: int) -> None:
+    with pytest.raises(ConfigError, match="l2_secret"):
+        L2("redis://nowhere", "app", secret=bytes(size))
 
 
 # -- ages
@@ -332,8 +422,8 @@ async def test_life_that_is_over_is_not_stored(l2: L2) -> None:
     old = record(ttl=1, grace=1)
     old = old._replace(birth=old.birth - 3 * SECOND)
     old = old._replace(fresh_until=old.birth + SECOND, dead_at=old.birth + 2 * SECOND)
-    assert await l2.put_fenced(b"k", mine, old, begun) == "stored"
-    assert (await l2.acquire(b"k")).record is None
+    assert await l2.put_fenced(b"k", mine, old, begun) == "raised"
+    assert (await l2.acquire(b"k", offer=token())).lease == WON
 
 
 # -- errors of a holder
@@ -447,7 +537,7 @@ async def test_answer_that_is_always_late_opens_the_breaker(
         server.command("CLIENT", "PAUSE", round(DEADLINE * 1400))
         await timed(l2.acquire(b"k"))
     assert not l2.available
-    assert l2.link.connects <= 3  # a late answer does not cost the connection
+    assert l2.topology.connects <= 3  # a late answer does not cost the connection
 
 
 async def test_cancelled_caller_leaves_the_operation_to_end(
@@ -463,7 +553,8 @@ async def test_cancelled_caller_leaves_the_operation_to_end(
         return (await l2.acquire(b"k")).record is not None
 
     await eventually(stored)
-    assert not l2._tasks and l2.link._free._value == 8
+    await eventually(lambda: not l2.under_way)
+    assert free_connections(l2) == CONNECTIONS
 
 
 async def test_close_waits_for_leases_given_back(server: RedisServer) -> None:
@@ -472,3 +563,90 @@ async def test_close_waits_for_leases_given_back(server: RedisServer) -> None:
     l2.abandon_later(b"given-back", mine)
     await l2.close()
     assert not server.command("EXISTS", NAMES.lease(b"given-back"))
+
+
+# -- cancellation
+
+
+@pytest.fixture
+async def patient(server: RedisServer) -> AsyncIterator[L2]:
+    server.command("FLUSHALL")
+    l2 = L2(server.url, "app", deadline=5.0)
+    yield l2
+    await l2.close()
+
+
+CANCELLATIONS = int(os.environ.get("SHMCACHE_REPEATS", "100"))
+
+
+@types.coroutine
+def cancelled_at(work: Coroutine[Any, Any, Any], place: int) -> Any:
+    """Await `work`; when it waits for the `place`-th time its task is cancelled."""
+    go_on = partial(work.send, None)
+    for step in itertools.count():
+        try:
+            waited = go_on()
+        except StopIteration as end:
+            return end.value
+        if step == place:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+        try:
+            go_on = partial(work.send, (yield waited))
+        except BaseException as error:
+            go_on = partial(work.throw, error)
+
+
+OPERATIONS: dict[str, Callable[[L2, bytes, FleetClock], Coroutine[Any, Any, Any]]] = {
+    "read": lambda l2, mine, begun: l2.acquire(b"k"),
+    "acquire": lambda l2, mine, begun: l2.acquire(b"k", offer=token(), early=True),
+    "renew": lambda l2, mine, begun: l2.renew(b"k", mine, 3000),
+    "put": lambda l2, mine, begun: l2.put_fenced(b"k", mine, record(), begun),
+    "abandon": lambda l2, mine, begun: l2.abandon(b"k", mine, b"words"),
+    "get_many": lambda l2, mine, begun: l2.get_many([b"k", b"other"]),
+    "put_many": lambda l2, mine, begun: l2.put_many([(b"k", mine, record(), begun)]),
+    "invalidate": lambda l2, mine, begun: l2.invalidate([Invalidation(b"x", b"k")]),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("place", [0, 1, 2])
+async def test_cancelled_callers_cost_no_connection(
+    patient: L2, name: str, place: int
+) -> None:
+    l2 = patient
+    await fill(l2, b"k", record())
+    connects, tasks = l2.topology.connects, len(asyncio.all_tasks())
+    for _ in range(max(1, CANCELLATIONS // len(OPERATIONS) // 3)):
+        work = OPERATIONS[name](l2, *await won(l2, b"k"))
+        caller = asyncio.create_task(cancelled_at(work, place))
+        with contextlib.suppress(asyncio.CancelledError):
+            await caller
+        await eventually(lambda: not l2.under_way)
+        await l2.invalidate([Invalidation(b"x", b"k")])  # frees the lease
+    assert free_connections(l2) == CONNECTIONS
+    assert l2.topology.connects <= connects + 1
+    assert len(asyncio.all_tasks()) == tasks
+    await fill(l2, b"k", record(b"after"))
+    assert (await read(l2)).value == b"after"
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_operation_cut_anywhere_leaves_the_pool_whole(
+    patient: L2, turns: int
+) -> None:
+    """As when the cache is closed: the connection may go, its place comes back."""
+    l2 = patient
+    await l2.acquire(b"k")
+    for _ in range(max(1, CANCELLATIONS // 24)):
+        caller = asyncio.create_task(l2.acquire(b"k", offer=token()))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await cut(list(l2._parts[0].operations._tasks))
+        with contextlib.suppress(TierUnavailable):
+            await asyncio.wait_for(caller, 1)
+    assert free_connections(l2) == CONNECTIONS and not l2.under_way
+    assert l2.available
+    await fill(l2, b"other", record(b"after"))
+    assert (await read(l2, b"other")).value == b"after"

@@ -36,21 +36,27 @@ ROWS = [
     {"shmcache_server", "shmcache_server.rfc9111"},
     {"shmcache"},
     {"shmcache.cache"},
+    {"shmcache.writes"},
+    {"shmcache.parts"},
     {"shmcache.flight"},
     {"shmcache.holder", "shmcache.invalidation"},
-    {"shmcache.claim", "shmcache.follower", "shmcache.lease"},
-    {"shmcache.inspect", "shmcache.l1", "shmcache.l2"},
-    {
-        "shmcache.ask",
-        "shmcache.check",
-        "shmcache.fill",
-        "shmcache.scripts",
-        "shmcache.segment",
-    },
-    {"shmcache.breaker", "shmcache.codec", "shmcache.envelope", "shmcache.link"},
+    {"shmcache.follower", "shmcache.job", "shmcache.reaper"},
+    {"shmcache.claim", "shmcache.lookup", "shmcache.outbox", "shmcache.stream"},
+    {"shmcache.lease"},
+    {"shmcache.l2"},
+    {"shmcache.part"},
+    {"shmcache.asks"},
+    {"shmcache.operations"},
+    {"shmcache.topology"},
+    {"shmcache.cluster", "shmcache.scripts", "shmcache.sentinel", "shmcache.terms"},
+    {"shmcache.compute", "shmcache.link", "shmcache.tags", "shmcache.target"},
+    {"shmcache.address", "shmcache.entry", "shmcache.inspect", "shmcache.l1"},
+    {"shmcache.ask", "shmcache.check", "shmcache.fill", "shmcache.segment"},
+    {"shmcache.breaker", "shmcache.codec", "shmcache.envelope", "shmcache.wire"},
     {"shmcache.policy"},
     {"shmcache.clock", "shmcache.config", "shmcache.keys", "shmcache.stats"},
     {"shmcache.errors", "shmcache.record", "shmcache.room"},
+    {"shmcache.nesting", "shmcache.resp"},
     {"shmcache._core", "shmcache._core.binding", "shmcache.lua"},
 ]
 ROW = {module: i for i, row in enumerate(ROWS) for module in row}
@@ -58,11 +64,13 @@ ROW = {module: i for i, row in enumerate(ROWS) for module in row}
 # No I/O and no clock: time is an argument.
 PURE = {
     *("shmcache.policy", "shmcache.codec", "shmcache.record", "shmcache.keys"),
+    *("shmcache.entry", "shmcache.fill", "shmcache.resp", "shmcache.terms"),
     *(module for module in ROW if module.startswith("shmcache_server.rfc9111")),
 }
 # Who alone may import it.
 ONLY = {
-    "redis": {"shmcache.link"},
+    "hiredis": {"shmcache.resp"},
+    "redis": set(),  # its client retries behind our back
     "shmcache._core.binding": {"shmcache.check", "shmcache.inspect", "shmcache.l1"},
 }
 # Package maps and entry points: proved by the tests of what they name.

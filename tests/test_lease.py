@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from shmcache.ask import WAIT, WON
+from shmcache.ask import WAIT, WON, Invalidation
 from shmcache.clock import SYSTEM
 from shmcache.l2 import L2
 from shmcache.lease import HEARTBEAT, POLL, Lease, Leases
 from shmcache.record import FRESH, Record
 from shmcache.scripts import Names
+from tests.fleets import redis_cluster
+from tests.helpers import free_port
 from tests.redis_server import RedisServer, eventually, redis_server
 
 NAMES = Names("app")
@@ -31,8 +33,10 @@ def server() -> Iterator[RedisServer]:
 class Process:
     """What one process of a host has to do with Redis."""
 
-    def __init__(self, url: str, life: float) -> None:
-        self.l2 = L2(url, "app", lease_life=life)
+    def __init__(
+        self, url: str, life: float, expects: Callable[[int], int] | None = None
+    ) -> None:
+        self.l2 = L2(url, "app", lease_life=life, expects=expects)
         self.leases = Leases(self.l2)
 
     async def start(self) -> Process:
@@ -94,7 +98,7 @@ async def test_end_of_a_lease_wakes_the_waiter(
     elif end == "abandon":
         await holder.l2.abandon(b"k", lease.token)
     else:
-        await holder.l2.invalidate(b"d", [b"k"])
+        await holder.l2.invalidate([Invalidation(b"d", b"k")])
     lease.stop()
     assert await wait < SOON
 
@@ -152,15 +156,36 @@ async def test_hung_subscription_is_noticed_and_renewed(
 ) -> None:
     """A stopped Redis keeps its connections alive: only a missing PONG tells."""
     _, waiter = pair
-    before = waiter.l2.link.connects
+    before = waiter.l2.topology.connects
     server.stop()
     began = time.monotonic()
     try:
-        await eventually(lambda: waiter.l2.link.connects > before, 4 * HEARTBEAT)
+        await eventually(lambda: waiter.l2.topology.connects > before, 4 * HEARTBEAT)
     finally:
         server.cont()
     assert time.monotonic() - began < 3 * HEARTBEAT + 0.2
     await waiter.subscribed(2)
+
+
+async def test_subscription_follows_the_host_to_another_master() -> None:
+    """The old one may live on where nobody publishes any more."""
+    expected = [0]
+    with redis_server() as own:
+        process = Process(own.url, 3.0, expected.__getitem__)
+        await process.start()
+        first = await process.l2.topology.connect()
+        expected[0] = first.identity
+        await first.hang_up()
+        before = process.l2.topology.connects
+        own.command("REPLICAOF", "127.0.0.1", free_port())
+        own.command("REPLICAOF", "NO", "ONE")  # a master again, of another history
+        second = await process.l2.topology.connect()
+        assert second.identity != first.identity
+        expected[0] = second.identity
+        await second.hang_up()
+        await process.subscribed(2)
+        assert process.l2.topology.connects == before + 2
+        await process.close()
 
 
 async def test_waits_end_though_redis_is_away() -> None:
@@ -207,3 +232,21 @@ async def test_lease_is_lost_when_redis_is_gone_for_its_life() -> None:
         async with asyncio.timeout(3):
             await lease.lost.wait()
         await process.close()
+
+
+async def test_wake_up_crosses_the_nodes_of_a_cluster() -> None:
+    """The waiter listens at one node; the lease may end at any."""
+    with redis_cluster() as nodes:
+        holder = await Process(nodes.url, 3.0).start()
+        waiter = await Process(nodes.url, 3.0).start()
+        for key in (b"%d" % i for i in range(24)):
+            lease = await holder.won(key)
+            wait = asyncio.create_task(waited(waiter, key, await waiter.waits(key)))
+            await asyncio.sleep(0)
+            stored = await holder.l2.put_fenced(key, lease.token, record(), lease.clock)
+            lease.stop()
+            assert (stored, await wait < POLL / 2) == ("stored", True)
+        asked = {holder.l2.partition(b"%d" % i) for i in range(24)}
+        assert len(asked) > 6
+        await holder.close()
+        await waiter.close()

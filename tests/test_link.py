@@ -1,20 +1,42 @@
-"""Connections that do what they are told, once."""
+"""Connections that do what they are told, once, and are made only as fast as they
+may be."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
+import re
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
+from shmcache.address import Address
 from shmcache.errors import ConfigError
-from shmcache.link import CONNECTIONS, Link, cut, forever, pauses
+from shmcache.link import (
+    CONNECTIONS,
+    PAUSE_MAX,
+    STRANGER_SECONDS,
+    Link,
+    Pace,
+    StrangerError,
+    check,
+    cut,
+    forever,
+    pauses,
+)
+from shmcache.wire import NotMasterError, Wire
+from tests.fleets import SentinelServer, replicate
 from tests.helpers import free_port
 from tests.redis_server import RedisServer, eventually, redis_server
 
 TIMEOUT = 0.5
+
+
+def linked(server: RedisServer) -> Link:
+    address = Address(path=str(server.socket))
+    return Link(lambda: address.open(TIMEOUT))
 
 
 @pytest.fixture(scope="module")
@@ -25,71 +47,9 @@ def server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 async def link(server: RedisServer) -> AsyncIterator[Link]:
-    link = Link(server.tcp_url, timeout=TIMEOUT)
+    link = linked(server)
     yield link
     await link.close()
-
-
-async def readable(link: Link) -> None:
-    """Until the one idle connection has bytes, or its end, to read."""
-    (connection,) = link._idle
-    await eventually(connection.can_read)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "localhost:6379",
-        "http://user:hunter2@host",
-        "redis://",
-        "redis://:hunter2@",
-        "redis://:hunter2@host:99999",
-        "redis://:hunter2@host:port",
-        "redis://:hunter2@[::1",
-        "redis://:hunter2@host/first",
-        "redis://:hunter2@host?socket_timeout=100",
-        "redis://:hunter2@host?db=one",
-        "rediss://:hunter2@host?ssl_min_version=new",
-        "unix://",
-        "unix:///",
-    ],
-)
-def test_malformed_url_names_the_setting_and_no_password(url: str) -> None:
-    with pytest.raises(ConfigError, match="l2: ") as refused:
-        Link(url, timeout=TIMEOUT)
-    assert "hunter2" not in str(refused.value)
-    assert refused.value.__cause__ is None
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "redis://localhost",
-        "redis://user:pass@[::1]:6379/3",
-        "rediss://host/0?ssl_cert_reqs=none",
-        "unix:///run/redis.sock?db=2",
-        "unix:///run/redis.sock?username=u&password=p",
-    ],
-)
-def test_usual_urls_are_taken(url: str) -> None:
-    Link(url, timeout=TIMEOUT)
-
-
-async def test_error_reply_stands_in_its_place(link: Link) -> None:
-    first, error, last = await link.exchange(("PING",), ("NONSENSE",), ("PING",))
-    assert (first, last) == (b"PONG", b"PONG")
-    assert isinstance(error, Exception)
-
-
-async def test_connecting_sends_nothing_but_what_it_must(
-    link: Link, server: RedisServer
-) -> None:
-    server.command("CONFIG", "RESETSTAT")
-    await link.exchange(("PING",))
-    (stats,) = await link.exchange(("INFO", "commandstats"))
-    commands = {line.split(b":")[0] for line in stats.split() if b"cmdstat_" in line}
-    assert commands <= {b"cmdstat_ping", b"cmdstat_config", b"cmdstat_auth"}
 
 
 async def test_failed_exchange_is_not_repeated(link: Link, server: RedisServer) -> None:
@@ -108,15 +68,15 @@ async def test_connection_the_server_closed_is_replaced_unnoticed(
 ) -> None:
     await link.exchange(("PING",))
     server.command("CLIENT", "KILL", "TYPE", "normal")
-    await readable(link)
+    await eventually(lambda: not link._idle[0].quiet)
     assert await link.exchange(("PING",)) == [b"PONG"]
 
 
 async def test_connection_with_unread_bytes_is_replaced(link: Link) -> None:
     """Else the next command would be answered by somebody else's reply."""
     await link.exchange(("PING",))
-    await link._idle[0].send_command("ECHO", "foreign")
-    await readable(link)
+    await link._idle[0].send("ECHO", "foreign")
+    await eventually(lambda: not link._idle[0].quiet)
     assert await link.exchange(("ECHO", "own")) == [b"own"]
     assert link.connects == 2
 
@@ -133,53 +93,181 @@ async def test_cancelled_exchange_costs_its_connection_only(link: Link) -> None:
     assert link._free._value == CONNECTIONS
 
 
-async def test_hung_server_ends_an_exchange_by_its_timeout(
+async def test_hung_server_costs_each_exchange_its_timeout(
     link: Link, server: RedisServer
 ) -> None:
     await link.exchange(("PING",))
     server.stop()
     try:
-        began = time.monotonic()
-        with pytest.raises(Exception, match="Timeout"):
+        with pytest.raises(TimeoutError):
             await link.exchange(("PING",))
-        assert TIMEOUT * 0.9 < time.monotonic() - began < 2 * TIMEOUT
+        assert not link._idle and link._free._value == CONNECTIONS
     finally:
         server.cont()
     assert await link.exchange(("PING",)) == [b"PONG"]
 
 
-async def test_wrong_password_is_a_setting() -> None:
-    with redis_server("--requirepass", "sesame") as guarded:
-        for url in (guarded.url, guarded.url + "?password=hunter2"):
-            link = Link(url, timeout=TIMEOUT)
-            with pytest.raises(ConfigError, match=r"l2: .*password") as refused:
-                await link.check()
-            assert "hunter2" not in str(refused.value)
-            await link.close()
-        link = Link(guarded.url + "?password=sesame", timeout=TIMEOUT)
-        await link.check()
+async def test_connections_are_bounded_and_exchanges_wait(link: Link) -> None:
+    many = [link.exchange(("ECHO", i)) for i in range(200)]
+    answers = await asyncio.gather(*many)
+    assert [int(answer) for (answer,) in answers] == list(range(200))
+    assert link.connects <= CONNECTIONS
+
+
+# --- settings ---------------------------------------------------------------------
+
+
+async def test_other_kind_of_redis_is_a_setting(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    sentinel = SentinelServer(tmp_path, free_port(), server)
+    with redis_server("--cluster-enabled", "yes") as node, closing(sentinel):
+        sentinel.start()
+        for other, expected in ((sentinel, "redis+sentinel"), (node, "redis+cluster")):
+            address = Address(path=str(other.socket))
+            with pytest.raises(ConfigError, match=re.escape(expected)):
+                await check(lambda address=address: address.open(TIMEOUT), "standalone")
+
+
+# --- strangers --------------------------------------------------------------------
+
+
+async def test_stranger_is_not_read_until_it_is_the_one_expected(link: Link) -> None:
+    expected = 1
+    link.expects = lambda: expected
+    for _ in range(3):
+        with pytest.raises(StrangerError):
+            await link.exchange(("PING",))
+    assert link.connects == 1
+    expected = link._idle[0].identity
+    assert await link.exchange(("PING",)) == [b"PONG"]
+    assert link.connects == 1
+
+
+async def test_old_connection_of_a_stranger_is_made_anew(link: Link) -> None:
+    """The other way round: the expected one has changed, and it is of the old one."""
+    await link.exchange(("PING",))
+    (wire,) = link._idle
+    right, wire.identity = wire.identity, 1
+    wire.born -= STRANGER_SECONDS
+    link.expects = lambda: right
+    assert await link.exchange(("PING",)) == [b"PONG"]
+    assert link.connects == 2
+
+
+async def test_nothing_is_read_while_no_identity_is_noted(link: Link) -> None:
+    link.expects = lambda: 0
+    with pytest.raises(StrangerError):
+        await link.exchange(("PING",))
+
+
+async def test_own_connection_may_be_a_strangers(link: Link) -> None:
+    """The follower has to meet the stranger, to note who it is."""
+    link.expects = lambda: 1
+    wire = await link.connect()
+    assert await wire.ask(("PING",)) == [b"PONG"]
+    await wire.hang_up()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("SET", "k", "v"), ("EVAL", "return redis.call('SET', KEYS[1], 1)", 1, "k")],
+    ids=["command", "script"],
+)
+async def test_connection_to_a_demoted_master_is_closed(
+    link: Link, server: RedisServer, command: tuple[str | int, ...]
+) -> None:
+    with redis_server() as own:
+        demoted = linked(own)
+        await demoted.exchange(("PING",))
+        replicate(own, server)
+        (reply,) = await demoted.exchange(command)
+        assert "READONLY" in str(reply) and not demoted._idle
+        with pytest.raises(NotMasterError):
+            await demoted.exchange(("GET", "k"))
+        await demoted.close()
+
+
+# --- pace -------------------------------------------------------------------------
+
+
+async def test_failed_connects_are_paced_and_refuse_meanwhile() -> None:
+    """As many as the pauses allow, however many exchanges want one."""
+    link = Link(lambda: Address("127.0.0.1", port).open(TIMEOUT))
+    port, refused = free_port(), 0
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while loop.time() - began < 1.0:
+        outcomes = await asyncio.gather(
+            *(link.exchange(("PING",)) for _ in range(20)), return_exceptions=True
+        )
+        refused += sum("a moment ago" in str(outcome) for outcome in outcomes)
+        assert all(isinstance(outcome, OSError) for outcome in outcomes)
+    assert link.connects <= CONNECTIONS + 10
+    assert refused > 1000
+
+
+async def test_server_that_is_back_is_met_by_one_connect_first() -> None:
+    with redis_server() as own:
+        link = linked(own)
+        await link.exchange(("PING",))
+        own.kill()
+        await eventually(lambda: not link._idle[0].quiet)
+        with pytest.raises(OSError):
+            await link.exchange(("PING",))
+        own.start()
+        before = link.connects
+
+        async def back() -> bool:
+            many = [link.exchange(("PING",)) for _ in range(50)]
+            ends = await asyncio.gather(*many, return_exceptions=True)
+            return [b"PONG"] in ends
+
+        await eventually(back)
+        assert link.connects == before + 1
         await link.close()
 
 
-async def test_database_that_is_not_there_is_a_setting(server: RedisServer) -> None:
-    link = Link(server.url + "?db=99", timeout=TIMEOUT)
-    with pytest.raises(ConfigError, match=r"l2: .*DB index"):
-        await link.check()
+async def test_own_connection_that_succeeds_ends_the_pause(server: RedisServer) -> None:
+    wires: list[Exception | None] = [ConnectionError("away")]
+
+    async def open() -> Wire:
+        if wires:
+            error = wires.pop()
+            assert error is not None
+            raise error
+        return await Address(path=str(server.socket)).open(TIMEOUT)
+
+    link = Link(open)
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            await link.exchange(("PING",))
+    assert link.connects == 1
+    await (await link.connect()).hang_up()
+    assert await link.exchange(("PING",)) == [b"PONG"]
     await link.close()
 
 
-async def test_other_protocol_is_a_setting() -> None:
-    async def http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readline()
-        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-        writer.close()
+async def test_pause_of_several_failures_at_once_is_one() -> None:
+    pace = Pace()
+    for _ in range(20):
+        pace.failed()
+    assert pace._until - asyncio.get_running_loop().time() < 0.06
 
-    async with await asyncio.start_server(http, "127.0.0.1", 0) as other:
-        port = other.sockets[0].getsockname()[1]
-        link = Link(f"redis://127.0.0.1:{port}", timeout=TIMEOUT)
-        with pytest.raises(ConfigError, match="not Redis"):
-            await link.check()
-        await link.close()
+
+async def test_cancelled_connect_leaves_the_way_free() -> None:
+    pace = Pace()
+    pace.failed()
+    pace._until = 0
+    pace.enter()
+    with pytest.raises(ConnectionError):
+        pace.enter()
+    pace.failed(counts=False)
+    pace.enter()
+    assert pace._until == 0 and PAUSE_MAX < 1
+
+
+# --- tasks ------------------------------------------------------------------------
 
 
 async def test_task_that_forgets_a_cancellation_is_cut() -> None:

@@ -57,6 +57,32 @@ def test_retry_delay_doubles_from_one_to_thirty():
     assert policy.retry_delay(5000) == 30
 
 
+@pytest.mark.parametrize(
+    ("left", "draw", "due"),
+    [
+        (0, 1.0, True),
+        (1, 1.0, False),
+        (1_000_000, 0.37, False),  # the compute took a millisecond; -log(0.37) < 1
+        (1_000_000, 0.36, True),
+        (6_000_000, 0.0025, False),
+        (6_000_000, 0.0024, True),
+    ],
+)
+def test_early_refresh_is_likelier_near_the_end(left, draw, due):
+    assert policy.due_early(100, 100 + left, 1000, 1.0, draw) is due
+
+
+def test_early_refresh_scales_with_the_compute_and_beta():
+    assert not policy.due_early(0, 2_000_000, 1000, 1.0, 0.3)
+    assert policy.due_early(0, 2_000_000, 2000, 1.0, 0.3)
+    assert policy.due_early(0, 2_000_000, 1000, 2.0, 0.3)
+
+
+def test_early_reach_leaves_out_one_draw_in_400():
+    window = int(policy.EARLY_REACH * 1_000_000)
+    assert not policy.due_early(0, window, 1000, 1.0, 1 / 400)
+
+
 def test_ttl_beyond_floats_names_itself():
     with pytest.raises(ValueError, match="ttl="):
         policy.seconds(10**400)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from importlib.resources import files
 
 import pytest
 
-from shmcache.ask import WAIT, WON, FleetClock
+from shmcache.ask import WAIT, WON, FleetClock, Invalidation
+from shmcache.breaker import THRESHOLD
 from shmcache.clock import SYSTEM
 from shmcache.errors import TierUnavailable
 from shmcache.l2 import L2
-from shmcache.record import STALE, Record
+from shmcache.record import STALE
 from shmcache.scripts import Names
-from tests.redis_server import RedisServer, redis_server
+from tests.fills import SECOND, fill, record, token, won
+from tests.redis_server import RedisServer, eventually, redis_server
 
 NAMES = Names("app")
 SCRIPTS = ("acquire", "renew", "put_fenced", "abandon", "invalidate")
-SECOND = 10**9
 
 
 @pytest.fixture(scope="module")
@@ -36,30 +36,6 @@ async def l2(server: RedisServer) -> AsyncIterator[L2]:
     await l2.close()
 
 
-def token() -> bytes:
-    return os.urandom(16)
-
-
-def record(value: bytes = b"v", *, tags: tuple[int, ...] = ()) -> Record:
-    now = SYSTEM.now()
-    nonce = int.from_bytes(os.urandom(8), "little")
-    return Record(
-        value, 0, 0, now, now + 30 * SECOND, now + 60 * SECOND, 0, nonce, 1, tags
-    )
-
-
-async def won(l2: L2, key: bytes) -> tuple[bytes, FleetClock]:
-    mine = token()
-    answer = await l2.acquire(key, offer=mine, early=True)
-    assert answer.lease == WON
-    return mine, answer.clock
-
-
-async def fill(l2: L2, key: bytes, value: Record) -> str:
-    mine, begun = await won(l2, key)
-    return await l2.put_fenced(key, mine, value, begun)
-
-
 def out_of_memory(server: RedisServer) -> None:
     server.command("CONFIG", "SET", "maxmemory", "1")
 
@@ -74,15 +50,17 @@ def test_script_tells_keys_arguments_and_returns(name: str) -> None:
 
 
 async def test_forgotten_scripts_are_sent_again(l2: L2, server: RedisServer) -> None:
-    assert await fill(l2, b"k", record()) == "stored"
+    await fill(l2, b"k", record())
     server.command("SCRIPT", "FLUSH")
-    assert await fill(l2, b"k", record(b"new")) == "stored"
+    await fill(l2, b"k", record(b"new"))
     found = (await l2.acquire(b"k")).record
     assert found is not None and found.value == b"new"
 
 
 @pytest.mark.parametrize(
-    "foreign", [b"", b"short", b"x" * 300, b"SHMC\x01" + b"\0" * 20], ids=len
+    "foreign",
+    [b"", b"x", b"short", b"x" * 300, b"SHMC\x02", b"SHMC\x02" + b"\0" * 20],
+    ids=len,
 )
 async def test_foreign_value_is_a_miss_and_deleted(
     l2: L2, server: RedisServer, foreign: bytes
@@ -167,7 +145,7 @@ async def test_fill_of_a_lost_incarnation_is_raised(
     mine = token()
     begun = (await l2.acquire(b"k", offer=mine)).clock
     server.command("DEL", NAMES.generations)
-    await l2.invalidate(b"t", [1])
+    await l2.invalidate([Invalidation(b"t", 1)])
     assert await l2.put_fenced(b"k", mine, record(), begun) == "raised"
 
 
@@ -175,9 +153,9 @@ async def test_new_generations_delete_the_old_stream(
     l2: L2, server: RedisServer
 ) -> None:
     for _ in range(3):
-        await l2.invalidate(b"d", [b"k"])
+        await l2.invalidate([Invalidation(b"d", b"k")])
     server.command("DEL", NAMES.generations)
-    assert (await l2.invalidate(b"d", [b"k"])).clock == 1
+    assert (await l2.invalidate([Invalidation(b"d", b"k")])).clock.clock == 1
     assert server.command("XLEN", NAMES.stream) == 1
     server.command("DEL", NAMES.generations)
     await won(l2, b"k")
@@ -186,7 +164,9 @@ async def test_new_generations_delete_the_old_stream(
 
 async def test_entry_ids_are_the_clock(l2: L2, server: RedisServer) -> None:
     server.command("HSET", NAMES.generations, "i", b"incarnat", "c", 10**15)
-    clock = (await l2.invalidate(b"t", [7, 8, 9])).clock
+    clock = (
+        await l2.invalidate([Invalidation(b"t", n) for n in (7, 8, 9)])
+    ).clock.clock
     assert clock == 10**15 + 3
     ids = [entry for entry, _ in server.command("XRANGE", NAMES.stream, "-", "+")]
     assert ids == [b"%d-0" % (clock - i) for i in (2, 1, 0)]
@@ -222,7 +202,7 @@ async def test_invalidation_without_memory_is_not_lost(
     )
     await fill(l2, b"k", record(tags=(5,)))
     out_of_memory(server)
-    await l2.invalidate(kind, names)
+    await l2.invalidate([Invalidation(kind, name) for name in names])
     assert server.command("XLEN", NAMES.stream) == 1
     found = (await l2.acquire(b"k")).record
     assert found is None if kind in b"dtc" else found is not None
@@ -234,7 +214,7 @@ async def test_right_to_publish_missing_loses_no_store(
 ) -> None:
     server.command(
         *("ACL", "SETUSER", "mute", "on", ">x", "~shmcache:*", "resetchannels"),
-        *("+@all", "-@dangerous"),
+        *("+@all", "-@dangerous", "+info"),
     )
     mute = L2(server.url + "?username=mute&password=x", "app", deadline=2.0)
     try:
@@ -246,7 +226,7 @@ async def test_right_to_publish_missing_loses_no_store(
         assert server.command("EXISTS", NAMES.lease(b"k"), NAMES.waiters(b"k")) == 0
         await won(l2, b"k")
         await l2.acquire(b"k", offer=token(), channel=b"c", early=True)
-        await mute.invalidate(b"d", [b"k"])
+        await mute.invalidate([Invalidation(b"d", b"k")])
         mine, _ = await won(mute, b"k")
         await l2.acquire(b"k", offer=token(), channel=b"c")
         assert await mute.abandon(b"k", mine)
@@ -255,10 +235,131 @@ async def test_right_to_publish_missing_loses_no_store(
         await mute.close()
 
 
+# -- what is not as we left it
+
+
+async def test_brought_back_value_ends_with_its_life(
+    l2: L2, server: RedisServer
+) -> None:
+    """Whoever restores an old value gives it a ttl of his own."""
+    now = SYSTEM.now()
+    short = record()._replace(fresh_until=now, dead_at=now + SECOND // 20)
+    await fill(l2, b"k", short)
+    saved = server.command("GET", NAMES.value(b"k"))
+    assert saved
+    await eventually(lambda: not server.command("EXISTS", NAMES.value(b"k")))
+    server.command("SET", NAMES.value(b"k"), saved, "PX", 50)
+    assert (await l2.acquire(b"k")).record is None
+    server.command("PERSIST", NAMES.value(b"k"))
+    assert (await l2.acquire(b"k")).record is None
+
+
+async def test_lease_without_an_end_is_given_one(l2: L2, server: RedisServer) -> None:
+    server.command("SET", NAMES.lease(b"k"), "forgotten")
+    answer = await l2.acquire(b"k", offer=token())
+    assert (answer.lease, answer.wait_ms) == (WAIT, l2.lease_ms)
+    assert 0 < server.command("PTTL", NAMES.lease(b"k")) <= l2.lease_ms
+
+
+@pytest.mark.parametrize("part", ["lease", "waiters", "error"])
+async def test_key_of_another_type_does_not_stand_in_the_way(
+    l2: L2, server: RedisServer, part: str
+) -> None:
+    key = getattr(NAMES, part)(b"k")
+    server.command("RPUSH", key, "foreign")
+    answer = await l2.acquire(b"k", offer=token(), waited=token(), channel=b"c")
+    assert answer.lease == WON
+    server.command("DEL", key)
+    server.command("RPUSH", key, "foreign")
+    done = await l2.invalidate([Invalidation(b"d", b"k", 7, mine := token())])
+    assert server.command("XLEN", NAMES.stream) == 1
+    assert await l2.put_fenced(b"k", mine, record(), done.clock) == "stored"
+    assert l2.available
+
+
+async def test_fill_of_which_the_clock_was_set_back_is_no_longer_than_its_life(
+    l2: L2, server: RedisServer
+) -> None:
+    mine, begun = await won(l2, b"k")
+    ahead = begun._replace(ahead_ms=begun.ahead_ms + 3_600_000)
+    assert await l2.put_fenced(b"k", mine, record(), ahead) == "stored"
+    assert server.command("PTTL", NAMES.value(b"k")) <= 60_000
+
+
+# -- what Redis refuses
+
+
+@pytest.fixture
+def demoted(server: RedisServer) -> Iterator[None]:
+    yield
+    server.command("REPLICAOF", "NO", "ONE")
+
+
+@pytest.mark.parametrize("offer", [False, True], ids=["read", "lease"])
+async def test_demoted_master_is_not_believed(
+    l2: L2, server: RedisServer, demoted: None, offer: bool
+) -> None:
+    await fill(l2, b"k", record())
+    server.command("REPLICAOF", "127.0.0.1", "1")
+    with pytest.raises(TierUnavailable, match="READONLY"):
+        await l2.acquire(b"k", offer=token() if offer else b"")
+    with pytest.raises(TierUnavailable):
+        await l2.get_many([b"k"])
+
+
+async def test_demoted_master_takes_no_store(
+    l2: L2, server: RedisServer, demoted: None
+) -> None:
+    operations: list[Callable[[L2, bytes, FleetClock], Awaitable[object]]] = [
+        lambda l2, mine, begun: l2.put_fenced(b"k", mine, record(), begun),
+        lambda l2, mine, begun: l2.renew(b"k", mine, 3000),
+        lambda l2, mine, begun: l2.abandon(b"k", mine),
+        lambda l2, mine, begun: l2.invalidate([Invalidation(b"d", b"k")]),
+    ]
+    for operation in operations:
+        server.command("FLUSHALL")
+        mine, begun = await won(l2, b"k")
+        server.command("REPLICAOF", "127.0.0.1", "1")
+        with pytest.raises(TierUnavailable, match="READONLY"):
+            await operation(l2, mine, begun)
+        server.command("REPLICAOF", "NO", "ONE")
+
+
+@pytest.mark.parametrize(
+    "denied", ["+@all -evalsha", "+@all -mget", "+@all -persist", "+@all -hmget"]
+)
+async def test_missing_right_is_a_tier_unavailable(
+    l2: L2, server: RedisServer, denied: str
+) -> None:
+    server.command("ACL", "SETUSER", "poor", "reset", "on", ">x", "~*", *denied.split())
+    poor = L2(server.url + "?username=poor&password=x", "app", deadline=2.0)
+    try:
+        with pytest.raises(TierUnavailable, match=r"NOPERM|script can.t run"):
+            await poor.acquire(b"k", offer=token())
+        with pytest.raises(TierUnavailable):
+            await poor.get_many([b"k"])
+    finally:
+        await poor.close()
+
+
+async def test_generations_of_another_type_are_a_tier_unavailable(
+    l2: L2, server: RedisServer
+) -> None:
+    server.command("SET", NAMES.generations, "foreign")
+    for _ in range(THRESHOLD):
+        with pytest.raises(TierUnavailable, match="WRONGTYPE"):
+            await l2.acquire(b"k")
+    assert not l2.available  # counted
+
+
 async def test_keys_are_in_one_slot_and_declared_form() -> None:
     key = b"a:{b}\xff"
     assert NAMES.value(key) == b"shmcache:{app:0}:v:a:{b}\xff"
     assert NAMES.generations == b"shmcache:{app:0}:g"
     assert NAMES.stream == b"shmcache:{app:0}:s"
     assert NAMES.channels == b"shmcache:{app}:c:"
-    assert NAMES.key(NAMES.lease(key)) == key
+    assert NAMES.hosts == b"shmcache:{app:0}:h"
+    other = Names("app", 15)
+    assert other.value(key) == b"shmcache:{app:15}:v:" + key
+    assert other.channels == NAMES.channels
+    assert NAMES.key(NAMES.lease(key)) == NAMES.key(other.lease(key)) == key

@@ -23,7 +23,10 @@ from shmcache import CacheConfig, ConfigError, parse_size
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 _L2_WORDS = ("auto", "none", "embedded")
-_L2_SCHEMES = ("redis", "rediss", "unix")
+_L2_KINDS = ("+sentinel", "+cluster")
+_L2_SCHEMES = tuple(
+    scheme + kind for scheme in ("redis", "rediss") for kind in ("", *_L2_KINDS)
+)
 C = TypeVar("C", "ServerConfig", "OriginConfig", "L1Config", "L2Config", "LimitsConfig")
 
 
@@ -109,7 +112,8 @@ class L2Config:
         if self.url not in _L2_WORDS and not _redis(self.url):
             raise ConfigError(
                 f"l2={redacted(self.url)!r}: expected redis://..., rediss://..., "
-                "unix://..., embedded, none or auto"
+                "unix://..., redis+sentinel://..., redis+cluster://..., embedded, none "
+                "or auto"
             )
         if not _NAME.match(self.app):
             raise ConfigError(
@@ -315,6 +319,8 @@ def _origin(url: str) -> SplitResult:
 def _redis(url: str) -> bool:
     try:
         parts = urlsplit(url)
+        if parts.scheme.endswith(_L2_KINDS):  # of several hosts; read by the library
+            return parts.scheme in _L2_SCHEMES and bool(parts.netloc)
         _ = parts.port
     except ValueError:
         return False

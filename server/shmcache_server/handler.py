@@ -29,7 +29,7 @@ from hashlib import blake2b
 
 from aiohttp import HttpVersion11, hdrs, web
 
-from shmcache import Cache, CacheError, ComputeFailed, ComputeTimeout, Entry
+from shmcache import Cache, CacheError, ComputeFailed, ComputeTimeout, Entry, Overloaded
 
 from . import stored
 from .answer import Answer, Stream, abort
@@ -58,6 +58,8 @@ _CREDENTIALED = "c"
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]*)(?::[0-9]*)?\Z")
 _HOSTS_MAX = 1024
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_RETRY_AFTER = 1
+"""Seconds; a flight more is soon to be had."""
 _HEALTH, _READY = "/healthz", "/readyz"
 
 
@@ -373,12 +375,15 @@ def _told(cache_status: str) -> bytes:
 
 
 def _failed(error: Exception, told: str) -> Answer:
-    """No answer to be had: 504 where it came too late, else 502."""
+    """No answer to be had: 503 where too many wait, 504 where it came too late, else
+    502."""
+    if isinstance(error, Overloaded):  # counted; the log has no room for each
+        return _plain(503, told, retry_after=_RETRY_AFTER)
+    log.warning("%s", error)
     late = isinstance(error, OriginTimeout | ComputeTimeout) or (
         isinstance(error, ComputeFailed)
         and error.kind in (OriginTimeout.__name__, ComputeTimeout.__name__)
     )
-    log.warning("%s", error)
     return _plain(504 if late else 502, told)
 
 
@@ -395,7 +400,9 @@ _REASONS = {
 }
 
 
-def _plain(code: int, told: str, words: str = "", *, close: bool = False) -> Answer:
+def _plain(
+    code: int, told: str, words: str = "", *, close: bool = False, retry_after: int = 0
+) -> Answer:
     """An answer of our own: one line of text, never cached."""
     body = (words or _REASONS[code]).encode() + b"\n"
     head = (
@@ -405,6 +412,8 @@ def _plain(code: int, told: str, words: str = "", *, close: bool = False) -> Ans
         "Cache-Control: no-store\r\n"
         f"Cache-Status: {told}\r\n"
     )
+    if retry_after:
+        head += f"Retry-After: {retry_after}\r\n"
     if code == 405:
         head += "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
     return Answer(code, head.encode(), body, close=close)

@@ -7,13 +7,13 @@
 -- One step, because a lease that passed on between the look and the deletion would be
 -- taken from its new holder.
 local l, w, e = unpack(KEYS)
-if redis.call('GET', l) ~= ARGV[1] then return 0 end
-redis.call('DEL', l)            -- first: what follows is then not refused as OOM
+if redis.pcall('GET', l) ~= ARGV[1] then return 0 end
+local freed = redis.pcall('DEL', l)     -- first: what follows is not refused as OOM
+if type(freed) == 'table' then return freed end         -- by a replica, as an error
 if ARGV[2] ~= '' then
     redis.pcall('SET', e, ARGV[1] .. ARGV[2], 'PX', ARGV[3])
 end
-for _, channel in ipairs(redis.call('SMEMBERS', w)) do
-    redis.pcall('PUBLISH', channel, l)
-end
+local channels = redis.pcall('SMEMBERS', w)
+for _, channel in ipairs(channels) do redis.pcall('PUBLISH', channel, l) end
 redis.call('DEL', w)
 return 1

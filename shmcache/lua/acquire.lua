@@ -1,17 +1,30 @@
 -- acquire: what values are worth, and the leases of those who would compute.
 --
--- KEYS  g, s, then for each key asked: v, l, w, e
--- ARGV  incarnation for a g that must be made, life of a lease in ms, then for each
---       key: offer ('' asks for the value alone), instead_of, early ('1' or ''),
---       channel ('' asks for no wake-up), waited (token it waited for, or '')
--- returns  incarnation, clock, Redis' time in ms, then for each key: state (0 none,
---       1 stale, 2 fresh), random bytes of its fill, PTTL, lease (0 none, 1 won,
---       2 wait, 3 failed), PTTL of the lease, token that stands or error
+-- KEYS  g, s, then v of each key that is only read, then v, l, w, e of each other
+-- ARGV  incarnation for a g that must be made, identity of its Redis ('' unknown),
+--       life of a lease in ms, how many keys are only read, then for each other one
+--       string: '1' to have the lease of a fresh value too, else '0'; offer, instead_of
+--       and waited (the token it waited for), 16 bytes each, NULs for none; the
+--       channel to wake it by (none asks for no wake-up)
+-- returns  one string: incarnation (8 bytes, NULs for none), clock 17, Redis' time in
+--       ms 17; then for each key: state 1 (0 none, 1 stale, 2 fresh), what is left of
+--       its life in ms 17 (-1 all), random bytes of its fill 8; and for each that is
+--       not only read: lease 1 (0 none, 1 won, 2 wait, 3 failed, 4 no memory), its PTTL
+--       17, n 5, and n bytes, which are the token that stands, or the error.
+--       Numbers are decimal, padded; to read many small replies costs a client dear.
 --
 -- One step, because a value stored between the two looks would be computed again,
 -- and because a raise after the grant must be above the clock that is answered.
-local HEAD, HEAD_BYTES, FORMAT = '<c4BBBBc8i8i8c8I8c8', 56, 1
-local g, s, life = KEYS[1], KEYS[2], tonumber(ARGV[2])
+local HEAD, HEAD_BYTES, FORMAT = '<c4BBBBc8i8i8i8c8I8c8', 64, 2
+local EIGHT, NONE = string.rep('\0', 8), string.rep('\0', 16)
+local g, s, life, reads = KEYS[1], KEYS[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+
+local function refused(reply)       -- by Redis, as an error
+    return type(reply) == 'table' and reply.err
+end
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local meta = redis.call('HMGET', g, 'i', 'c', 'C', 'S')
 
 local function above(raise, clock)
@@ -20,91 +33,134 @@ end
 
 local function raised(head, ntags, clock)
     local hard, soft = above(meta[3], clock), above(meta[4], clock)
+    if ntags == 0 then return hard, soft end
+    local fields = {}
     for i = 1, ntags do
-        local n = string.format('%.0f', (struct.unpack('<I4', head,
-                                                       HEAD_BYTES + 4 * i - 3)))
-        local at = redis.call('HMGET', g, 't' .. n, 'u' .. n)
-        hard = hard or above(at[1], clock)
-        soft = soft or above(at[2], clock)
+        local at = HEAD_BYTES + 4 * i - 3
+        local n = string.format('%.0f', (struct.unpack('<I4', head, at)))
+        fields[2 * i - 1], fields[2 * i] = 't' .. n, 'u' .. n
+    end
+    local raises = redis.call('HMGET', g, unpack(fields))
+    for i = 1, 2 * ntags, 2 do
+        hard = hard or above(raises[i], clock)
+        soft = soft or above(raises[i + 1], clock)
     end
     return hard, soft
 end
 
+-- whether it is within its ttl, and what is left of its life
+local function lives(v, ttl, grace, ends)
+    local left = redis.call('PTTL', v)
+    if ttl < 0 then return left == -1, left end
+    local until_end = ends - now
+    if left < 0 or left > ttl + grace then      -- somebody lengthened it
+        return false, math.min(until_end, grace)
+    end
+    left = math.min(left, until_end)
+    return left > grace, left
+end
+
 local function state(v)
     local head = redis.pcall('GETRANGE', v, 0, HEAD_BYTES + 4 * 33 - 1)
-    if head == '' then return 0, '', 0 end
-    if type(head) == 'table' or #head < HEAD_BYTES
-            or string.sub(head, 1, 4) ~= 'SHMC' then
-        redis.call('DEL', v)    -- foreign
-        return 0, '', 0
+    if head == '' then return 0, 0, EIGHT end
+    if refused(head) or #head < 5 or string.sub(head, 1, 4) ~= 'SHMC' then
+        redis.call('DEL', v)        -- foreign
+        return 0, 0, EIGHT
     end
-    local _, format, _, ntags, _, _, ttl, grace, incarnation, clock, nonce =
-        struct.unpack(HEAD, head)
-    if format ~= FORMAT then return 0, '', 0 end    -- a newer version's: left alone
+    if string.byte(head, 5) ~= FORMAT then      -- another version's: left alone
+        return 0, 0, EIGHT
+    end
+    local ntags = string.byte(head, 7) or 0
     if ntags > 33 or #head < HEAD_BYTES + 4 * ntags then
         redis.call('DEL', v)
-        return 0, '', 0
+        return 0, 0, EIGHT
     end
-    if incarnation ~= meta[1] then return 0, '', 0 end
+    local _, _, _, _, _, _, ttl, grace, ends, incarnation, clock, nonce =
+        struct.unpack(HEAD, head)
+    if incarnation ~= meta[1] then return 0, 0, nonce end
     local hard, soft = raised(head, ntags, clock)
-    if hard then return 0, '', 0 end
-    local left = redis.call('PTTL', v)
-    local fresh
-    if ttl < 0 then
-        fresh = left == -1
-    else        -- more than its whole life left: somebody lengthened it
-        fresh = left > grace and left <= ttl + grace
-    end
-    return (fresh and not soft) and 2 or 1, nonce, left
+    if hard then return 0, 0, nonce end
+    local fresh, left = lives(v, ttl, grace, ends)
+    if left <= 0 and left ~= -1 then return 0, 0, nonce end
+    return (fresh and not soft) and 2 or 1, left, nonce
 end
 
 local function make_g()
     redis.call('DEL', s)        -- its ids belong to the clock that was lost
-    redis.call('HSET', g, 'i', ARGV[1])
+    redis.call('HSET', g, 'i', ARGV[1], 'r', ARGV[2])
     meta[1] = ARGV[1]
 end
 
--- answers lease, its PTTL, token or error; or an error reply of Redis
-local function lease(l, w, e, offer, instead_of, channel, waited)
-    if waited ~= '' then
-        local failed = redis.call('GET', e)
-        if failed and string.sub(failed, 1, #waited) == waited then
-            return 3, 0, string.sub(failed, #waited + 1)
+local function text(key)
+    local value = redis.pcall('GET', key)
+    if refused(value) then
+        redis.call('DEL', key)      -- foreign
+        return false
+    end
+    return value
+end
+
+local memory        -- whether there is any, once that was asked
+
+-- A script's first write is refused where there is none: here one that changes nothing.
+local function has_memory(l)
+    if memory == nil then
+        local probe = redis.pcall('SETRANGE', l, 0, '')
+        memory = not (refused(probe) and string.find(probe.err, 'OOM', 1, true))
+    end
+    return memory
+end
+
+-- lease, its PTTL, token or error
+local function lease(l, w, e, offer, instead_of, waited, channel)
+    has_memory(l)
+    if waited ~= NONE then
+        local failed = text(e)
+        if failed and string.sub(failed, 1, 16) == waited then
+            return 3, 0, string.sub(failed, 17)
         end
     end
-    local stands = redis.call('GET', l)
+    local stands = text(l)
     if not stands or stands == instead_of then
+        if not memory then return 4, 0, '' end
         if not meta[1] then make_g() end
-        local set = redis.pcall('SET', l, offer, 'PX', life)
-        if set.err then
-            if string.find(set.err, 'OOM', 1, true) then return 0, 0, '' end
-            return set
-        end
+        redis.call('SET', l, offer, 'PX', life)
         return 1, life, offer
     end
     local left = redis.call('PTTL', l)
-    if channel ~= '' then       -- a hint: without memory for it the waiter polls
+    if left < 0 then            -- nobody of us makes one that has no end
+        redis.call('PEXPIRE', l, life)
+        left = life
+    end
+    if channel ~= '' and memory then    -- a hint: who is not told asks again anyway
         redis.pcall('SADD', w, channel)
         redis.pcall('PEXPIRE', w, left + 1000)
     end
     return 2, left, stands
 end
 
-local answers = {'', 0, 0}
-for i = 0, (#KEYS - 2) / 4 - 1 do
-    local v, l, w, e = unpack(KEYS, 3 + 4 * i, 6 + 4 * i)
-    local offer, instead_of, early, channel, waited = unpack(ARGV, 3 + 5 * i, 7 + 5 * i)
-    local worth, nonce, left = state(v)
-    local got, wait, token = 0, 0, ''
-    if offer ~= '' and (worth ~= 2 or early ~= '') then
-        got, wait, token = lease(l, w, e, offer, instead_of, channel, waited)
-        if type(got) == 'table' then return got end
-    end
-    for _, one in ipairs({worth, nonce, left, got, wait, token}) do
-        answers[#answers + 1] = one
-    end
+local answers = {}
+for i = 1, reads do
+    local worth, left, nonce = state(KEYS[2 + i])
+    answers[i + 1] = string.format('%d%17.0f', worth, left) .. nonce
 end
-local time = redis.call('TIME')
-answers[1], answers[2] = meta[1] or '', tonumber(meta[2] or 0)
-answers[3] = time[1] * 1000 + math.floor(time[2] / 1000)
-return answers
+for i = 1, #ARGV - 4 do
+    local v, l, w, e = unpack(KEYS, reads + 4 * i - 1, reads + 4 * i + 2)
+    local ask = ARGV[4 + i]
+    local worth, left, nonce = state(v)
+    local got, wait, words = 0, 0, ''
+    if worth ~= 2 or string.sub(ask, 1, 1) == '1' then
+        got, wait, words = lease(l, w, e, string.sub(ask, 2, 17),
+            string.sub(ask, 18, 33), string.sub(ask, 34, 49), string.sub(ask, 50))
+    end
+    words = string.sub(words, 1, 9999)
+    answers[reads + i + 1] = string.format('%d%17.0f', worth, left) .. nonce
+        .. string.format('%d%17.0f%5d', got, wait, #words) .. words
+end
+-- A replica refuses a write, also one that changes nothing: so a master that was
+-- demoted is never believed.
+local probe = redis.pcall('PERSIST', g)
+if refused(probe) then return probe end
+answers[1] = (meta[1] or EIGHT)
+    .. string.format('%17.0f%17.0f', meta[2] or 0, now)
+return table.concat(answers)

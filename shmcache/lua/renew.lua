@@ -6,7 +6,8 @@
 --
 -- One step, because a lease that passed on between the look and the renewal would
 -- be prolonged for its new holder.
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-redis.call('PEXPIRE', KEYS[2], ARGV[2] + 1000)
+if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+local renewed = redis.pcall('PEXPIRE', KEYS[1], ARGV[2])
+if type(renewed) == 'table' then return renewed end     -- by a replica, as an error
+redis.pcall('PEXPIRE', KEYS[2], ARGV[2] + 1000)
 return 1

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import ROOT, answers, end, free_port, get, python, until
+from tests.processes.peers import Hosts
 
 SITE = ROOT / "loadtest" / "site"
 
@@ -51,3 +52,10 @@ def origin() -> Iterator[Origin]:
         yield running
     finally:
         end(process)
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    hosts = Hosts()
+    yield hosts
+    hosts.end()

@@ -1,4 +1,5 @@
-"""A process with a Cache, told what to do on stdin: `peer.py NAME [L2-URL APP]`.
+"""A process with a Cache, told what to do on stdin: `peer.py NAME [L2-URL APP
+[SETTINGS]]`, the last a JSON object of `CacheConfig`'s.
 
 A line in is {"do": verb, "key": ..., ...}; a line out is its answer as JSON. The
 compute of `get_or_set` writes its pid into the file `started`, waits until the FIFO
@@ -11,6 +12,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,24 @@ def compute(started: str, gate: str) -> Any:
     return run
 
 
+async def hits(cache: Cache, key: str, count: int) -> list[int]:
+    """Nanoseconds of so many hits, and of nothing else: the loop is let run after each
+    hundred."""
+    took = []
+    for i in range(count):
+        began = time.perf_counter_ns()
+        value = await cache.get_or_set(key, never, ttl=60)
+        took.append(time.perf_counter_ns() - began)
+        assert value is not MISSING
+        if i % 100 == 0:
+            await asyncio.sleep(0.001)
+    return took
+
+
+def never() -> None:
+    raise AssertionError("it is a hit")
+
+
 async def answer(cache: Cache, order: dict[str, Any]) -> Any:
     key = order.get("key", "")
     match order["do"]:
@@ -44,6 +64,15 @@ async def answer(cache: Cache, order: dict[str, Any]) -> Any:
         case "get_or_set":
             fill = compute(order["started"], order["gate"])
             value = await cache.get_or_set(key, fill, ttl=60)
+        case "start":
+            value = await cache.start()
+        case "stats":
+            stats = cache.stats()
+            value = {"l2": stats.l2, **stats.counters}
+        case "leads":
+            value = cache._invalidations.follower.leads
+        case "hits":
+            value = await hits(cache, key, order["count"])
         case verb:
             raise ValueError(verb)
     return "MISSING" if value is MISSING else value
@@ -51,8 +80,9 @@ async def answer(cache: Cache, order: dict[str, Any]) -> Any:
 
 async def main() -> None:
     name, *fleet = sys.argv[1:]
-    settings = dict(zip(("l2", "app"), fleet, strict=False))
-    cache = Cache.open(name, size="64MiB", **settings)
+    settings = dict(zip(("l2", "app"), fleet[:2], strict=False))
+    more = json.loads(fleet[2]) if len(fleet) > 2 else {}
+    cache = Cache.open(name, size="64MiB", **settings, **more)
     print(json.dumps("ready"), flush=True)
     loop = asyncio.get_running_loop()
     try:

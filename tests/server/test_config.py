@@ -92,6 +92,8 @@ def test_wrong_file_names_file_line_and_key(tmp_path, text, words) -> None:
         ("l2", "http://a", "l2="),
         ("l2", "redis://", "l2="),
         ("l2", "redis://a:port", "l2="),
+        ("l2", "redis+sentinel://", "l2="),
+        ("l2", "unix+cluster://a:1", "l2="),
         ("admin", "8081", "admin="),
         ("admin", "0.0.0.0:8081", "admin="),
         ("admin", "127.0.0.1:8080", "admin="),
@@ -122,6 +124,8 @@ def test_missing_file_is_named() -> None:
         ("none", "redis://a/1", "none"),
         ("embedded", None, "embedded"),
         ("unix:///r.sock", "redis://a", "unix:///r.sock"),
+        ("redis+sentinel://a:1,b:2/main", "", "redis+sentinel://a:1,b:2/main"),
+        ("rediss+cluster://a:1,b:2", "", "rediss+cluster://a:1,b:2"),
     ],
 )
 def test_l2_is_what_was_configured_or_found(flag, environment, url, monkeypatch):

@@ -743,3 +743,12 @@ async def test_old_client_keeps_its_connection_on_a_hit(front, upstream) -> None
     got = await front.raw(hello + b"Connection: keep-alive\r\n\r\n" + hello + b"\r\n")
     assert got.count(b"shmcache; hit") == 2
     assert got.count(b"Connection: keep-alive") == 1
+
+
+async def test_too_many_waiters_are_told_to_come_again(front, upstream) -> None:
+    front.cache._flights._waiters = front.cache.config.waiters_max
+    got = await front.get()
+    assert got.status == 503 and got.fields["Retry-After"] == "1"
+    assert not upstream.seen
+    front.cache._flights._waiters = 0
+    assert (await front.get()).status == 200

@@ -1,0 +1,131 @@
+"""Address: where one Redis is, and what lets us in there.
+
+`ACL_RULES` is all that our user needs. No repr, message or log has the password.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+from .errors import ConfigError
+from .resp import Command, ProtocolError, ReplyError
+from .wire import Wire
+
+__all__ = ["ACL_RULES", "Address", "refusal", "refused"]
+
+ACL_RULES = (
+    "resetchannels &shmcache:* ~shmcache:* -@all +evalsha +eval +info +ping +select "
+    "+time +get +mget +getrange +set +setrange +del +pttl +expire +pexpire +persist "
+    "+sadd +smembers +hset +hsetnx +hget +hmget +hgetall +hdel +hincrby +xadd "
+    "+xread +xrange +publish +subscribe +cluster|slots +asking"
+)
+"""What a user of ours needs, in the words of ACL SETUSER, beside `on` and a password.
+The scripts' own commands are among them: they run with the rights of their caller."""
+
+
+class Address:
+    """Where one Redis is, and all that is needed to be let in."""
+
+    def __init__(
+        self,
+        host: str = "",
+        port: int = 6379,
+        *,
+        path: str = "",
+        user: str = "",
+        password: str = "",
+        db: int = 0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.host, self.port, self.path = host, port, path
+        self._user, self._password, self._db, self._tls = user, password, db, tls
+
+    def __repr__(self) -> str:
+        return self.path or f"{self.host}:{self.port}"
+
+    def at(self, host: str, port: int) -> Address:
+        """Another place where the same lets us in."""
+        return Address(
+            host,
+            port,
+            user=self._user,
+            password=self._password,
+            db=self._db,
+            tls=self._tls,
+        )
+
+    async def open(self, seconds: float, *, any_role: bool = False) -> Wire:
+        """A connection to the master that is there; with `any_role` to whatever is,
+        and its identity is not asked. `seconds` bounds this, and each exchange."""
+        try:
+            async with asyncio.timeout(seconds):
+                wire = await self._connected(seconds)
+        except TimeoutError:
+            raise TimeoutError(f"l2: {self!r} could not be reached in time") from None
+        try:
+            await self._enter(wire, any_role)
+        except BaseException:
+            wire.drop()
+            raise
+        return wire
+
+    async def _connected(self, seconds: float) -> Wire:
+        loop = asyncio.get_running_loop()
+        if self.path:
+            _, wire = await loop.create_unix_connection(
+                lambda: Wire(repr(self), seconds), self.path
+            )
+        else:
+            _, wire = await loop.create_connection(
+                lambda: Wire(repr(self), seconds),
+                self.host,
+                self.port,
+                ssl=self._tls,
+            )
+        return wire
+
+    async def _enter(self, wire: Wire, any_role: bool) -> None:
+        """Log in and ask whose it is, in one round trip."""
+        commands: list[Command] = []
+        if self._password:
+            user = (self._user,) if self._user else ()
+            commands.append(("AUTH", *user, self._password))
+        if self._db:
+            commands.append(("SELECT", self._db))
+        entered = len(commands)
+        if not any_role:
+            commands += [("INFO", "server"), ("INFO", "replication")]
+        replies = await wire.ask(*commands) if commands else []
+        for command, reply in zip(commands, replies, strict=True):
+            if isinstance(reply, ReplyError):
+                raise refused(reply, secret=command[0] == "AUTH")
+        if not any_role:
+            wire.note(*replies[entered:])
+
+
+def refusal(error: BaseException | None) -> ConfigError | None:
+    """What can never work as it is set; None: it may work later."""
+    if isinstance(error, ConfigError):
+        return error
+    if isinstance(error, ProtocolError):
+        return ConfigError("l2: what answers there is not Redis")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = error.verify_message
+        return ConfigError(f"l2: the certificate of Redis was refused: {why}")
+    if isinstance(error, ssl.SSLError):
+        return ConfigError(f"l2: no TLS with what answers there: {error.reason}")
+    return None
+
+
+_PASSING = ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "READONLY")
+
+
+def refused(reply: ReplyError, *, secret: bool = False) -> Exception:
+    """Why Redis does not let us in: as it is set, or only now. With `secret` its words
+    are not repeated: a server that does not know AUTH repeats the password."""
+    if reply.code in _PASSING or "max number of clients" in str(reply):
+        return ConnectionError("l2: Redis is not ready to let anybody in")
+    if secret or reply.code in ("NOAUTH", "WRONGPASS"):
+        return ConfigError("l2: Redis refused the user or the password")
+    return ConfigError(f"l2: Redis refused the connection: {reply}")

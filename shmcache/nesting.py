@@ -1,0 +1,64 @@
+"""Nesting: which computes the running code is inside of.
+
+A compute may ask the cache for other keys. If it asks for its own, it waits for itself:
+that is an error, told at once. If two computes ask for each other's keys, in one
+process or in two, each waits for the other: so who waits inside a compute for what is
+computed elsewhere waits for a while only, and then computes for itself (`flight.py`).
+
+What is inside
+    A compute, what it awaits, and the tasks that are made while it runs, as
+    `asyncio.gather` makes them: they inherit its context. It ends when the compute
+    does: a task that outlives it is inside of nothing. A background refresh that a
+    compute happens to start is not inside of it either, for nobody waits for that.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class _Running:
+    """One compute, while it runs."""
+
+    def __init__(self, owner: object, key: bytes) -> None:
+        self.owner, self.key = owner, key
+        self.ended = False
+
+
+_AROUND: contextvars.ContextVar[tuple[_Running, ...]] = contextvars.ContextVar(
+    "shmcache-computes", default=()
+)
+
+
+@contextmanager
+def computing(owner: object, key: bytes) -> Iterator[None]:
+    """The compute of a key of the cache `owner` runs."""
+    running = _Running(owner, key)
+    token = _AROUND.set((*_AROUND.get(), running))
+    try:
+        yield
+    finally:
+        running.ended = True
+        _AROUND.reset(token)
+
+
+def inside_any() -> bool:
+    """Whether any compute, of whatever cache, waits for the running code."""
+    return any(not running.ended for running in _AROUND.get())
+
+
+def inside_of(owner: object, key: bytes) -> bool:
+    """Whether the compute of this very key does."""
+    return any(
+        running.key == key and running.owner is owner and not running.ended
+        for running in _AROUND.get()
+    )
+
+
+def outside() -> contextvars.Context:
+    """The running context, but inside of nothing."""
+    context = contextvars.copy_context()
+    context.run(_AROUND.set, ())
+    return context

@@ -1,0 +1,190 @@
+"""Parts: what a cache is made of, put together on an open segment; and their life.
+
+A cache and its namespaces share them. They belong to one process and one event loop:
+the first verb that is awaited starts them there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from .claim import Claims
+from .clock import Clock
+from .codec import DOCUMENT, MSGPACK
+from .config import CacheConfig
+from .errors import CacheError
+from .flight import Flights
+from .invalidation import Invalidations
+from .job import Home
+from .l1 import L1
+from .l2 import L2
+from .lease import Leases
+from .lookup import Lookup
+from .policy import EARLY_REACH
+from .reaper import Reaper
+from .segment import ATTACHED, MADE
+from .stream import Place
+
+log = logging.getLogger("shmcache")
+
+
+class Parts:
+    """The tiers, who elects, who invalidates, what flies."""
+
+    def __init__(self, config: CacheConfig, clock: Clock) -> None:
+        """`SegmentError` if the segment cannot be made or attached, `ConfigError` if
+        a setting is wrong."""
+        self.config = config
+        self.codec = MSGPACK if config.codec == "msgpack" else DOCUMENT
+        self.l1 = open_l1(config, clock)
+        note = self.l1.segment.note
+        if note not in (MADE, ATTACHED):
+            log.warning("segment %s: %s", self.l1.segment.path, note)
+        try:
+            self._wire(config, self.l1)
+        except BaseException:
+            self.l1.close(keep=config.keep)
+            raise
+        self.ready = False
+        self._foreign = 0
+        self.closing: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting: asyncio.Task[None] | None = None
+
+    def _wire(self, config: CacheConfig, l1: L1) -> None:
+        self.l2: L2 | None = None
+        self.leases: Leases | None = None
+        if config.l2 is not None:
+            stream = l1.table.words("stream")
+            self.l2 = L2(
+                config.l2,
+                config.app or config.name,
+                deadline=config.l2_deadline,
+                lease_life=config.lease_life,
+                words=l1.table.words("breakers"),
+                secret=config.l2_secret,
+                expects=lambda partition: Place(stream, partition).identity,
+            )
+            self.leases = Leases(self.l2)
+        l1.join(follows=config.l2 is not None)
+        l1.table.early = config.early_refresh * EARLY_REACH
+        self.claims = Claims(l1, config.lease_life, self._on_beat)
+        self.reaper = Reaper(l1, self.claims, self.l2, config.lease_life)
+        self.invalidations = Invalidations(l1, self.l2, self.leases)
+        self.lookup = Lookup(l1, self.l2)
+        tiers = (config, l1, self.claims, self.codec, self.l2, self.leases)
+        forget = self.invalidations.delete
+        self.flights = Flights(Home(*tiers, self.lookup, forget))
+
+    def _on_beat(self) -> None:
+        self.reaper.beat()
+        if self.l2 is not None and self.l2.foreign > self._foreign:
+            self.l1.count("l2_foreign", self.l2.foreign - self._foreign)
+            self._foreign = self.l2.foreign
+
+    # -- life
+
+    async def start(self) -> None:
+        """Bind to the running loop: beat, wake socket, L2's connections."""
+        if self.ready and self._loop is asyncio.get_running_loop():
+            return
+        await asyncio.shield(self._begun())
+        if self.closing is not None:
+            raise CacheError("the cache is closed")
+
+    def begin(self) -> None:
+        """`start` in the background, for who was answered without it: the host's
+        follower may die, and processes that only hit must be ready to take its
+        role."""
+        if self._loop is None and self.closing is None:
+            self._begun()
+
+    def _begun(self) -> asyncio.Task[None]:
+        """The start, on the running loop."""
+        loop = asyncio.get_running_loop()
+        if self.closing is not None:
+            raise CacheError("the cache is closed")
+        if self._loop is None:
+            if self.l1.segment.forked:  # opened by the parent, used here first
+                self.l1.join(follows=self.l2 is not None)
+            self._loop = loop
+            self._starting = loop.create_task(self._start(), name="shmcache-start")
+            self._starting.add_done_callback(_tell)
+        if self._loop is not loop or self.l1.segment.forked:
+            raise CacheError(
+                "a Cache belongs to one process and one event loop: open another here"
+            )
+        assert self._starting is not None
+        return self._starting
+
+    async def _start(self) -> None:
+        try:
+            self.claims.start()
+            if self.l2 is not None and self.leases is not None:
+                await self.l2.start()
+                await self.leases.start()
+            await self.invalidations.start()
+        except BaseException:
+            await self._stop()
+            self._loop = None  # the next verb tries again
+            raise
+        self.ready = True
+
+    async def close(self) -> None:
+        """End flights and connections, give up the slot. A close that is cancelled
+        goes on."""
+        loop = asyncio.get_running_loop()
+        if self.closing is None:
+            self.closing = loop.create_task(self._close(), name="shmcache-close")
+        if self.closing.get_loop() is loop:
+            await asyncio.shield(self.closing)
+
+    async def _close(self) -> None:
+        try:
+            if self._loop is asyncio.get_running_loop():
+                if self._starting is not None:
+                    self._starting.cancel()
+                    await asyncio.wait((self._starting,))
+                await self.flights.close()
+                await self._stop()
+        finally:
+            self.ready = False
+            self.claims.unbind()  # also where its loop is gone, with all its tasks
+            self.l1.close(keep=self.config.keep)
+
+    async def _stop(self) -> None:
+        await self.invalidations.close()
+        await self.reaper.close()
+        if self.l2 is not None and self.leases is not None:
+            await self.leases.close()
+            await self.l2.close()
+        await self.claims.close()
+
+
+def _tell(start: asyncio.Task[None]) -> None:
+    if not start.cancelled() and (error := start.exception()) is not None:
+        log.warning("the cache cannot start: %s", error)
+
+
+class Prepared:
+    """A segment that a master made and holds while its workers come and go."""
+
+    def __init__(self, l1: L1) -> None:
+        self._l1 = l1
+        self.name = l1.segment.path.name
+        """In /dev/shm."""
+        self.geometry = l1.stats().geometry
+        """As of `Stats`."""
+        self.note = l1.segment.note
+        """made, attached, or why an older one was replaced."""
+
+    def close(self, remove: bool = True) -> bool:
+        """Let go; with `remove` the segment goes if nobody else is attached. Whether
+        it did."""
+        return self._l1.close(keep=not remove)
+
+
+def open_l1(config: CacheConfig, clock: Clock) -> L1:
+    """The segment, attached, without a process slot."""
+    return L1.open(config.name, config.size_bytes, config.record_bytes, clock)

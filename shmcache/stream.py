@@ -1,0 +1,246 @@
+"""Stream: one partition's invalidations, read in order and applied to the segment.
+
+What is applied
+    Every entry, those of this host too: a value that another host stored in between
+    may stand here. One exception, for else a `set` would drop its own
+    value: the record that bears the set's nonce stays. The key is raised all the same:
+    1. a fetch without a lease is under way here; 2. another host sets the key, and its
+    record is promoted here; 3. the entry is applied; 4. the fetch ends. Not raised at
+    3, its older value would take the place of the set's.
+
+Gaps
+    Ids are the fleet's clock, so a first id that is not position + 1 tells of entries
+    that were never seen; so does another incarnation, and a clock beyond the position
+    with nothing to read. Then identity and last clock are read, the gap word is raised,
+    *then* the position is moved, and the identity is noted last: killed anywhere in
+    between, the next follower finds the gap again.
+
+Failover
+    A Redis that was restarted, or a replica that was promoted, may have forgotten
+    stores, leases and invalidations. Its identity is another. The first follower to
+    see that gives the app a new incarnation, under which every value of before is
+    dead. Until this host has noted the identity, none of its processes reads from
+    there (`link.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import Any, Protocol
+
+from .breaker import Words
+from .errors import ConfigError
+from .l1 import L1
+from .l2 import L2
+from .wire import Wire
+
+_PLACES, _PLACE = 8, 4
+"""Words of the region `stream` behind those of the role, for each partition: position,
+incarnation, identity."""
+BLOCK = 0.5
+"""Seconds that a read waits for entries; half of the heartbeat."""
+HEARTBEAT = 1.0
+COUNT = 256
+REST = 0.002, 0.005
+"""Seconds between reads: what comes meanwhile is read at once, and Redis wakes each
+follower once for it."""
+TELL = 0.1
+"""Seconds between tellings of the position, and..."""
+HOSTS_MS = 10_000
+"""...after which the hosts' positions are forgotten."""
+
+log = logging.getLogger("shmcache.follower")
+
+
+class Table(Protocol):
+    """What invalidations need of a segment."""
+
+    def clock(self) -> int: ...
+    def number(self) -> int: ...
+    def raise_key(self, key: bytes, number: int, soft: bool = False) -> None: ...
+    def raise_tag(self, tag: int, number: int, soft: bool = False) -> None: ...
+    def raise_all(self, number: int, soft: bool = False) -> None: ...
+    def raise_gap(self, number: int) -> None: ...
+    def drop(self, key: bytes, floor: int = 0, keep_nonce: int = 0) -> int: ...
+
+
+def raise_and_drop(
+    table: Table, kind: bytes, name: bytes | int, *, floor: bool, nonce: int = 0
+) -> int:
+    """Take a number, raise what `name` means to it, drop a deleted key's record,
+    unless it bears the `nonce` of the set that is applied.
+
+    With `floor` a record that cannot be dropped, because a stopped writer has its
+    shard's lock, is hidden from readers instead. The number.
+    """
+    number = table.number()
+    if kind in (b"d", b"x"):
+        assert isinstance(name, bytes)
+        table.raise_key(name, number, kind == b"x")
+        if kind == b"d":
+            table.drop(name, number if floor else 0, nonce)
+    elif kind in (b"t", b"u"):
+        table.raise_tag(int(name), number, kind == b"u")
+    elif kind == b"g":
+        table.raise_gap(number)
+    else:
+        table.raise_all(number, kind == b"y")
+    return number
+
+
+class Place:
+    """Where this host stands in one partition's stream: words of its segment."""
+
+    def __init__(self, words: Words, partition: int) -> None:
+        self._words = words
+        self._at = _PLACES + _PLACE * partition
+
+    @property
+    def position(self) -> int:
+        """Clock of the last entry that was applied."""
+        return self._words.load(self._at)
+
+    @property
+    def incarnation(self) -> int:
+        """Of the `:g` that the position is of; 0: none taken yet."""
+        return self._words.load(self._at + 1)
+
+    @property
+    def identity(self) -> int:
+        """Of the Redis that may be read from; 0: none yet."""
+        return self._words.load(self._at + 2)
+
+    def move(self, position: int, to: int) -> bool:
+        """Move the position, if it still is where it was read."""
+        return self._words.cas(self._at, position, to)
+
+    def note(self, incarnation: tuple[int, int], identity: tuple[int, int]) -> None:
+        """Note both, each as (read, new), the identity last."""
+        self._words.cas(self._at + 1, *incarnation)
+        self._words.cas(self._at + 2, *identity)
+
+
+class Stream:
+    """A partition's stream on one connection; ends with either."""
+
+    def __init__(
+        self, l1: L1, l2: L2, partition: int, place: Place, wire: Wire, host: int
+    ) -> None:
+        self._l1 = l1
+        self._l2 = l2
+        self._partition = partition
+        self._place = place
+        self._wire = wire
+        self._host = b"%x" % host
+        self._names = l2.names_of(partition)
+        self._told = (-1, 0.0)
+
+    async def heartbeat(self) -> bool:
+        """Come to the stream's end, and find the gaps that no entry tells of. Whether
+        there was none."""
+        place = self._place
+        incarnation, end = await self._generations()
+        noted = (place.incarnation, place.identity)
+        if noted != (incarnation, self._wire.identity):
+            await self._gap("another Redis" if noted[1] else "none noted yet")
+            return False
+        while (behind := end - place.position) > 0:
+            if not await self.read():  # after the clock: it must be there
+                await self._gap(f"{behind} entries are gone")
+                return False
+        await self._tell()
+        return True
+
+    async def read(self, *block: str | int) -> bool:
+        """Apply what stands behind the position; whether there was anything."""
+        position = self._place.position
+        stream = (self._names.stream, f"{position}-0")
+        (found,) = await self._ask(
+            ("XREAD", "COUNT", COUNT, *block, "STREAMS", *stream)
+        )
+        if not found:
+            return False
+        at = position
+        for entry, fields in found[0][1]:
+            clock = int(entry.partition(b"-")[0])
+            if clock != at + 1:
+                await self._gap(f"{clock} follows on {at}")
+                return True
+            self._apply(dict(zip(fields[::2], fields[1::2], strict=True)))
+            at = clock
+        self._place.move(position, at)
+        return True
+
+    async def wait(self) -> None:
+        """Until there may be something to read, or half a heartbeat; it is applied."""
+        if await self.read("BLOCK", round(BLOCK * 1000)):
+            await self._tell()
+            await asyncio.sleep(random.uniform(*REST))
+
+    # -- inside
+
+    def _apply(self, entry: dict[bytes, bytes]) -> None:
+        kind, name, nonce = entry[b"k"], entry[b"n"], entry[b"x"]
+        self._l1.count("entries_applied")
+        raise_and_drop(
+            *(self._l1.table, kind, name),
+            floor=True,
+            nonce=int.from_bytes(nonce, "little"),
+        )
+
+    async def _generations(self) -> tuple[int, int]:
+        """Incarnation and clock of `:g`, once it is of this very Redis."""
+        g, identity = self._names.generations, self._wire.identity
+        if await self._wire.identify() != identity:  # a connection outlives a demotion
+            raise ConnectionError("it is not the Redis that it was")
+        while True:
+            (meta,) = await self._ask(("HMGET", g, "i", "c", "r", "p"))
+            if meta[0] and meta[2] == identity.to_bytes(8, "little"):
+                break
+            await self._l2.settle_identity(self._wire, self._partition, meta[2] or b"")
+        if meta[3] is None:
+            await self._ask(("HSETNX", g, "p", self._l2.partitions))
+        elif int(meta[3]) != self._l2.partitions:
+            raise ConfigError(
+                f"l2: the app is in {int(meta[3])} partitions there, and this URL "
+                f"expects {self._l2.partitions}: use one kind of URL on all hosts"
+            )
+        return int.from_bytes(meta[0], "little"), int(meta[1] or 0)
+
+    async def _gap(self, why: str) -> None:
+        """Entries were missed, or this is the first position taken."""
+        place = self._place
+        position, incarnation, identity = (
+            *(place.position, place.incarnation, place.identity),
+        )
+        now, clock = await self._generations()
+        self._raise_gap()
+        if place.move(position, clock):
+            place.note((incarnation, now), (identity, self._wire.identity))
+            self._l1.count("gaps")
+            level = logging.INFO if identity else logging.DEBUG  # the first is none
+            log.log(level, "the stream of invalidations has a gap: %s", why)
+
+    def _raise_gap(self) -> None:
+        self._l1.table.raise_gap(self._l1.table.number())
+
+    async def _tell(self) -> None:
+        """Tell the fleet how far this host is, a few times a second at most."""
+        position, now = self._place.position, asyncio.get_running_loop().time()
+        told, at = self._told
+        if now - at < (TELL if position != told else HEARTBEAT):
+            return
+        self._told = (position, now)
+        await self._ask(
+            ("HSET", self._names.hosts, self._host, position),
+            ("PEXPIRE", self._names.hosts, HOSTS_MS),
+        )
+
+    async def _ask(self, *commands: tuple[Any, ...]) -> list[Any]:
+        replies = await self._wire.ask(*commands)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies

@@ -1,0 +1,354 @@
+"""Redis as fleets run it: a Cluster, a master with replicas and Sentinel, TLS, ACL.
+
+Real processes on the loopback, killed at the end by their ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import socket
+import ssl
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.helpers import free_port, until
+from tests.redis_server import RedisServer, redis_server
+
+SERVICE = "cache"
+SLOTS = 16384
+
+
+def info(server: RedisServer, section: str) -> dict[str, Any]:
+    """What INFO says, numbers as numbers."""
+    answer: dict[str, Any] = server.command("INFO", section)
+    return answer
+
+
+# --- Cluster ----------------------------------------------------------------------
+
+
+class ClusterNodes:
+    """Three masters that have the slots among them, by thirds."""
+
+    def __init__(self, nodes: list[RedisServer]) -> None:
+        self.nodes = nodes
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+        return f"redis+cluster://{hosts}"
+
+    def id_of(self, node: RedisServer) -> bytes:
+        myself: bytes = node.command("CLUSTER", "MYID")
+        return myself
+
+    def owner(self, slot: int) -> RedisServer:
+        """By the slots that each node says are its own."""
+        return next(n for n in self.nodes if slot in _own_slots(n))
+
+    def other(self, node: RedisServer) -> RedisServer:
+        return self.nodes[(self.nodes.index(node) + 1) % len(self.nodes)]
+
+    def add_replica(self, replica: RedisServer, master: RedisServer) -> None:
+        """Until it is in step, and would be promoted in its master's stead."""
+        replica.command("CLUSTER", "MEET", "127.0.0.1", master.port)
+        whose = self.id_of(master)
+        until(lambda: whose in replica.command("CLUSTER", "NODES"), 10)
+        replica.command("CLUSTER", "REPLICATE", whose)
+        in_step = ("master_link_status", "up")
+        until(lambda: in_step in info(replica, "replication").items(), 15, "in step")
+        line = re.compile(self.id_of(replica) + rb" .* slave " + whose)
+        for node in self.nodes:  # they have to vote for it
+            until(lambda node=node: line.search(node.command("CLUSTER", "NODES")), 15)
+
+    def begin_move(self, slot: int, source: RedisServer, to: RedisServer) -> None:
+        to.command("CLUSTER", "SETSLOT", slot, "IMPORTING", self.id_of(source))
+        source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", self.id_of(to))
+
+    def move_keys(self, slot: int, source: RedisServer, to: RedisServer) -> None:
+        while keys := source.command("CLUSTER", "GETKEYSINSLOT", slot, 100):
+            address = ("127.0.0.1", to.port)
+            source.command("MIGRATE", *address, "", 0, 5000, "KEYS", *keys)
+
+    def end_move(self, slot: int, to: RedisServer) -> None:
+        """Every node is told, as redis-cli does; gossip alone takes a while."""
+        for node in (to, *(n for n in self.nodes if n is not to)):
+            node.command("CLUSTER", "SETSLOT", slot, "NODE", self.id_of(to))
+
+
+def _own_slots(node: RedisServer) -> set[int]:
+    me = node.command("CLUSTER", "MYID")
+    found: set[int] = set()
+    for first, last, owner, *_ in node.command("CLUSTER", "SLOTS"):
+        if owner[2] == me:
+            found.update(range(first, last + 1))
+    return found
+
+
+_CLUSTER = (
+    *("--cluster-enabled", "yes", "--cluster-node-timeout", "1000"),
+    *("--cluster-require-full-coverage", "no"),
+)
+
+
+@contextmanager
+def cluster_node() -> Iterator[RedisServer]:
+    """One more, which knows nobody yet."""
+    with _servers(*_cluster_ports(1), flags=_CLUSTER) as (node,):
+        yield node
+
+
+@contextmanager
+def redis_cluster(*flags: str) -> Iterator[ClusterNodes]:
+    """A running Cluster of three, which serves what it has when a node is gone."""
+    with _servers(*_cluster_ports(3), flags=(*_CLUSTER, *flags)) as nodes:
+        for i, node in enumerate(nodes):
+            share = range(i * SLOTS // 3, (i + 1) * SLOTS // 3)
+            node.command("CLUSTER", "ADDSLOTS", *share)
+            node.command("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
+        for node in nodes[1:]:
+            node.command("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
+        until(lambda: all(map(_agrees, nodes)), 15, "the nodes of the Cluster agree")
+        yield ClusterNodes(nodes)
+
+
+def _agrees(node: RedisServer) -> bool:
+    state = node.command("CLUSTER", "INFO").split()
+    wanted = {b"cluster_state:ok", b"cluster_size:3", b"cluster_slots_ok:16384"}
+    return wanted <= set(state)
+
+
+def _cluster_ports(count: int) -> list[int]:
+    """Each with the port of its bus free as well, 10,000 above it."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(11_000, 22_000)
+        if port not in found and _free(port) and _free(port + 10_000):
+            found.append(port)
+    return found
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as s:
+        try:
+            s.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+# --- Sentinel ---------------------------------------------------------------------
+
+
+class SentinelServer(RedisServer):
+    """A Sentinel; it keeps what it knows in a file of its own."""
+
+    def __init__(self, folder: Path, port: int, master: RedisServer) -> None:
+        super().__init__(folder, port)
+        self._config = folder / "sentinel.conf"
+        self._config.write_text(
+            f"port {port}\nbind 127.0.0.1\ndir {folder}\nlogfile redis.log\n"
+            f"unixsocket {self.socket}\n"
+            f"sentinel monitor {SERVICE} 127.0.0.1 {master.port} 1\n"
+            f"sentinel down-after-milliseconds {SERVICE} 300\n"
+            f"sentinel failover-timeout {SERVICE} 2000\n"
+        )
+
+    def arguments(self) -> list[str]:
+        return [str(self._config), "--sentinel"]
+
+
+class Watched:
+    """A master, its replica, and the Sentinel that watches them."""
+
+    def __init__(
+        self, master: RedisServer, replica: RedisServer, sentinel: SentinelServer
+    ) -> None:
+        self.master, self.replica, self.sentinel = master, replica, sentinel
+
+    @property
+    def url(self) -> str:
+        return f"redis+sentinel://127.0.0.1:{self.sentinel.port}/{SERVICE}"
+
+    def named(self) -> int:
+        """The port of the master that Sentinel names."""
+        named = self.sentinel.command("SENTINEL", "get-master-addr-by-name", SERVICE)
+        return int(named[1])
+
+    def fail_over(self) -> None:
+        """Ask for a failover while the master is well, and wait until it is over."""
+        before = self.named()
+        self.sentinel.command("SENTINEL", "FAILOVER", SERVICE)
+        until(lambda: self.named() != before, 15, "another master")
+
+
+@contextmanager
+def redis_watched() -> Iterator[Watched]:
+    """Running, and the Sentinel knows of the replica."""
+    with _servers(free_port(), free_port()) as (master, replica):
+        replicate(replica, master)
+        with tempfile.TemporaryDirectory(prefix="shmr-") as folder:
+            sentinel = SentinelServer(Path(folder), free_port(), master)
+            try:
+                sentinel.start()
+                until(lambda: _replicas(sentinel) == 1, 15, "the replica known")
+                yield Watched(master, replica, sentinel)
+            finally:
+                sentinel.kill()
+
+
+def replicate(replica: RedisServer, master: RedisServer) -> None:
+    """Until it has what the master has."""
+    replica.command("REPLICAOF", "127.0.0.1", master.port)
+    until(
+        lambda: info(replica, "replication").get("master_link_status") == "up",
+        15,
+        "the replica in step",
+    )
+
+
+def _replicas(sentinel: RedisServer) -> int:
+    found = sentinel.command("SENTINEL", "replicas", SERVICE)
+    return sum(_flag(replica) == "slave" for replica in found)
+
+
+def _flag(replica: Any) -> str:
+    """A reply of pairs, or what the client library made of it."""
+    if not isinstance(replica, dict):
+        replica = dict(zip(replica[::2], replica[1::2], strict=True))
+    flags = replica.get("flags", replica.get(b"flags"))
+    return flags.decode() if isinstance(flags, bytes) else str(flags)
+
+
+@contextmanager
+def _servers(*ports: int, flags: tuple[str, ...] = ()) -> Iterator[list[RedisServer]]:
+    """One for each port, each in a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="shmr-") as folder:
+        servers = []
+        try:
+            for port in ports:
+                own = Path(folder) / str(port)
+                own.mkdir()
+                servers.append(RedisServer(own, port, *flags))
+                servers[-1].start()
+            yield servers
+        finally:
+            for server in servers:
+                server.kill()
+
+
+# --- TLS --------------------------------------------------------------------------
+
+
+class TlsRelay:
+    """Ends TLS before a Redis that has none, in a thread of its own."""
+
+    def __init__(self, server: RedisServer, folder: Path) -> None:
+        import trustme
+
+        self.ca_file = folder / "ca.pem"
+        self.client_file = folder / "client.pem"
+        ca = trustme.CA()
+        ca.cert_pem.write_to_path(str(self.ca_file))
+        client = ca.issue_cert("client@example.com")
+        client.private_key_and_cert_chain_pem.write_to_path(str(self.client_file))
+        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        ca.issue_cert("localhost").configure_cert(self._context)
+        ca.configure_trust(self._context)
+        self._server = server
+        self._loop = asyncio.new_event_loop()
+        self._stopped = asyncio.Event()
+        self._ready = threading.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=self._run, name="tls-relay")
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"rediss://localhost:{self.port}/0?ssl_ca_certs={self.ca_file}"
+
+    def demand_client_certificate(self) -> None:
+        self._context.verify_mode = ssl.CERT_REQUIRED
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._ready.wait(10)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._stopped.set)
+        self._thread.join()
+
+    def _run(self) -> None:
+        self._loop.run_until_complete(self._serve())
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        listening = await asyncio.start_server(
+            self._accept, "localhost", 0, ssl=self._context, family=socket.AF_INET
+        )
+        self.port = listening.sockets[0].getsockname()[1]
+        self._ready.set()
+        await self._stopped.wait()
+        listening.close()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accept(self, *client: Any) -> None:
+        task = asyncio.get_running_loop().create_task(self._relay(*client))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _relay(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        there, back = await asyncio.open_unix_connection(str(self._server.socket))
+        copies = [
+            asyncio.create_task(_copy(reader, back)),
+            asyncio.create_task(_copy(there, writer)),
+        ]
+        try:
+            await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for copy in copies:
+                copy.cancel()
+            await asyncio.gather(*copies, return_exceptions=True)
+            for end in (writer, back):
+                end.transport.abort()
+
+
+async def _copy(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+    while data := await source.read(1 << 16):
+        to.write(data)
+        await to.drain()
+
+
+@contextmanager
+def tls_redis(
+    prepare: Callable[[TlsRelay], None] = lambda relay: None,
+) -> Iterator[TlsRelay]:
+    """A Redis behind TLS; `prepare` sees the relay before it listens."""
+    with redis_server() as server, tempfile.TemporaryDirectory() as folder:
+        relay = TlsRelay(server, Path(folder))
+        prepare(relay)
+        relay.start()
+        try:
+            yield relay
+        finally:
+            relay.stop()
+
+
+# --- ACL --------------------------------------------------------------------------
+
+
+def add_user(server: RedisServer, name: str, password: str, rules: str) -> None:
+    """A user with these rights and no others."""
+    server.command(
+        "ACL", "SETUSER", name, "reset", "on", f">{password}", *rules.split()
+    )

@@ -1,0 +1,214 @@
+"""Opened, bound to a loop, closed, forked: what a cache is made of lives and ends."""
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+
+from shmcache import MISSING, Cache, CacheConfig, CacheError, ConfigError, SegmentError
+from shmcache.segment import SHM
+from tests.caches import SIZE, asking
+from tests.helpers import Origin, segment_name
+
+
+async def test_closed_cache_says_so_and_leaves_nothing():
+    name = segment_name()
+    cache = Cache.open(name, size=SIZE)
+    origin = Origin("v", hold=True)
+    asked = asking(cache.get_or_set("k", origin))
+    await origin.started.wait()
+    await cache.close()
+    with pytest.raises(CacheError, match="closed"):
+        await asked
+    with pytest.raises(CacheError, match="closed"):
+        await cache.set("k", 1)
+    assert not list(SHM.glob(f"*{name}*"))
+
+
+def test_cache_belongs_to_one_loop():
+    cache = Cache.open(segment_name(), size=SIZE)
+
+    async def elsewhere():
+        with pytest.raises(CacheError, match="one event loop"):
+            await cache.set("k", 2)
+
+    with asyncio.Runner() as loop:
+        loop.run(cache.set("k", 1))
+        asyncio.run(elsewhere())
+        assert cache.peek("k") == 1
+        loop.run(cache.close())
+
+
+def test_master_prepares_what_workers_attach():
+    config = CacheConfig(segment_name(), SIZE)
+    prepared = Cache.prepare(config)
+    assert prepared.note == "made"
+    worker = Cache(config)
+    assert not prepared.close(remove=True)
+    worker._l1.close(keep=True)
+    again = Cache.prepare(config)
+    assert again.note == "attached"
+    assert again.close(remove=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"size": "1KiB"}, SegmentError, "too small"),
+        ({"size": "huge"}, ConfigError, "size"),
+        ({"l2": "ftp://localhost"}, ConfigError, "l2"),
+    ],
+)
+def test_wrong_setting_is_named(settings, error, words):
+    with pytest.raises(error, match=words):
+        Cache.open(segment_name(), **settings)
+
+
+async def test_close_that_is_cancelled_goes_on():
+    name = segment_name()
+    cache = Cache.open(name, size=SIZE)
+    gate, started = asyncio.Event(), asyncio.Event()
+
+    async def compute():
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await gate.wait()
+
+    asked = asking(cache.get_or_set("k", compute))
+    await started.wait()
+    closing = asking(cache.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    gate.set()
+    await cache.close()
+    assert not list(SHM.glob(f"*{name}*"))
+    with pytest.raises(CacheError):
+        await asked
+
+
+async def test_nothing_flies_on_a_closed_cache():
+    cache = Cache.open(segment_name(), size=SIZE)
+    await cache.start()
+    await cache.close()
+    with pytest.raises(CacheError, match="closed"):
+        cache.refresh("k", Origin("v"))
+    with pytest.raises(CacheError, match="closed"):
+        await cache.get_or_set("k", Origin("v"))
+
+
+def test_cache_whose_loop_is_gone_still_closes():
+    name = segment_name()
+    cache = Cache.open(name, size=SIZE)
+    asyncio.run(cache.set("k", 1))
+    asyncio.run(cache.close())
+    assert not list(SHM.glob(f"*{name}*"))
+
+
+async def test_start_that_failed_is_tried_again(monkeypatch):
+    cache = Cache.open(segment_name(), size=SIZE)
+    start = cache._claims.start
+
+    def fail():
+        raise OSError("no descriptors")
+
+    monkeypatch.setattr(cache._claims, "start", fail)
+    with pytest.raises(OSError, match="no descriptors"):
+        await cache.set("k", 1)
+    monkeypatch.setattr(cache._claims, "start", start)
+    await cache.set("k", 1)
+    assert cache._parts.claims._beating is not None
+    await cache.close()
+
+
+FORKED = """
+import asyncio, os, sys
+from shmcache import Cache, CacheError
+cache = Cache.open(sys.argv[1], size="2MiB")
+if sys.argv[2] == "started":
+    asyncio.run(cache.set("x", 1))
+
+def say(line):  # one write, or the lines of two children mix in the pipe
+    os.write(1, f"{line}\\n".encode())
+
+async def compute():
+    say("computed")
+    await asyncio.sleep(0.2)
+    return os.getpid()
+
+async def child():
+    try:
+        await cache.get_or_set("k", compute)
+        say(f"slot {cache._l1.table.slot}")
+    except CacheError as e:
+        say("refused")
+    await cache.close()
+
+pids = []
+for _ in range(2):
+    pid = os.fork()
+    if pid == 0:
+        asyncio.run(child())
+        os._exit(0)
+    pids.append(pid)
+for pid in pids:
+    assert os.waitpid(pid, 0)[1] == 0
+say("there" if cache._l1.segment.path.exists() else "gone")
+cache._l1.close(keep=False)
+"""
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("opened", ["computed", "slot 1", "slot 2", "there"]),
+        ("started", ["refused", "refused", "there"]),
+    ],
+)
+def test_cache_opened_before_a_fork(state, said):
+    """Only opened: each child takes a slot of its own, and they share one fetch.
+    Started: its tasks and sockets are the parent's, so a child is refused."""
+    run = subprocess.run(
+        [sys.executable, "-c", FORKED, segment_name(), state],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=30,
+    )
+    assert run.returncode == 0
+    assert sorted(run.stdout.splitlines()) == sorted(said)
+
+
+async def test_expected_record_reaches_the_segment():
+    async with Cache.open(segment_name(), size=SIZE, record_bytes=4000) as cache:
+        assert cache.stats().geometry["record_bytes"] == 4000
+
+
+def test_replaced_segment_is_told_in_the_log(caplog):
+    name = segment_name()
+    asyncio.run(_opened(name, size=SIZE, keep=True))
+    asyncio.run(_opened(name, size=2 * SIZE))
+    (told,) = caplog.messages
+    assert "replaced: it was made with another size or record size" in told
+
+
+async def _opened(name, **settings):
+    async with Cache.open(name, **settings) as cache:
+        await cache.set("k", 1)
+
+
+async def test_cache_whose_file_was_replaced_tells_nothing_old():
+    """Its own process goes on computing: right answers, from no shared memory."""
+    name = segment_name()
+    async with Cache.open(name, size=SIZE) as old:
+        await old.set("k", "old", ttl=60)
+        old._l1.segment.path.unlink()
+        async with Cache.open(name, size=SIZE) as new:
+            await new.set("k", "new", ttl=60)
+            old._l1.beat()
+            assert old.peek("k") is MISSING
+            assert await old.get_or_set("k", Origin("origin's"), ttl=60) == "origin's"
+            await old.set("k", "again")
+            assert old.peek("k") is MISSING and new.peek("k") == "new"
+            assert old.stats().l1 == "off"

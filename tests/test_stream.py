@@ -1,0 +1,299 @@
+"""One partition's stream: entries applied in order, gaps and failovers found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from shmcache.ask import Invalidation
+from shmcache.clock import SYSTEM
+from shmcache.l1 import L1, OK, RAISED
+from shmcache.l2 import L2
+from shmcache.record import FRESH, Record
+from shmcache.scripts import Names
+from shmcache.stream import Place, Stream, raise_and_drop
+from tests.helpers import segment_name
+from tests.redis_server import RedisServer, eventually, redis_server
+from tests.scene import SECOND, applied, following, gaps, gone, stale, store, tell
+
+NAMES = Names("app")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with redis_server() as running:
+        yield running
+
+
+@pytest.fixture
+async def l2(server: RedisServer) -> AsyncIterator[L2]:
+    server.command("FLUSHALL")
+    l2 = L2(server.url, "app")
+    yield l2
+    await l2.close()
+
+
+@pytest.fixture
+def l1() -> Iterator[L1]:
+    opened = L1.open(segment_name(), 2 << 20)
+    opened.join()
+    yield opened
+    opened.close(keep=False)
+
+
+def place(l1: L1) -> Place:
+    return Place(l1.table.words("stream"), 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "state"),
+    [
+        (b"d", b"k", gone),
+        (b"t", 5, gone),
+        (b"c", b"", gone),
+        (b"x", b"k", stale),
+        (b"u", 5, stale),
+        (b"y", b"", stale),
+    ],
+    ids=["delete", "tag", "clear", "expire", "expire-tag", "expire-all"],
+)
+async def test_entry_of_another_host_is_applied(
+    l1: L1, l2: L2, kind: bytes, name: bytes | int, state
+) -> None:
+    async with following(l1, l2):
+        store(l1, b"k", tags=(5,))
+        store(l1, b"other")
+        await tell(l2, kind, name)
+        await eventually(lambda: state(l1, b"k"))
+        assert applied(l1) == 1
+        if name:
+            other = l1.look(b"other")
+            assert other is not None and other.state == FRESH
+        store(l1, b"k", tags=(5,))  # begun after it: unharmed
+        again = l1.look(b"k")
+        assert again is not None and again.state == FRESH
+
+
+async def test_fill_begun_before_an_entry_is_refused(l1: L1, l2: L2) -> None:
+    async with following(l1, l2):
+        begun = l1.table.clock()
+        await tell(l2, b"d", b"k")
+        await eventually(lambda: applied(l1))
+        assert l1.table.highest(b"k") > begun
+
+
+async def test_entry_of_a_set_spares_its_own_record(l1: L1, l2: L2) -> None:
+    async with following(l1, l2):
+        store(l1, b"k", nonce=77)
+        store(l1, b"other", nonce=78)
+        sets = [
+            Invalidation(b"d", b"k", 77, os.urandom(16)),
+            Invalidation(b"d", b"other", 79, os.urandom(16)),
+        ]
+        await l2.invalidate(sets)
+        await eventually(lambda: applied(l1) == 2)
+        assert not gone(l1, b"k") and gone(l1, b"other")
+
+
+async def test_many_entries_are_applied_in_order(l1: L1, l2: L2) -> None:
+    async with following(l1, l2):
+        last = 0
+        for i in range(10):
+            keys = [b"%d" % (100 * i + j) for j in range(100)]
+            last = await tell(l2, b"d", *keys)
+        await eventually(lambda: place(l1).position == last)
+        assert (applied(l1), gaps(l1)) == (1000, 1)
+
+
+# -- gaps
+
+
+async def gap_is_found(l1: L1, count: int) -> None:
+    """What stood before it is stale, what is stored after it is fresh."""
+    await eventually(lambda: gaps(l1) == count)
+    assert stale(l1, b"k")
+    store(l1, b"after")
+    assert not stale(l1, b"after")
+
+
+async def test_first_position_is_a_gap(l1: L1, l2: L2) -> None:
+    await tell(l2, b"d", b"k")
+    store(l1, b"k")
+    async with following(l1, l2):
+        await gap_is_found(l1, 1)
+        assert applied(l1) == 0
+
+
+async def test_position_outlives_the_follower(l1: L1, l2: L2) -> None:
+    async with following(l1, l2):
+        store(l1, b"k")
+        store(l1, b"kept")
+    await tell(l2, b"d", b"k")
+    async with following(l1, l2):
+        await eventually(lambda: gone(l1, b"k"))
+        assert gaps(l1) == 1 and not stale(l1, b"kept")
+
+
+async def test_trimmed_entries_are_a_gap(l1: L1, l2: L2, server: RedisServer) -> None:
+    async with following(l1, l2):
+        store(l1, b"k")
+    for _ in range(3):
+        await tell(l2, b"d", b"other")
+    server.command("XTRIM", NAMES.stream, "MAXLEN", 1)
+    async with following(l1, l2):
+        await gap_is_found(l1, 2)
+
+
+async def test_lost_stream_is_a_gap(l1: L1, l2: L2, server: RedisServer) -> None:
+    """The clock is beyond the position, with nothing to read."""
+    async with following(l1, l2):
+        store(l1, b"k")
+        server.command("HINCRBY", NAMES.generations, "c", 1)
+        await gap_is_found(l1, 2)
+
+
+async def test_flushed_redis_is_a_gap_and_followed_again(
+    l1: L1, l2: L2, server: RedisServer
+) -> None:
+    async with following(l1, l2):
+        store(l1, b"k")
+        await tell(l2, b"d", b"other")
+        await eventually(lambda: applied(l1))
+        server.command("FLUSHALL")
+        await gap_is_found(l1, 2)
+        await tell(l2, b"d", b"after")
+        await eventually(lambda: gone(l1, b"after"))
+
+
+async def test_identity_is_noted_last(l1: L1, l2: L2) -> None:
+    """Killed between position and identity, the next one finds the gap again."""
+    async with following(l1, l2):
+        store(l1, b"k")
+    noted = place(l1).identity
+    l1.table.words("stream").cas(10, noted, 0)
+    async with following(l1, l2):
+        await gap_is_found(l1, 2)
+        assert place(l1).identity == noted
+
+
+@pytest.mark.parametrize("step", ["raise_gap", "move", "note"])
+async def test_killed_in_a_gap_it_is_found_again(
+    l1: L1, l2: L2, server: RedisServer, monkeypatch, step: str
+) -> None:
+    """1. a gap; 2. the follower dies before a step of it; 3. the next one: whatever
+    stood before the gap is stale, and never before that fresh under a new position."""
+    async with following(l1, l2):
+        store(l1, b"k")
+    server.command("FLUSHALL")
+
+    def die(*_: object) -> None:
+        raise SystemError("killed")
+
+    with monkeypatch.context() as patch:
+        if step == "raise_gap":
+            patch.setattr(Stream, "_raise_gap", die)
+        else:
+            patch.setattr(Place, step, die)
+        async with following(l1, l2, at_once=False) as follower:
+            await eventually(lambda: follower.failures)
+            assert stale(l1, b"k") == (step != "raise_gap")
+            assert place(l1).identity and not follower.caught_up.is_set()
+    async with following(l1, l2):
+        assert stale(l1, b"k")
+        store(l1, b"after")
+        assert not stale(l1, b"after")
+
+
+# -- failover
+
+
+async def test_another_redis_makes_every_value_dead(l1: L1) -> None:
+    """What a restarted Redis loaded from its file may have been invalidated since."""
+    with redis_server() as own:
+        l2 = L2(own.url, "app")
+        async with following(l1, l2):
+            await fill(l2, b"k")
+            assert (await l2.acquire(b"k")).record is not None
+            own.command("SAVE")
+            own.restart()
+            store(l1, b"k")
+            await eventually(lambda: gaps(l1) == 2)
+            assert own.command("EXISTS", NAMES.value(b"k"))
+            assert (await l2.acquire(b"k")).record is None
+            assert stale(l1, b"k")
+            await tell(l2, b"d", b"other")
+            await eventually(lambda: applied(l1) == 1)
+        await l2.close()
+
+
+async def test_two_hosts_make_one_incarnation(l1: L1) -> None:
+    other = L1.open(segment_name(), 2 << 20)
+    other.join()
+    with redis_server() as own:
+        l2 = L2(own.url, "app")
+        async with following(l1, l2), following(other, l2):
+            own.command("SAVE")
+            own.restart()
+            await eventually(lambda: gaps(l1) == 2 and gaps(other) == 2)
+            assert place(l1).incarnation == place(other).incarnation
+            assert place(l1).identity == place(other).identity
+        await l2.close()
+    other.close(keep=False)
+
+
+async def test_app_of_other_partitions_is_refused(
+    l1: L1, l2: L2, server: RedisServer, caplog
+) -> None:
+    server.command("HSET", NAMES.generations, "p", 16)
+    async with following(l1, l2, at_once=False) as follower:
+        await eventually(lambda: follower.failures)
+        assert "in 16 partitions" in caplog.text and not place(l1).identity
+
+
+async def test_position_is_told_to_the_fleet(
+    l1: L1, l2: L2, server: RedisServer
+) -> None:
+    async with following(l1, l2):
+        last = await tell(l2, b"d", b"a", b"b")
+        await eventually(
+            lambda: (
+                list(server.command("HGETALL", NAMES.hosts).values())
+                == [str(last).encode()]
+            )
+        )
+        assert 0 < server.command("PTTL", NAMES.hosts) <= 10_000
+
+
+async def fill(l2: L2, key: bytes) -> None:
+    token = os.urandom(16)
+    won = await l2.acquire(key, offer=token)
+    now = SYSTEM.now()
+    value = Record(
+        b"v", FRESH, 0, now, now + 60 * SECOND, now + 90 * SECOND, 0, 1, 1, ()
+    )
+    assert await l2.put_fenced(key, token, value, won.clock) == "stored"
+
+
+# -- what is applied
+
+
+def test_older_fetch_does_not_replace_a_promoted_set(l1: L1) -> None:
+    """1. a fetch without a lease notes its stamp; 2. another host's set is promoted;
+    3. the set's entry is applied, its record stays; 4. the fetch ends: refused."""
+    now, begun, nonce = SYSTEM.now(), l1.table.clock(), 7
+    end = now + 60 * SECOND
+    new = Record(b"new", FRESH, 0, now, end, end, begun, nonce, 1, ())
+    assert l1.put(b"k", new) == OK
+    raise_and_drop(l1.table, b"d", b"k", floor=True, nonce=nonce)
+    assert l1.put(b"k", new._replace(value=b"old", nonce=8)) == RAISED
+    assert l1.peek(b"k") == b"new"
+
+
+async def test_cleared_outbox_is_a_gap_for_segments(l1: L1, l2: L2) -> None:
+    async with following(l1, l2):
+        store(l1, b"k")
+        await tell(l2, b"g", b"")
+        await eventually(lambda: applied(l1))
+        assert stale(l1, b"k")

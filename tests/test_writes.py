@@ -1,0 +1,221 @@
+"""Values that callers bring: set, add, compare-and-set, touch, many at once."""
+
+import asyncio
+
+import pytest
+
+from shmcache import MISSING, Cache, CodecError, ValueTooLarge
+from shmcache.clock import FakeClock
+from tests.caches import SIZE, asking, siblings, two_hosts, until
+from tests.helpers import Origin, segment_name
+from tests.redis_server import redis_server
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+async def pair(clock):
+    async with siblings(clock) as both:
+        yield both
+
+
+@pytest.fixture
+def cache(pair):
+    return pair[0]
+
+
+async def test_value_too_large_is_refused_and_the_old_one_is_gone(cache):
+    await cache.set("k", "old")
+    longest = cache.stats().value_max
+    with pytest.raises(ValueTooLarge, match=rf"takes {longest} at most"):
+        await cache.set("k", bytes(SIZE))
+    assert cache.peek("k") is MISSING
+
+
+async def test_set_wins_over_a_fetch_that_began_before(pair):
+    one, other = pair
+    origin = Origin("fetched", hold=True)
+    early = asking(one.get_or_set("k", origin))
+    await origin.started.wait()
+    await other.set("k", "set")
+    origin.gate.set()
+    await early
+    assert one.peek("k") == "set"
+    assert one.stats().fills_refused == 1
+
+
+async def test_value_that_cannot_be_encoded_is_refused_and_loses_nothing(cache):
+    await cache.set("k", "old")
+    with pytest.raises(CodecError, match="object"):
+        await cache.set("k", object())
+    assert cache.peek("k") == "old"
+    with pytest.raises(CodecError, match="object"):
+        await cache.get_or_set("other", Origin(object()))
+
+
+@pytest.mark.parametrize("length", [0, 1, 512 << 10])
+async def test_value_from_nothing_to_half_a_megabyte_is_a_hit(length):
+    async with Cache.open(segment_name(), size="64MiB") as cache:
+        value = bytes(range(256)) * (length // 256) + bytes(length % 256)
+        await cache.set("set", value, ttl=60)
+        assert cache.peek("set") == value
+        origin = Origin(value)
+        for _ in range(2):
+            assert await cache.get_or_set("computed", origin, ttl=60) == value
+        assert origin.calls == 1
+
+
+async def test_set_of_no_life_deletes(pair):
+    one, other = pair
+    await one.set("k", 1)
+    await other.set("k", 2, ttl=0)
+    assert one.peek("k") is MISSING
+    await one.set_many({"a": 1})
+    await one.set_many({"a": 2, "b": 2}, ttl=0)
+    assert await one.get_many(["a", "b"]) == {}
+
+
+async def test_set_many_reaches_the_other(pair):
+    one, other = pair
+    await one.set_many({"a": 1, b"b": None}, ttl=5)
+    assert await other.get_many(["a", "b", "c"]) == {"a": 1, "b": None}
+
+
+async def test_set_many_with_one_bad_value_stores_nothing(cache):
+    with pytest.raises(CodecError):
+        await cache.set_many({"a": 1, "b": object()})
+    assert cache.peek("a") is MISSING
+
+
+async def test_add_stores_only_where_nothing_stands(pair, clock):
+    one, other = pair
+    assert await one.add("k", "first", ttl=2)
+    assert not await other.add("k", "second", ttl=2)
+    assert other.peek("k") == "first"
+    clock.advance(2)
+    assert await other.add("k", "second", ttl=2)
+    assert one.peek("k") == "second"
+
+
+async def test_add_under_way_twice_stores_one(pair):
+    added = await asyncio.gather(*(c.add("k", i) for i, c in enumerate(pair * 5)))
+    assert sorted(added) == [False] * 9 + [True]
+    assert pair[0].peek("k") == added.index(True)
+
+
+async def test_compare_and_set_takes_the_version_that_stands(pair):
+    one, other = pair
+    await one.set("k", 1)
+    version = other.entry("k").version
+    assert await other.compare_and_set("k", 2, version=version, ttl=9)
+    assert one.peek("k") == 2
+    assert not await one.compare_and_set("k", 3, version=version)
+    assert one.peek("k") == 2
+
+
+async def test_compare_and_set_after_a_delete_is_refused(cache):
+    await cache.set("k", 1)
+    version = cache.entry("k").version
+    await cache.delete("k")
+    assert not await cache.compare_and_set("k", 2, version=version)
+    assert cache.peek("k") is MISSING
+
+
+async def test_counter_by_compare_and_set_loses_no_step(pair):
+    async def add_one(cache):
+        while True:
+            entry = cache.entry("k")
+            new = entry.value + 1
+            if await cache.compare_and_set("k", new, version=entry.version):
+                return
+
+    await pair[0].set("k", 0)
+    await asyncio.gather(*(add_one(c) for c in pair * 10))
+    assert pair[0].peek("k") == 20
+
+
+async def test_touch_lengthens_the_life_and_not_the_youth(cache, clock):
+    await cache.set("k", "v", ttl=2, grace=3)
+    clock.advance(1)
+    assert await cache.touch("k", 10)
+    entry = cache.entry("k")
+    assert (entry.value, entry.age, entry.ttl) == ("v", 1, 10)
+    clock.advance(11)
+    assert cache.entry("k").state == "stale"
+    clock.advance(2)
+    assert cache.entry("k").state == "dead"
+
+
+async def test_touch_may_change_the_grace_and_end_never(cache, clock):
+    await cache.set("k", "v", ttl=2)
+    assert await cache.touch("k", 1, grace=5)
+    clock.advance(3)
+    assert cache.entry("k").state == "stale"
+    assert await cache.touch("k", None)
+    assert cache.entry("k").ttl is None
+
+
+async def test_touch_of_nothing_is_refused(cache, clock):
+    assert not await cache.touch("k", 10)
+    await cache.set("k", "v", ttl=2)
+    clock.advance(2)
+    assert not await cache.touch("k", 10)
+
+
+@pytest.mark.parametrize("verb", ["add", "compare_and_set", "touch"])
+async def test_write_of_no_life_is_refused(cache, verb):
+    rest = {"add": (1,), "compare_and_set": (1,), "touch": ()}[verb]
+    more = {"version": 1} if verb == "compare_and_set" else {}
+    with pytest.raises(ValueError, match="ttl=0"):
+        await getattr(cache, verb)("k", *rest, ttl=0, **more)
+
+
+@pytest.fixture(scope="module")
+def redis():
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+async def hosts(redis):
+    async with two_hosts(redis.url) as both:
+        yield both
+
+
+async def test_add_on_two_hosts_stores_one(hosts):
+    added = await asyncio.gather(*(c.add("k", i) for i, c in enumerate(hosts)))
+    assert sorted(added) == [False, True]
+    for cache in hosts:
+        assert await cache.get("k") == added.index(True)
+
+
+async def test_compare_and_set_on_two_hosts_stores_one(hosts):
+    one, other = hosts
+    await one.set("k", "old")
+    await other.get("k")
+    version = other.entry("k").version
+    swapped = await asyncio.gather(
+        *(c.compare_and_set("k", i, version=version) for i, c in enumerate(hosts))
+    )
+    assert sorted(swapped) == [False, True]
+    assert await one.get("k") == swapped.index(True)
+
+
+async def test_touch_reaches_the_other_host(hosts):
+    one, other = hosts
+    await one.set("k", "v", ttl=1)
+    assert await other.touch("k", 500)
+    await until(lambda: not one.peek("k"))  # by the stream
+    entry = await one.get_or_set_entry("k", Origin("x"))
+    assert entry.value == "v" and entry.ttl > 400
+
+
+async def test_set_many_of_more_than_a_batch_reaches_the_other_host(hosts):
+    one, other = hosts
+    values = {f"k{i}": i for i in range(300)}
+    await one.set_many(values, ttl=60)
+    assert await other.get_many(values) == values
+    assert {k: other.peek(k) for k in values} == values
