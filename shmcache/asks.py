@@ -33,6 +33,7 @@ from .envelope import nonce_of, unpack_envelope
 from .errors import CodecError, TierUnavailable
 from .operations import Operation, Operations
 from .record import Record
+from .resp import ProtocolError
 from .scripts import Names, Script
 
 BATCH = 128
@@ -184,6 +185,8 @@ class Asks:
             args,
             ("MGET", *values),
         )
+        if not (isinstance(data, bytes) and isinstance(found, list)):
+            raise ProtocolError("l2: another command's reply")
         return Replies(data, self._clock.now()), found, sent
 
     def _answer(
@@ -195,6 +198,8 @@ class Asks:
             record = self._record(ask.key, reply, value, sent)
             if record is None and reply.lease != WON:
                 return None  # who won computes, whatever stands there by now
+        if reply.lease == WON and reply.text != ask.offer:
+            raise ProtocolError("l2: another ask's reply")
         if reply.lease == NO_MEMORY:
             return TierUnavailable("l2: no memory for a lease")
         return reply.answer(record, clock)

@@ -96,6 +96,15 @@ class Breaker:
         failures = words.add(self._failures, 1)
         return failures >= THRESHOLD and self._open(0, failures)
 
+    def trip(self) -> bool:
+        """Open it at once, for who has waited long enough; True if this opened it."""
+        return self.closed and self._open(0, THRESHOLD)
+
+    def hurry(self) -> None:
+        """Have the next probe due now: there is a sign of life."""
+        if open_until := self._words.load(self._open_until):
+            self._words.cas(self._open_until, open_until, 1)
+
     # -- probes
 
     def probe(self) -> int:

@@ -129,6 +129,8 @@ class Follower:
 
     def _lost(self, partition: int, error: Exception) -> None:
         self.failures += 1
+        if isinstance(error, TimeoutError) and self.leads:
+            self._l2.hung(partition)
         level = logging.ERROR if isinstance(error, ConfigError) else logging.DEBUG
         log.log(level, "the stream of partition %d was lost: %r", partition, error)
 
@@ -143,13 +145,16 @@ class Follower:
         place = self.places[partition]
         try:
             stream = Stream(self._l1, self._l2, partition, place, wire, host)
-            beat = 0.0
+            beat, back = 0.0, False
             while self.leads:
                 if loop.time() >= beat:
                     unfollowed = self._words.load(UNFOLLOWED)
                     if not await stream.heartbeat():
                         continue
                     self._at_the_end(partition, unfollowed)
+                    if not back:
+                        self._l2.alive(partition)
+                    back = True
                     beat = loop.time() + HEARTBEAT
                 await stream.wait()
         finally:

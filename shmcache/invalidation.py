@@ -15,7 +15,9 @@ Order on the sender
 A set is a delete that takes the lease, and a fill
     The script gives the key's lease to the set's token. Its reply, and step 4, come
     before the stamp is noted; then the value is stored as any other, under lease and
-    stamp. A late first half is a miss, a late second half is refused. The entry in the
+    stamp. A late first half is a miss, a late second half is refused. Without an answer
+    it is stored nowhere: the stamp is above all that was applied here, also above a
+    delete of another host that came between the halves. The entry in the
     stream bears the nonce of the record, by which followers spare just that one.
 
 Compare and set
@@ -39,8 +41,7 @@ from .ask import NONE, WON, Answer, FleetClock, Invalidation
 from .errors import TierUnavailable, ValueTooLarge
 from .follower import Follower
 from .l1 import L1, OK, RAISED, TOO_LARGE
-from .l2 import L2, LOST
-from .l2 import RAISED as L2_RAISED
+from .l2 import FULL, L2, STORED
 from .lease import Leases
 from .outbox import Outbox
 from .record import DEAD, VALUE, Record
@@ -195,9 +196,9 @@ class Invalidations:
                 self._give_back(key, token)
             raise
         for (key, _, record, _), answer in zip(puts, answers, strict=True):
-            if answer not in (LOST, L2_RAISED):
+            if answer in (STORED, FULL):
                 await self._l1.put_patiently(key, record, newer_only=True)
-        return all(answer not in ("", LOST, L2_RAISED) for answer in answers)
+        return all(answer in (STORED, FULL) for answer in answers)
 
     async def add(self, key: bytes, record: Record) -> bool:
         """Store the record if nothing stands under the key, in the fleet or here, nor

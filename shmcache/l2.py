@@ -12,6 +12,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import logging
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -46,6 +47,7 @@ STORED, FULL, RAISED, LOST = "stored", "full", "raised", "lost"
 BATCH_BYTES = 1 << 20
 """Of the values of one exchange, roughly."""
 
+log = logging.getLogger("shmcache.l2")
 T = TypeVar("T")
 
 
@@ -167,6 +169,16 @@ class L2:
         for part in self._parts:
             if not part.operations.breaker.closed:
                 part.operations.probe_if_due()
+
+    def hung(self, partition: int) -> None:
+        """Its Redis was waited for in vain, by who has nothing else to do."""
+        if self._parts[partition].operations.breaker.trip():
+            log.warning("L2 is left alone for a while: it does not answer")
+
+    def alive(self, partition: int) -> None:
+        """Its Redis has answered: if its breaker is open, the next probe is due."""
+        self._parts[partition].operations.breaker.hurry()
+        self.probe_if_due()
 
     async def start(self) -> None:
         """Nothing yet: a Redis that is away must not keep a process from starting."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from .ask import MS, Ask, FleetClock, Invalidation
 from .asks import Asks, identity_bytes
@@ -19,6 +19,7 @@ from .clock import Clock
 from .envelope import FOREVER_MS, GRACE_MAX_MS, Envelope, pack_envelope
 from .operations import Operations
 from .record import FOREVER, Record
+from .resp import ProtocolError
 from .scripts import Exchange, Names, Script, Scripts
 
 STREAM_LENGTH = 100_000
@@ -27,6 +28,10 @@ ERROR_MS = 1000
 _LEAVE = b"-"
 """To `invalidate.lua`: the identity that `:g` bears stays."""
 
+_CLOCK = [bytes, int, int]
+_ANSWERS = {word.encode(): word for word in ("stored", "full", "raised", "lost")}
+
+T = TypeVar("T")
 Put = tuple[bytes, bytes, Record, FleetClock]
 """Key, token, record, and the clock of the answer that granted the lease."""
 
@@ -70,14 +75,14 @@ class Part:
     async def renew(self, key: bytes, token: bytes, life_ms: int) -> bool:
         """Whether the lease stands for another life."""
         keys = (self.names.lease(key), self.names.waiters(key))
-        return bool(await self._run(self._scripts.renew, keys, (token, life_ms)))
+        return await self._run(_flag, self._scripts.renew, keys, (token, life_ms))
 
     async def abandon(self, key: bytes, token: bytes, error: bytes) -> bool:
         """Whether the lease was the token's; it is freed then."""
         names = self.names
         keys = (names.lease(key), names.waiters(key), names.error(key))
         args = (token, error, ERROR_MS)
-        return bool(await self._run(self._scripts.abandon, keys, args))
+        return await self._run(_flag, self._scripts.abandon, keys, args)
 
     async def abandon_at_last(self, key: bytes, token: bytes, error: bytes) -> None:
         """`abandon`, once nothing is under way that may give the token a lease:
@@ -90,14 +95,18 @@ class Part:
 
     async def put(self, item: Put) -> str:
         """Store the record under its lease: stored, full, raised or lost."""
-        return _answer(await self._run(self._scripts.put_fenced, *self._store(item)))
+        return await self._run(_answer, self._scripts.put_fenced, *self._store(item))
 
     async def put_many(self, items: Sequence[Put]) -> list[str]:
         """`put` for at most a batch, in one round trip; "" where there was an error."""
         calls = [self._store(item) for item in items]
         exchange, script = self.operations.link.exchange, self._scripts.put_fenced
-        replies = await self.operations.run(lambda: script.run_each(exchange, calls))
-        return [_answer(reply) for reply in replies]
+
+        async def put() -> list[str]:
+            replies = await script.run_each(exchange, calls)
+            return ["" if isinstance(r, Exception) else _answer(r) for r in replies]
+
+        return await self.operations.run(put)
 
     async def invalidate(
         self, items: Sequence[Invalidation], origin: bytes, probing: bool
@@ -121,12 +130,20 @@ class Part:
     # -- scripts
 
     async def _run(
-        self, script: Script, keys: Sequence[bytes], args: Sequence[Any]
-    ) -> Any:
-        """The script's reply."""
+        self,
+        read: Callable[[Any], T],
+        script: Script,
+        keys: Sequence[bytes],
+        args: Sequence[Any],
+    ) -> T:
+        """The script's reply, as `read` reads it."""
         exchange = self.operations.link.exchange
-        (reply,) = await self.operations.run(lambda: script.run(exchange, keys, args))
-        return reply
+
+        async def run() -> T:
+            (reply,) = await script.run(exchange, keys, args)
+            return read(reply)
+
+        return await self.operations.run(run)
 
     async def _invalidate(
         self,
@@ -146,6 +163,8 @@ class Part:
         args += [STREAM_LENGTH, SET_LEASE_MS]
         args += [item.packed() for item in items]
         (reply,) = await self._scripts.invalidate.run(exchange, keys, args)
+        if not isinstance(reply, list) or list(map(type, reply[:3])) != _CLOCK:
+            raise ProtocolError("l2: another command's reply")
         incarnation, clock, time, *lost = reply
         # read after the reply came: that makes Redis no later than it was
         return FleetClock(incarnation, clock, time + -self._clock.now() // MS), lost
@@ -181,7 +200,15 @@ class Part:
 
 def _answer(reply: Any) -> str:
     """Of `put_fenced.lua`; its second part, what is left of the life, is for people."""
-    return "" if isinstance(reply, Exception) else str(reply[0], "ascii")
+    if isinstance(reply, list) and len(reply) == 2 and reply[0] in _ANSWERS:
+        return _ANSWERS[reply[0]]
+    raise ProtocolError("l2: another command's reply")
+
+
+def _flag(reply: Any) -> bool:
+    if reply in (0, 1):
+        return bool(reply)
+    raise ProtocolError("l2: another command's reply")
 
 
 def lives(record: Record) -> tuple[int, int]:

@@ -39,6 +39,8 @@ from .wire import Wire
 _PLACES, _PLACE = 8, 4
 """Words of the region `stream` behind those of the role, for each partition: position,
 incarnation, identity."""
+_POSITION_BITS, _PIECE_BITS = 44, 20
+_POSITIONS = 1 << _POSITION_BITS
 BLOCK = 0.5
 """Seconds that a read waits for entries; half of the heartbeat."""
 HEARTBEAT = 1.0
@@ -91,16 +93,27 @@ def raise_and_drop(
 
 
 class Place:
-    """Where this host stands in one partition's stream: words of its segment."""
+    """Where this host stands in one partition's stream: words of its segment.
+
+    The position's word bears a piece of its incarnation, for clocks begin anew with
+    one: 1. a follower reads behind 0, and is stopped; 2. `:g` is lost, and a sibling
+    takes the position 0 of the next one; 3. the first moves 0 to 1, which it applied of
+    the old one; 4. entry 1 of the new one is never read, and no gap tells of it.
+    """
 
     def __init__(self, words: Words, partition: int) -> None:
         self._words = words
         self._at = _PLACES + _PLACE * partition
 
     @property
+    def mark(self) -> int:
+        """The position's whole word: what `move` and `renew` compare."""
+        return self._words.load(self._at)
+
+    @property
     def position(self) -> int:
         """Clock of the last entry that was applied."""
-        return self._words.load(self._at)
+        return position_of(self.mark)
 
     @property
     def incarnation(self) -> int:
@@ -112,14 +125,24 @@ class Place:
         """Of the Redis that may be read from; 0: none yet."""
         return self._words.load(self._at + 2)
 
-    def move(self, position: int, to: int) -> bool:
-        """Move the position, if it still is where it was read."""
-        return self._words.cas(self._at, position, to)
+    def move(self, mark: int, to: int) -> bool:
+        """Move the position within its incarnation, if it still bears `mark`."""
+        return self._words.cas(self._at, mark, mark - position_of(mark) + to)
+
+    def renew(self, mark: int, incarnation: int, position: int) -> bool:
+        """Take a position in another incarnation, if it still bears `mark`."""
+        piece = (incarnation % (1 << _PIECE_BITS)) << _POSITION_BITS
+        return self._words.cas(self._at, mark, piece | position)
 
     def note(self, incarnation: tuple[int, int], identity: tuple[int, int]) -> None:
         """Note both, each as (read, new), the identity last."""
         self._words.cas(self._at + 1, *incarnation)
         self._words.cas(self._at + 2, *identity)
+
+
+def position_of(mark: int) -> int:
+    """The clock in a position's word."""
+    return mark % _POSITIONS
 
 
 class Stream:
@@ -155,7 +178,8 @@ class Stream:
 
     async def read(self, *block: str | int) -> bool:
         """Apply what stands behind the position; whether there was anything."""
-        position = self._place.position
+        mark = self._place.mark
+        position = position_of(mark)
         stream = (self._names.stream, f"{position}-0")
         (found,) = await self._ask(
             ("XREAD", "COUNT", COUNT, *block, "STREAMS", *stream)
@@ -170,7 +194,7 @@ class Stream:
                 return True
             self._apply(dict(zip(fields[::2], fields[1::2], strict=True)))
             at = clock
-        self._place.move(position, at)
+        self._place.move(mark, at)
         return True
 
     async def wait(self) -> None:
@@ -212,12 +236,10 @@ class Stream:
     async def _gap(self, why: str) -> None:
         """Entries were missed, or this is the first position taken."""
         place = self._place
-        position, incarnation, identity = (
-            *(place.position, place.incarnation, place.identity),
-        )
+        mark, incarnation, identity = place.mark, place.incarnation, place.identity
         now, clock = await self._generations()
         self._raise_gap()
-        if place.move(position, clock):
+        if place.renew(mark, now, clock):
             place.note((incarnation, now), (identity, self._wire.identity))
             self._l1.count("gaps")
             level = logging.INFO if identity else logging.DEBUG  # the first is none

@@ -140,3 +140,23 @@ def test_partitions_have_breakers_of_their_own(host: Host) -> None:
     other = Breaker(host.words, probe_seconds=PROBE, clock=host.clock, partition=15)
     host.open()
     assert other.closed and 16 * WORDS <= 512
+
+
+def test_tripped_breaker_is_open_for_all(host: Host) -> None:
+    host.one.failed()
+    assert host.one.trip() and not host.two.trip()
+    assert not host.two.closed
+    assert host.one.probed(host.probe(), good=True) and host.two.closed
+
+
+def test_sign_of_life_makes_the_next_probe_due(host: Host) -> None:
+    host.open()
+    assert not host.one.probe()
+    host.two.hurry()
+    assert host.one.probe()
+    assert not host.one.closed
+
+
+def test_sign_of_life_of_a_closed_breaker_is_nothing(host: Host) -> None:
+    host.one.hurry()
+    assert host.one.closed and not host.one.probe()

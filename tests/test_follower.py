@@ -153,3 +153,16 @@ async def test_mark_made_meanwhile_is_left(l1: L1, l2: L2, monkeypatch) -> None:
     monkeypatch.setattr(Stream, "heartbeat", marked)
     async with following(l1, l2):
         assert words.load(UNFOLLOWED)
+
+
+async def test_hung_redis_is_noticed_by_an_idle_host(
+    l1: L1, l2: L2, server: RedisServer
+) -> None:
+    """Nobody asks anything, so no operation fails; and it is used again at once."""
+    async with following(l1, l2):
+        server.stop()
+        try:
+            await eventually(lambda: not l2.up(0), within=3.0)
+        finally:
+            server.cont()
+        await eventually(lambda: l2.up(0), within=3.0)

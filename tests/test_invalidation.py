@@ -385,3 +385,25 @@ async def test_what_was_read_does_not_outlive_its_tags(
 
 async def unreachable(*_: object, **__: object) -> None:
     raise TierUnavailable("away")
+
+
+async def test_set_without_an_answer_is_stored_nowhere(
+    hosts: list[Host], monkeypatch
+) -> None:
+    """1. the first half; 2. another host deletes the key, and that is applied here;
+    3. the second half, under a later stamp, is not answered."""
+    ours, other = hosts
+    await ours.follows()
+    assert ours.l2 is not None
+    begin = ours.invalidations._send
+
+    async def overtaken(*sent: object) -> object:
+        begun = await begin(*sent)
+        await other.invalidations.delete(b"k")
+        await delivered([ours])
+        monkeypatch.setattr(ours.l2, "put_many", unreachable)
+        return begun
+
+    monkeypatch.setattr(ours.invalidations, "_send", overtaken)
+    assert not await ours.invalidations.set(b"k", ours.record(b"set"))
+    assert ours.state() is None

@@ -178,7 +178,7 @@ async def test_identity_is_noted_last(l1: L1, l2: L2) -> None:
         assert place(l1).identity == noted
 
 
-@pytest.mark.parametrize("step", ["raise_gap", "move", "note"])
+@pytest.mark.parametrize("step", ["raise_gap", "renew", "note"])
 async def test_killed_in_a_gap_it_is_found_again(
     l1: L1, l2: L2, server: RedisServer, monkeypatch, step: str
 ) -> None:
@@ -204,6 +204,17 @@ async def test_killed_in_a_gap_it_is_found_again(
         assert stale(l1, b"k")
         store(l1, b"after")
         assert not stale(l1, b"after")
+
+
+def test_stopped_follower_moves_no_position_of_another_incarnation(l1: L1) -> None:
+    """1. it reads behind 0, and is stopped; 2. `:g` is lost, a sibling takes position 0
+    of the next; 3. it goes on: what it applied is no entry of that one."""
+    at = place(l1)
+    assert at.renew(at.mark, 7, 0)
+    mark = at.mark
+    assert at.renew(mark, 8, 0) and at.position == 0
+    assert not at.move(mark, 1)
+    assert at.move(at.mark, 2**44 - 1) and at.position == 2**44 - 1
 
 
 # -- failover
