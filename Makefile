@@ -24,8 +24,8 @@ BUILT     := $(VENV)/.stamp-built
 PEERS     := $(VENV)/.stamp-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help build serve test check check-c c-programs stress bench bench-l1 bench-eviction clean \
-        distclean
+.PHONY: help build serve test check check-c c-programs stress chaos bench bench-l1 bench-l2 \
+        bench-eviction waves scale redis-faults clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -43,18 +43,40 @@ check: $(BUILT) build/check/warnings  ## linters, types, C warnings
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-# 50 waves of 250 clients each way, each within 1.1 s; then 10^9 reads of one segment by
-# processes that are killed and stopped, or 15 minutes of them.
-stress: $(BUILT) build/check/fast/stress  ## the acceptance waves, 50 times; 10^9 reads
+# Of what `make test` runs a hundredth. 50 waves of 250 clients each way, each within
+# 1.1 s; 10^9 reads of one segment by processes that are killed and stopped, or 15 minutes
+# of them; the larger models; 10^4 cancellations; 10^6 simulated histories.
+HISTORIES ?= 1000000
+stress: $(BUILT) build/check/fast/stress  ## every long count: 10^9 reads, 10^6 histories
 	build/check/fast/stress 1e9 900
 	SHMCACHE_REPEATS=50 SHMCACHE_WAVE_SECONDS=1.1 \
 	$(PY) -m pytest tests/processes/test_cold_key.py $(PYTEST_ARGS)
+	SHMCACHE_REPEATS=10000 $(PY) -m pytest tests/test_cancellation.py tests/test_asks.py \
+	  $(PYTEST_ARGS)
+	$(PY) -m pytest tests/model/full.py $(PYTEST_ARGS)
+	$(PY) -m tests.sim $(HISTORIES)
+
+# Real hosts, a real Redis behind a fault proxy, a seeded schedule; every answer checked.
+chaos: $(BUILT)  ## five minutes of faults; CHAOS_ARGS='--seconds 60 --seed 7'
+	@$(PY) -m loadtest.chaos $(if $(CHAOS_ARGS),$(CHAOS_ARGS),--seconds 300)
+
+waves: $(BUILT)  ## 10,000 miss waves, lost wake-ups, killed holders; BENCH_ARGS='--trials 300'
+	@$(PY) -m loadtest.waves $(BENCH_ARGS)
+
+scale: $(BUILT)  ## what 1 to 16 hosts ask of one Redis; charts in build/scale.svg
+	@$(PY) -m loadtest.scale $(BENCH_ARGS)
+
+redis-faults: $(BUILT)  ## hits, misses and connections while Redis hangs, is gone, is back
+	@$(PY) -m loadtest.redis_faults $(BENCH_ARGS)
 
 bench: $(BUILT)  ## a hit beside a bare aiohttp application; BENCH_ARGS='--json FILE'
 	$(PY) loadtest/peers/bench.py $(BENCH_ARGS)
 
 bench-l1: $(BUILT) $(PEERS) build/store  ## L1 beside its peers; BENCH_ARGS=--quick is a look
 	@$(PY) -m loadtest.l1 $(BENCH_ARGS)
+
+bench-l2: $(BUILT)  ## L2 beside one redis.asyncio GET a call; BENCH_ARGS=--quick is a look
+	@$(PY) -m loadtest.l2 $(BENCH_ARGS)
 
 TRACES ?= $(wildcard ../shared/traces/*.csv.xz)
 bench-eviction: $(BUILT) $(PEERS)  ## hit ratios beside libcachesim's; TRACES='A.csv.xz B.csv.xz'

@@ -5,6 +5,7 @@ with its default. Nothing else reads the environment:
 
     SHMCACHE_CONFIG   the TOML file, where no --config names one
     SHMCACHE_L2       the Redis URL that `l2.url = "auto"` takes
+    SHMCACHE_L2_SECRET    signs what stands in Redis; it stands in no file
 """
 
 from __future__ import annotations
@@ -124,17 +125,21 @@ class L2Config:
 
 @dataclass(frozen=True, slots=True)
 class LimitsConfig:
-    """What a message may be at most."""
+    """What a message may be at most, and how much a worker has under way."""
 
     line: int = 8190
     field: int = 8190
     fields: int = 128
     stored_body: int = 8 * 1024**2
+    flights: int = 10_000
+    waiters: int = 100_000
 
     def __post_init__(self) -> None:
         _between("line", self.line, 256, 2**20)
         _between("field", self.field, 256, 2**20)
         _between("fields", self.fields, 8, 10000)
+        _between("flights", self.flights, 1, 2**31)
+        _between("waiters", self.waiters, 1, 2**31)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +164,9 @@ class Config:
             app=self.l2.app,
             l2_deadline=self.l2.deadline,
             hard_timeout=self.origin.timeout + self.origin.connect_timeout,
+            flights_max=self.limits.flights,
+            waiters_max=self.limits.waiters,
+            l2_secret=os.environ.get("SHMCACHE_L2_SECRET", "").encode(),
         )
 
 

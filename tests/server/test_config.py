@@ -17,6 +17,7 @@ ORIGIN = {"origin": "http://127.0.0.1:9"}
 def bare_environment(monkeypatch) -> None:
     monkeypatch.delenv("SHMCACHE_L2", raising=False)
     monkeypatch.delenv("SHMCACHE_CONFIG", raising=False)
+    monkeypatch.delenv("SHMCACHE_L2_SECRET", raising=False)
 
 
 def written(tmp_path: Path, text: str) -> str:
@@ -47,6 +48,17 @@ def test_file_of_the_environment_is_taken(tmp_path, monkeypatch) -> None:
     path = written(tmp_path, '[origin]\nurl = "http://a"\ndefault_ttl = 3\n')
     monkeypatch.setenv("SHMCACHE_CONFIG", path)
     assert load().origin.default_ttl == 3.0
+
+
+def test_cache_is_told_its_limits_and_the_secret(tmp_path, monkeypatch) -> None:
+    path = written(tmp_path, "[limits]\nflights = 7\nwaiters = 8\n")
+    monkeypatch.setenv("SHMCACHE_L2_SECRET", "0123456789abcdef")
+    cache = load(path, ORIGIN).cache("name", None)
+    assert (cache.flights_max, cache.waiters_max) == (7, 8)
+    assert cache.l2_secret == b"0123456789abcdef" and "0123" not in repr(cache)
+    monkeypatch.setenv("SHMCACHE_L2_SECRET", "short")
+    with pytest.raises(ConfigError, match="16 to 64 bytes"):
+        load(path, ORIGIN).cache("name", None)
 
 
 @pytest.mark.parametrize(
