@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from tests.helpers import SHM
+from shmcache import Cache
+from shmcache.clock import FakeClock
+from shmcache.l1 import L1
+from shmcache.l2 import L2
+from tests.caches import siblings, two_hosts
+from tests.helpers import SHM, segment_name
+from tests.redis_server import RedisServer, redis_server
 
 MEASURED = pytest.StashKey[list[str]]()
 
@@ -41,3 +47,53 @@ def nothing_left_in_shm() -> Iterator[None]:
     for path in left:
         path.unlink()
     assert not left
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    """A redis-server of the module's own."""
+    with redis_server() as running:
+        yield running
+
+
+@pytest.fixture
+async def l2(server: RedisServer) -> AsyncIterator[L2]:
+    """On that server, emptied."""
+    server.command("FLUSHALL")
+    l2 = L2(server.url, "app")
+    yield l2
+    await l2.close()
+
+
+@pytest.fixture
+def l1() -> Iterator[L1]:
+    """A small segment, with a slot."""
+    opened = L1.open(segment_name(), 2 << 20)
+    opened.join()
+    yield opened
+    opened.close(keep=False)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+async def pair(clock: FakeClock) -> AsyncIterator[tuple[Cache, Cache]]:
+    """Two caches on one segment, on that clock."""
+    async with siblings(clock) as both:
+        yield both
+
+
+@pytest.fixture
+def cache(pair: tuple[Cache, Cache]) -> Cache:
+    """The first of them."""
+    return pair[0]
+
+
+@pytest.fixture
+async def hosts(server: RedisServer) -> AsyncIterator[tuple[Cache, Cache]]:
+    """Two caches, as on two hosts, on that server."""
+    async with two_hosts(server.url) as both:
+        yield both

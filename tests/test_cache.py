@@ -14,26 +14,9 @@ from shmcache import (
     Fill,
     KeyRejected,
 )
-from shmcache.clock import FakeClock
 from shmcache.record import FOREVER, Record
-from tests.caches import SIZE, asking, landed, siblings
+from tests.caches import SIZE, asking, landed
 from tests.helpers import Origin, segment_name
-
-
-@pytest.fixture
-def clock():
-    return FakeClock()
-
-
-@pytest.fixture
-async def pair(clock):
-    async with siblings(clock) as both:
-        yield both
-
-
-@pytest.fixture
-def cache(pair):
-    return pair[0]
 
 
 async def test_value_set_by_one_is_a_hit_in_the_other(pair):

@@ -9,21 +9,12 @@ import os
 import types
 from functools import partial
 
-import pytest
-
 from shmcache import CacheError
 from shmcache.flight import Flight
 from shmcache.link import CONNECTIONS
 from tests.caches import two_hosts, until
-from tests.redis_server import redis_server
 
 REPEATS = int(os.environ.get("SHMCACHE_REPEATS", "200"))
-
-
-@pytest.fixture(scope="module")
-def redis():
-    with redis_server() as server:
-        yield server
 
 
 @types.coroutine
@@ -95,8 +86,8 @@ class Left:
         )
 
 
-async def test_verb_cancelled_at_every_await_leaves_nothing(redis):
-    async with two_hosts(redis.url, soft_timeout=0.01, lease_life=5) as (cache, other):
+async def test_verb_cancelled_at_every_await_leaves_nothing(server):
+    async with two_hosts(server.url, soft_timeout=0.01, lease_life=5) as (cache, other):
         await cache.set_many({"there": 1}, ttl=60, tags=("t",))
         left = Left(cache)
         tasks, cancelled, sockets = len(asyncio.all_tasks()), 0, None
@@ -115,7 +106,7 @@ async def test_verb_cancelled_at_every_await_leaves_nothing(redis):
         await until(lambda: left.all() == (0, 0, 0, 0, 0))
         await until(lambda: len(asyncio.all_tasks()) <= tasks)
         assert len(os.listdir("/proc/self/fd")) <= sockets
-        leases = partial(redis.command, "KEYS", "*:l:*")
+        leases = partial(server.command, "KEYS", "*:l:*")
         async with asyncio.timeout(3):  # or others would wait for their ends
             await until(lambda: not leases())
         async with asyncio.timeout(1):
@@ -127,11 +118,11 @@ async def _awaited(work, place):
     return await cancelled_at(work, place)
 
 
-async def test_flight_cancelled_at_every_await_leaves_nothing(redis, monkeypatch):
+async def test_flight_cancelled_at_every_await_leaves_nothing(server, monkeypatch):
     """As `close` does, or a compute that ends the task it runs in."""
     run, place = Flight._run, 0
     monkeypatch.setattr(Flight, "_run", lambda flight: _awaited(run(flight), place))
-    async with two_hosts(redis.url) as (cache, other):
+    async with two_hosts(server.url) as (cache, other):
         left, ended = Left(cache), 0
         for n in range(min(REPEATS, 2000) // 2):
             place = n % 12

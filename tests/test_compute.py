@@ -5,25 +5,8 @@ import asyncio
 import pytest
 
 from shmcache import Cache, CacheConfig, ComputeFailed, Fill
-from shmcache.clock import FakeClock
-from tests.caches import SIZE, asking, siblings
+from tests.caches import SIZE, asking
 from tests.helpers import Origin, segment_name
-
-
-@pytest.fixture
-def clock():
-    return FakeClock()
-
-
-@pytest.fixture
-async def pair(clock):
-    async with siblings(clock) as both:
-        yield both
-
-
-@pytest.fixture
-def cache(pair):
-    return pair[0]
 
 
 async def test_compute_that_hangs_ends_at_the_hard_timeout():

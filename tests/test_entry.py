@@ -1,27 +1,7 @@
 """What is known of a value, and what stands for none."""
 
-import pytest
-
 from shmcache import MISSING
-from shmcache.clock import FakeClock
-from tests.caches import siblings
 from tests.helpers import Origin
-
-
-@pytest.fixture
-def clock():
-    return FakeClock()
-
-
-@pytest.fixture
-async def pair(clock):
-    async with siblings(clock) as both:
-        yield both
-
-
-@pytest.fixture
-def cache(pair):
-    return pair[0]
 
 
 async def test_entry_tells_state_age_and_source(cache, clock):

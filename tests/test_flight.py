@@ -20,11 +20,6 @@ async def pair():
         yield both
 
 
-@pytest.fixture
-def cache(pair):
-    return pair[0]
-
-
 def resolve(cache, compute):
     return asking(cache._flights.resolve(b"k", compute, TERMS))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -11,7 +10,7 @@ from shmcache.follower import FOLLOWER
 from shmcache.l1 import L1, UNFOLLOWED
 from shmcache.l2 import L2
 from shmcache.stream import Stream
-from tests.helpers import end, python, segment_name
+from tests.helpers import end, python
 from tests.redis_server import RedisServer, eventually, redis_server
 from tests.scene import applied, following, gaps, gone, store, tell
 
@@ -32,28 +31,6 @@ async def main(name, url):
 
 asyncio.run(main(*sys.argv[1:]))
 """
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with redis_server() as running:
-        yield running
-
-
-@pytest.fixture
-async def l2(server: RedisServer) -> AsyncIterator[L2]:
-    server.command("FLUSHALL")
-    l2 = L2(server.url, "app")
-    yield l2
-    await l2.close()
-
-
-@pytest.fixture
-def l1() -> Iterator[L1]:
-    opened = L1.open(segment_name(), 2 << 20)
-    opened.join()
-    yield opened
-    opened.close(keep=False)
 
 
 async def test_one_of_two_processes_follows(l1: L1, l2: L2) -> None:

@@ -26,18 +26,6 @@ from tests.redis_server import redis_server
 TERMS = Terms(60.0)
 
 
-@pytest.fixture(scope="module")
-def redis():
-    with redis_server() as server:
-        yield server
-
-
-@pytest.fixture
-async def hosts(redis):
-    async with two_hosts(redis.url) as both:
-        yield both
-
-
 async def test_cold_key_is_computed_once_by_two_hosts(hosts):
     one, other = hosts
     origin = held("v")
@@ -198,7 +186,7 @@ async def test_redis_that_is_back_is_used_again(frail):
     assert cache.stats().l2 == "up"
 
 
-async def test_stopped_holder_of_another_host_is_refused_when_it_goes_on(redis):
+async def test_stopped_holder_of_another_host_is_refused_when_it_goes_on(server):
     """1. a process wins the lease; 2. it is stopped for longer than the lease lives;
     3. another host computes and stores; 4. it goes on: its store is refused."""
     app = segment_name()
@@ -211,7 +199,7 @@ async def compute():
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
     return "late"
 async def main():
-    config = CacheConfig({name!r}, {SIZE}, l2={redis.url!r}, app={app!r}, lease_life=2)
+    config = CacheConfig({name!r}, {SIZE}, l2={server.url!r}, app={app!r}, lease_life=2)
     async with Cache(config) as cache:
         print(await cache.get_or_set("k", compute, ttl=60), flush=True)
         print(cache.peek("k", None), cache.stats().fills_refused, flush=True)
@@ -222,7 +210,7 @@ asyncio.run(main())
     )
     assert await process.stdout.readline() == b"computing\n"
     process.send_signal(signal.SIGSTOP)
-    config = CacheConfig(segment_name(), SIZE, l2=redis.url, app=app, lease_life=2)
+    config = CacheConfig(segment_name(), SIZE, l2=server.url, app=app, lease_life=2)
     async with Cache(config) as cache:
         assert await cache.get_or_set("k", Origin("new"), ttl=60) == "new"
         process.send_signal(signal.SIGCONT)
@@ -233,10 +221,10 @@ asyncio.run(main())
     assert await process.wait() == 0
 
 
-async def test_closing_host_gives_its_lease_back_at_once(redis):
+async def test_closing_host_gives_its_lease_back_at_once(server):
     app = segment_name()
     one, other = (
-        Cache(CacheConfig(segment_name(), SIZE, l2=redis.url, app=app)) for _ in "ab"
+        Cache(CacheConfig(segment_name(), SIZE, l2=server.url, app=app)) for _ in "ab"
     )
     origin = held("never")
     asked = asking(one.get_or_set("k", origin))
@@ -375,7 +363,7 @@ async def test_early_refresh_on_two_hosts_is_one_compute(hosts):
 
 
 async def test_early_refresh_promotes_a_younger_value_and_returns_the_lease(
-    hosts, redis
+    hosts, server
 ):
     one, other = hosts
     await one.set("k", "old", ttl=60)
@@ -388,7 +376,7 @@ async def test_early_refresh_promotes_a_younger_value_and_returns_the_lease(
     await landed(other)
     assert (other.peek("k"), never.calls) == ("new", 0)
     lease = other._l2.names_of(other._l2.partition(b"k")).lease(b"k")
-    await until(lambda: not redis.command("EXISTS", lease))
+    await until(lambda: not server.command("EXISTS", lease))
 
 
 async def test_early_refresh_replaces_a_value_that_l2_has_as_well(hosts):
@@ -403,8 +391,8 @@ async def test_early_refresh_replaces_a_value_that_l2_has_as_well(hosts):
 # -- the soft timeout and L2
 
 
-async def test_stale_value_of_l2_waits_for_the_soft_timeout(redis):
-    async with two_hosts(redis.url, soft_timeout=60) as (one, other):
+async def test_stale_value_of_l2_waits_for_the_soft_timeout(server):
+    async with two_hosts(server.url, soft_timeout=60) as (one, other):
         for key in ("a", "b"):
             await one.get_or_set(key, Origin(Fill("old", ttl=5, grace=60, age=6)))
         origin = held("new")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -14,16 +14,10 @@ from shmcache.l1 import OK, RAISED
 from shmcache.record import STALE
 from shmcache.scripts import Names
 from shmcache.stream import Place
-from tests.redis_server import RedisServer, eventually, redis_server
+from tests.redis_server import RedisServer, eventually
 from tests.scene import Host, tell
 
 NAMES = Names("app")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with redis_server() as running:
-        yield running
 
 
 @pytest.fixture

@@ -11,18 +11,12 @@ import pytest
 
 from shmcache import KeyRejected
 from shmcache._core import binding
-from shmcache.clock import FakeClock
 from shmcache.l1 import DISABLED, L1, OK, OLDER, RAISED, TOO_LARGE, UNFOLLOWED
 from shmcache.record import DEAD, FRESH, STALE, Record
 from shmcache.stats import INDEX
 from tests.helpers import segment_name
 
 S = 1_000_000_000
-
-
-@pytest.fixture
-def clock():
-    return FakeClock()
 
 
 @pytest.fixture

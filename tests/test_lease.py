@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -22,12 +22,6 @@ from tests.redis_server import RedisServer, eventually, redis_server
 NAMES = Names("app")
 SOON = 0.1
 """Seconds for a wake-up to arrive: milliseconds, on a busy machine more."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with redis_server() as running:
-        yield running
 
 
 class Process:

@@ -3,21 +3,7 @@
 import pytest
 
 from shmcache import MISSING, Fill, TierUnavailable
-from tests.caches import two_hosts
 from tests.helpers import Origin
-from tests.redis_server import redis_server
-
-
-@pytest.fixture(scope="module")
-def redis():
-    with redis_server() as server:
-        yield server
-
-
-@pytest.fixture
-async def hosts(redis):
-    async with two_hosts(redis.url) as both:
-        yield both
 
 
 async def test_many_values_of_l2_are_promoted(hosts):

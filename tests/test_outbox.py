@@ -13,7 +13,7 @@ from shmcache.ask import WON, Invalidation
 from shmcache.l1 import ALL_SENT, L1
 from shmcache.outbox import LEFT_NS
 from shmcache.scripts import Names
-from tests.helpers import end, python, segment_name
+from tests.helpers import end, python
 from tests.redis_server import RedisServer, eventually, redis_server
 from tests.scene import Host, applied, gone, stale
 
@@ -48,14 +48,6 @@ async def hosts(server: RedisServer) -> AsyncIterator[list[Host]]:
     yield hosts
     for host in hosts:
         await host.close()
-
-
-@pytest.fixture
-def l1() -> Iterator[L1]:
-    opened = L1.open(segment_name(), 2 << 20)
-    opened.join()
-    yield opened
-    opened.close(keep=False)
 
 
 def entries(host: Host) -> list[tuple[bytes, bytes]]:

@@ -12,7 +12,6 @@ from shmcache.l1 import L1, OK
 from shmcache.reaper import Reaper
 from tests.caches import SIZE, asking, die, until
 from tests.helpers import Origin, segment_name
-from tests.redis_server import redis_server
 
 HOLDER = """
 import asyncio, sys
@@ -30,12 +29,6 @@ async def main():
         await cache.get_or_set("k", compute)
 asyncio.run(main())
 """
-
-
-@pytest.fixture(scope="module")
-def redis():
-    with redis_server() as server:
-        yield server
 
 
 @pytest.fixture(autouse=True)
@@ -58,11 +51,11 @@ def killed(config, named):
     process.communicate()
 
 
-async def test_lease_of_a_killed_process_is_given_back(redis):
+async def test_lease_of_a_killed_process_is_given_back(server):
     """Nobody on its host waits; another host goes on long before the lease ends."""
     app = segment_name()
     here, there = (
-        CacheConfig(segment_name(), SIZE, l2=redis.url, app=app, lease_life=5)
+        CacheConfig(segment_name(), SIZE, l2=server.url, app=app, lease_life=5)
         for _ in "ab"
     )
     async with Cache(here) as sibling, Cache(there) as other:
@@ -73,10 +66,10 @@ async def test_lease_of_a_killed_process_is_given_back(redis):
         assert not claims_held(sibling._l1)
 
 
-async def test_claim_whose_key_is_not_known_stands_for_its_token(redis):
+async def test_claim_whose_key_is_not_known_stands_for_its_token(server):
     """Who asks on the host takes it over, and the lease with it."""
     config = CacheConfig(
-        segment_name(), SIZE, l2=redis.url, app=segment_name(), lease_life=5
+        segment_name(), SIZE, l2=server.url, app=segment_name(), lease_life=5
     )
     async with Cache(config) as sibling:
         await asyncio.to_thread(killed, config, 60)

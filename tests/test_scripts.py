@@ -15,16 +15,10 @@ from shmcache.l2 import L2
 from shmcache.record import STALE
 from shmcache.scripts import Names
 from tests.fills import SECOND, fill, record, token, won
-from tests.redis_server import RedisServer, eventually, redis_server
+from tests.redis_server import RedisServer, eventually
 
 NAMES = Names("app")
 SCRIPTS = ("acquire", "renew", "put_fenced", "abandon", "invalidate")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with redis_server() as running:
-        yield running
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -19,28 +18,6 @@ from tests.redis_server import RedisServer, eventually, redis_server
 from tests.scene import SECOND, applied, following, gaps, gone, stale, store, tell
 
 NAMES = Names("app")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with redis_server() as running:
-        yield running
-
-
-@pytest.fixture
-async def l2(server: RedisServer) -> AsyncIterator[L2]:
-    server.command("FLUSHALL")
-    l2 = L2(server.url, "app")
-    yield l2
-    await l2.close()
-
-
-@pytest.fixture
-def l1() -> Iterator[L1]:
-    opened = L1.open(segment_name(), 2 << 20)
-    opened.join()
-    yield opened
-    opened.close(keep=False)
 
 
 def place(l1: L1) -> Place:

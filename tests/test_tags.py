@@ -5,23 +5,11 @@ import asyncio
 import pytest
 
 from shmcache import MISSING, Fill, tags
-from shmcache.clock import FakeClock
 from shmcache.l1 import tag_number
-from tests.caches import asking, held, landed, siblings
+from tests.caches import asking, held, landed
 from tests.helpers import Origin
 
 USERS = b"\x1fusers\x1f"
-
-
-@pytest.fixture
-def clock():
-    return FakeClock()
-
-
-@pytest.fixture
-async def pair(clock):
-    async with siblings(clock) as both:
-        yield both
 
 
 def test_record_bears_its_namespace_and_each_tag_once():

@@ -5,26 +5,8 @@ import asyncio
 import pytest
 
 from shmcache import MISSING, Cache, CodecError, ValueTooLarge
-from shmcache.clock import FakeClock
-from tests.caches import SIZE, asking, siblings, two_hosts, until
+from tests.caches import SIZE, asking, until
 from tests.helpers import Origin, segment_name
-from tests.redis_server import redis_server
-
-
-@pytest.fixture
-def clock():
-    return FakeClock()
-
-
-@pytest.fixture
-async def pair(clock):
-    async with siblings(clock) as both:
-        yield both
-
-
-@pytest.fixture
-def cache(pair):
-    return pair[0]
 
 
 async def test_value_too_large_is_refused_and_the_old_one_is_gone(cache):
@@ -171,18 +153,6 @@ async def test_write_of_no_life_is_refused(cache, verb):
     more = {"version": 1} if verb == "compare_and_set" else {}
     with pytest.raises(ValueError, match="ttl=0"):
         await getattr(cache, verb)("k", *rest, ttl=0, **more)
-
-
-@pytest.fixture(scope="module")
-def redis():
-    with redis_server() as server:
-        yield server
-
-
-@pytest.fixture
-async def hosts(redis):
-    async with two_hosts(redis.url) as both:
-        yield both
 
 
 async def test_add_on_two_hosts_stores_one(hosts):
