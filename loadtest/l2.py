@@ -5,7 +5,9 @@
 One process on one core, a redis-server on the other. Each round measures every way to
 get a value in turn; rounds later every row has its median, and a ratio is the median
 of the rounds' own ratios. *Many* is 64 tasks that get one key after another, or one
-that gets 64 at a time; *one* is a single task, whose next get waits for the last.
+that gets 64 at a time; *one* is a single task, whose next get waits for the last. Its
+bound is against the client that a user would take; that against our own connections'
+plain GET is beside it, for those cost about half of what the client's do.
 """
 
 from __future__ import annotations
@@ -36,8 +38,10 @@ from .report import Target, median, ratio, shown, table, targets_table
 
 CONCURRENT = 64
 SECOND = 10**9
-SECONDS = 0.25, 0.5
-"""Of one measurement: a look, and else."""
+SECONDS = 0.05, 0.1
+"""Of one measurement: a look, and else. Short, so that whatever else runs on the
+machine meets all ways alike; many rounds make up for it."""
+ROUNDS = 15, 45
 
 PEER = "redis.asyncio GET"
 PLAIN = "Link GET"
@@ -205,8 +209,8 @@ async def measure(
     async with bench(server, load) as made:
         for way in ways:
             await made.get(way, seconds / 4)
+        print(f"l2: {load.name}: {rounds} rounds", file=sys.stderr)
         for n in range(rounds):
-            print(f"l2: {load.name}: round {n + 1}", file=sys.stderr)
             for way in ways[n % len(ways) :] + ways[: n % len(ways)]:
                 before = made.ran()
                 gets, each = await made.get(way, seconds)
@@ -274,8 +278,9 @@ def targets(measured: list[Measured]) -> Iterator[Target]:
             yield Target(f"{at}{SINGLE}, throughput / {PEER}", of, 2.5, least=True)
             continue
         for way in (SINGLE, LEASED):
-            yield Target(f"{at}{way} / {PLAIN}", found.ratio(way, PLAIN), 1.35)
             yield Target(f"{at}{way} / {PEER}", found.ratio(way, PEER), 1.35)
+            of = found.ratio(way, PLAIN)
+            yield Target(f"{at}{way} / {PLAIN} (stricter than need be)", of, 1.35)
 
 
 def options(args: list[str] | None) -> argparse.Namespace:
@@ -284,7 +289,7 @@ def options(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a look, in half a minute")
     parser.add_argument(
         "--rounds", type=command.positive, default=0, metavar="N",
-        help="of each load (9; with --quick 3)",
+        help=f"of each load ({ROUNDS[1]}; with --quick {ROUNDS[0]})",
     )  # fmt: skip
     parser.add_argument(
         "--json", metavar="FILE", type=command.writable, help="write all there too"
@@ -294,8 +299,8 @@ def options(args: list[str] | None) -> argparse.Namespace:
 
 def main(args: list[str] | None = None) -> int:
     asked = options(args)
-    rounds = asked.rounds or (3 if asked.quick else 9)
-    seconds = SECONDS[0] if asked.quick else SECONDS[1]
+    rounds = asked.rounds or ROUNDS[not asked.quick]
+    seconds = SECONDS[not asked.quick]
     measured = []
     with redis_server(port=free_port()) as server, pinned(server):
         for load in LOADS:

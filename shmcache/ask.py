@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from .envelope import FOREVER_MS, Envelope
@@ -103,10 +103,6 @@ class Reply(NamedTuple):
     text: bytes = b""
     """Token that stands, or error."""
 
-    @property
-    def has_value(self) -> bool:
-        return self.worth != NO_VALUE
-
     def answer(self, record: Record | None, clock: FleetClock) -> Answer:
         lease = self.lease
         if lease == WAIT:
@@ -189,10 +185,16 @@ class Replies:
         first, self._at = self._at, self._at + count * _VALUE.size
         return _VALUE.iter_unpack(self._data[first : self._at])
 
-    def leases(self, asks: Iterable[Ask]) -> Iterator[Reply]:
-        """Of one key for each ask."""
+    def each(self, reads: int, others: int) -> Iterator[Reply]:
+        """Of keys that were only read, and then of the others."""
+        for worth, left, nonce in self.values(reads):
+            yield Reply(worth, int(left), nonce)
+        yield from self.leases(others)
+
+    def leases(self, count: int) -> Iterator[Reply]:
+        """Of keys that were not only read."""
         data = self._data
-        for _ in asks:
+        for _ in range(count):
             worth, left, nonce = _VALUE.unpack_from(data, self._at)
             lease, wait, size = _LEASE.unpack_from(data, self._at + _VALUE.size)
             start = self._at + _VALUE.size + _LEASE.size

@@ -12,14 +12,17 @@ What cannot be read
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from .ask import (
     NO_MEMORY,
     NO_VALUE,
+    NONE,
     WON,
     Answer,
     Ask,
@@ -31,10 +34,10 @@ from .ask import (
 from .clock import Clock
 from .envelope import nonce_of, unpack_envelope
 from .errors import CodecError, TierUnavailable
-from .operations import Operation, Operations
+from .operations import Operations
 from .record import Record
-from .resp import ProtocolError
-from .scripts import Names, Script
+from .resp import Command, NoScriptError, ProtocolError
+from .scripts import Names, Script, sound
 
 BATCH = 128
 """Keys of one script: it must not hold up Redis for others."""
@@ -67,32 +70,48 @@ class Asks:
         self._clock = clock
         self._secret = secret
         self._expects = expects
-        self._gathering: list[Ask] | None = None
-        self._operation: Operation | None = None
-        """Which will send them."""
+        self._gathering: list[Ask] = []
+        self._alone = True
+        """The last one, when it was sent."""
 
     def add(self, ask: Ask) -> None:
-        """It travels with all others of this turn of the loop. `TierUnavailable` if
-        the breaker is open."""
-        if self._gathering is None or len(self._gathering) >= BATCH:
-            self._operation = self._begin()
-        assert self._gathering is not None and self._operation is not None
+        """It travels with all others of this turn of the loop; at once where none is
+        to be expected, for a turn costs it much of a round trip."""
+        if self._alone and not self._gathering and self._operations.idle:
+            self._begin([ask])
+            return
+        if not self._gathering or len(self._gathering) >= BATCH:
+            self._gathering = []
+            asyncio.get_running_loop().call_soon(self._begin, self._gathering)
         self._gathering.append(ask)
-        if ask.offer:
-            self._operation.grants(ask.offer)
 
-    def _begin(self) -> Operation:
-        asks: list[Ask] = []
+    def _begin(self, asks: list[Ask]) -> None:
+        if self._gathering is asks:
+            self._gathering = []
+        self._alone = len(asks) == 1
+        asks = [ask for ask in asks if not ask.settled.done()]  # who left, asks nothing
+        if not asks:
+            return
+        tokens = [ask.offer for ask in asks if ask.offer]
+        try:
+            operation = self._operations.begin(partial(settle_all, asks), tokens)
+        except TierUnavailable as error:
+            settle_all(asks, error)
+            return
+        reads, others = _sorted(asks)
+        keys, args, values = self._call([ask.key for ask in reads], others)
+        sent = self._clock.now()
 
-        def settle(result: TierUnavailable | None) -> None:
-            if self._gathering is asks:  # it did not even begin
-                self._gathering = None
-            if result is not None:
-                settle_all(asks, result)
+        def read(replies: list[Any]) -> Callable[[], Awaitable[None]] | None:
+            if isinstance(replies[0], NoScriptError):
+                return lambda: self._send(asks, TRIES)
+            again, foreign = self._settle(reads, others, *self._read(replies, sent))
+            if again or foreign:
+                return lambda: self._send(again, TRIES - 1, foreign)
+            return None
 
-        operation = self._operations.start(lambda: self._send(asks), settle)
-        self._gathering = asks
-        return operation
+        if not operation.exchange((self._acquire.command(keys, args), values), read):
+            operation.run(lambda: self._send(asks, TRIES))
 
     async def read(self, keys: Sequence[bytes]) -> list[tuple[bytes, Record]]:
         """The records of those of at most `BATCH` keys that have one."""
@@ -125,25 +144,32 @@ class Asks:
 
     # -- one batch
 
-    async def _send(self, asks: list[Ask]) -> None:
-        if self._gathering is asks:
-            self._gathering = None
-        for _ in range(TRIES):
-            asks = await self._send_once(asks)
-            if not asks:
-                return
+    async def _send(
+        self, asks: list[Ask], tries: int, foreign: Sequence[bytes] = ()
+    ) -> None:
+        await self._delete(foreign)
+        while asks and tries:
+            tries -= 1
+            reads, others = _sorted(asks)
+            answered = await self._exchange([ask.key for ask in reads], others)
+            asks, foreign = self._settle(reads, others, *answered)
+            await self._delete(foreign)
         settle_all(asks, TierUnavailable("l2: the value changes all the time"))
 
-    async def _send_once(self, asks: list[Ask]) -> list[Ask]:
-        """Settle what can be; those that must ask again."""
-        reads = [ask for ask in asks if not ask.args]
-        others = [ask for ask in asks if ask.args]
-        replies, values, sent = await self._exchange([ask.key for ask in reads], others)
+    def _settle(
+        self,
+        reads: list[Ask],
+        others: list[Ask],
+        replies: Replies,
+        values: list[Any],
+        sent: int,
+    ) -> tuple[list[Ask], list[bytes]]:
+        """Settle what can be; those that must ask again, and keys of foreign values."""
         again: list[Ask] = []
         foreign: list[bytes] = []
-        each = [Reply(w, int(ms), n) for w, ms, n in replies.values(len(reads))]
-        each += replies.leases(others)
-        for ask, reply, value in zip(reads + others, each, values, strict=True):
+        asks = reads + others if reads else others
+        each = replies.each(len(reads), len(others))
+        for ask, reply, value in zip(asks, each, values, strict=True):
             result: Answer | TierUnavailable | None
             try:
                 result = self._answer(ask, reply, value, sent, replies.clock)
@@ -157,34 +183,44 @@ class Asks:
                 ask.settle(result)
             else:
                 again.append(ask)
-        await self._delete(foreign)
-        return again
+        return again, foreign
 
     async def _exchange(
         self, reads: Sequence[bytes], others: Sequence[Ask]
     ) -> tuple[Replies, list[Any], int]:
         """The script's replies, the values, and when they were asked for."""
+        keys, args, values = self._call(reads, others)
+        sent = self._clock.now()
+        exchange = self._operations.link.exchange
+        return self._read(await self._acquire.run(exchange, keys, args, values), sent)
+
+    def _call(
+        self, reads: Sequence[bytes], others: Sequence[Ask]
+    ) -> tuple[Sequence[bytes], Sequence[bytes | str | int], Command]:
+        """Keys and arguments of the script, and the command that gets the values."""
         names, prefix = self._names, self._names.values
-        keys = [prefix + key for key in reads]
-        values = [*keys, *(prefix + ask.key for ask in others)]
-        for ask in others:
-            key = ask.key
-            keys += (prefix + key, names.lease(key), names.waiters(key))
-            keys.append(names.error(key))
+        keys = [names.generations, names.stream]
         args: list[bytes | str | int] = [
             os.urandom(8),
             identity_bytes(self._expects()),
             self._lease_ms,
             len(reads),
         ]
-        args += [ask.args for ask in others]
-        sent = self._clock.now()
-        data, found = await self._acquire.run(
-            self._operations.link.exchange,
-            (names.generations, names.stream, *keys),
-            args,
-            ("MGET", *values),
-        )
+        values: list[bytes | str | int] = ["MGET"]
+        for key in reads:
+            name = prefix + key
+            keys.append(name)
+            values.append(name)
+        for ask in others:
+            key = ask.key
+            name = prefix + key
+            keys += (name, names.lease(key), names.waiters(key), names.error(key))
+            args.append(ask.args)
+            values.append(name)
+        return keys, args, values
+
+    def _read(self, replies: list[Any], sent: int) -> tuple[Replies, list[Any], int]:
+        data, found = sound(replies)
         if not (isinstance(data, bytes) and isinstance(found, list)):
             raise ProtocolError("l2: another command's reply")
         return Replies(data, self._clock.now()), found, sent
@@ -193,14 +229,16 @@ class Asks:
         self, ask: Ask, reply: Reply, value: Any, sent: int, clock: FleetClock
     ) -> Answer | TierUnavailable | None:
         """None: the value is not the one that the script saw."""
-        record = None
-        if reply.has_value:
+        record, lease = None, reply.lease
+        if reply.worth != NO_VALUE:
             record = self._record(ask.key, reply, value, sent)
-            if record is None and reply.lease != WON:
+            if record is None and lease != WON:
                 return None  # who won computes, whatever stands there by now
-        if reply.lease == WON and reply.text != ask.offer:
+        if lease == NONE:
+            return Answer(record, NONE, 0, clock)
+        if lease == WON and reply.text != ask.offer:
             raise ProtocolError("l2: another ask's reply")
-        if reply.lease == NO_MEMORY:
+        if lease == NO_MEMORY:
             return TierUnavailable("l2: no memory for a lease")
         return reply.answer(record, clock)
 
@@ -224,9 +262,20 @@ class Asks:
             await self._operations.link.exchange(("DEL", *names))
 
 
-def settle_all(asks: Iterable[Ask], result: Exception) -> None:
+def _sorted(asks: Iterable[Ask]) -> tuple[list[Ask], list[Ask]]:
+    """Those that only read, and the others."""
+    reads: list[Ask] = []
+    others: list[Ask] = []
     for ask in asks:
-        ask.settle(result)
+        (others if ask.args else reads).append(ask)
+    return reads, others
+
+
+def settle_all(asks: Iterable[Ask], result: Exception | None) -> None:
+    """None: each is settled by itself."""
+    if result is not None:
+        for ask in asks:
+            ask.settle(result)
 
 
 def identity_bytes(identity: int) -> bytes:

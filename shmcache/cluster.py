@@ -15,14 +15,14 @@ from __future__ import annotations
 import asyncio
 import random
 from binascii import crc_hqx
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .address import refused
 from .link import Link, Pace, StrangerError, check
 from .resp import Command, ReplyError
 from .target import Target
-from .wire import Wire
+from .wire import Took, Wire
 
 __all__ = ["PARTITIONS", "Cluster", "Slot"]
 
@@ -221,6 +221,10 @@ class Slot:
                 return replies
             left = again
         raise ConnectionError("l2: the nodes of the Cluster do not agree on a slot")
+
+    def begin(self, commands: Sequence[Command], took: Took) -> Wire | None:
+        """None: what is written may have to be sent elsewhere."""
+        return None
 
     async def connect(self) -> Wire:
         """`Link.connect` to the master that has the slot."""

@@ -25,8 +25,8 @@ from typing import Any, NoReturn
 
 from .address import refusal
 from .errors import ConfigError
-from .resp import Command, NoScriptError, ReplyError
-from .wire import Wire, untrusted
+from .resp import Command, NoScriptError, ReplyError, pack
+from .wire import Took, Wire, untrusted
 
 __all__ = [
     "Command",
@@ -89,11 +89,28 @@ class Link:
         async with self._free:
             wire = await self._take(expected)
             replies = await wire.ask(*commands)
-            if any(map(untrusted, replies)):
-                wire.drop()
-            else:
-                self._idle.append(wire)
+            self._put_back(wire, replies)
             return replies
+
+    def begin(self, commands: Sequence[Command], took: Took) -> Wire | None:
+        """`exchange` at once, if a connection is at hand; None: none is, and nothing
+        was done. Whoever does not wait until `took` is told must `end` the wire."""
+        if not self._idle or self._free.locked() or not self._idle[-1].quiet:
+            return None
+        wire = self._idle[-1]
+        if self.expects is not None and wire.identity != self.expects():
+            return None
+
+        def ended(replies: list[Any] | Exception) -> None:
+            self._free.release()
+            if isinstance(replies, list):
+                self._put_back(wire, replies)
+            took(replies)
+
+        wire.begin(pack(commands), len(commands), ended)
+        self._idle.pop()
+        next(self._free.acquire().__await__(), None)  # one is free: it does not wait
+        return wire
 
     async def connect(self) -> Wire:
         """A connection of the caller's own, whatever its identity, and without the
@@ -111,6 +128,13 @@ class Link:
         """Close what is idle. Exchanges must have ended."""
         while self._idle:
             await self._idle.pop().hang_up()
+
+    def _put_back(self, wire: Wire, replies: Sequence[Any]) -> None:
+        for reply in replies:
+            if isinstance(reply, ReplyError) and untrusted(reply):
+                wire.drop()
+                return
+        self._idle.append(wire)
 
     async def _take(self, expected: int | None) -> Wire:
         """An idle connection that can be relied on, or a new one."""

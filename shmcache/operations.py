@@ -1,8 +1,10 @@
 """Operations: what is under way to a partition's Redis, bounded and counted.
 
 Rules
-    - Each runs in a task of its own, and its caller waits no longer than the deadline.
-      The task goes on a little, so that a slow answer does not cost the connection.
+    - Its caller waits no longer than the deadline. It goes on a little, so that a slow
+      answer does not cost the connection.
+    - What is one exchange needs no task where a connection is at hand: it is written at
+      once, and ends in the callback of its replies. Else it runs in a task of its own.
     - It counts as failed at the deadline, before its caller gives up: a Redis that
       always answers too late is of no use. But where this process was held up itself,
       Redis is not to blame.
@@ -22,12 +24,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from .breaker import Breaker
 from .errors import TierUnavailable
-from .link import cut
+from .link import Command, cut
 from .topology import Partition
+from .wire import Wire
 
 PATIENCE = 4
 """Deadlines after which an operation that nobody waits for any more is cut."""
@@ -37,6 +41,8 @@ DRAIN_SECONDS = 5.0
 log = logging.getLogger("shmcache.l2")
 T = TypeVar("T")
 Drain = Callable[[], Awaitable[object]]
+Read = Callable[[list[Any]], Callable[[], Awaitable[Any]] | None]
+"""Settles what replies tell, and answers the work that is left, if any is."""
 
 
 class Operations:
@@ -52,16 +58,25 @@ class Operations:
         self.drain: Drain | None = None
         """Sends what was kept while the breaker was open. An exception, or False:
         some of it was not sent."""
-        self.granting: dict[bytes, asyncio.Task[None]] = {}
+        self.granting: dict[bytes, Operation] = {}
         """By token: what is under way and may give it a lease."""
         self._probe_key = probe
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._awaited: dict[Operation, None] = {}
+        """In the order of their deadlines, for which one timer is enough."""
+        self._late: set[Operation] = set()
+        self._timer: asyncio.TimerHandle | None = None
         self._probe: asyncio.Task[None] | None = None
         self._mark = 0
 
     @property
     def under_way(self) -> int:
-        return len(self._tasks)
+        return len(self._awaited) + len(self._late) + len(self._tasks)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no operation is under way that anybody waits for."""
+        return not self._awaited
 
     async def run(
         self,
@@ -80,27 +95,26 @@ class Operations:
             if not ended.done():
                 ended.set_result(result)
 
-        operation = self.start(work, settle, probing=probing)
-        for token in tokens:
-            operation.grants(token)
+        self.begin(settle, tokens, probing=probing).run(work)
         result = await ended
         if isinstance(result, TierUnavailable):
             raise result
         return result
 
-    def start(
+    def begin(
         self,
-        work: Callable[[], Awaitable[T]],
-        settle: Callable[[T | TierUnavailable], None],
+        settle: Callable[[Any], None],
+        tokens: Sequence[bytes] = (),
         *,
         probing: bool = False,
     ) -> Operation:
-        """Begin `work`; `settle` is told what it answers, or at the deadline why not.
-        `TierUnavailable` if the breaker is open."""
+        """One that is to `run` or to `exchange` at once. `settle` is told what it
+        answers, or at the deadline why not. `TierUnavailable` if the breaker is open.
+        """
         if not probing and not self.breaker.closed:
             self.probe_if_due()
             raise TierUnavailable("l2: its breaker is open")
-        return Operation(self, work, settle)
+        return Operation(self, settle, tokens)
 
     def spawn(self, work: Any) -> asyncio.Task[Any]:
         """A task that `close` ends."""
@@ -111,14 +125,45 @@ class Operations:
 
     async def close(self) -> None:
         """Give what is under way a moment, then cut it."""
-        if self._tasks:  # leases that are being given back
-            await asyncio.wait(self._tasks, timeout=self.deadline)
+        await asyncio.sleep(0)  # what was asked for in this turn of the loop begins
+        if self.under_way:  # leases that are being given back
+            under_way = [one.ended() for one in (*self._awaited, *self._late)]
+            await asyncio.wait((*under_way, *self._tasks), timeout=self.deadline)
         await cut(self._tasks)
+        for operation in (*self._awaited, *self._late):
+            operation.cut()
+        while under_way := [one.ended() for one in (*self._awaited, *self._late)]:
+            await asyncio.wait(under_way)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # it may be that nobody waited for it
+
+    def add(self, operation: Operation) -> None:
+        self._awaited[operation] = None
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(operation.ends, self._tick)
+
+    def remove(self, operation: Operation) -> None:
+        self._awaited.pop(operation, None)
+        self._late.discard(operation)
+
+    def _tick(self) -> None:
+        """At the deadline of the first, or of one that has ended since."""
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        for operation in list(self._awaited):
+            if operation.ends > loop.time():
+                self._timer = loop.call_at(operation.ends, self._tick)
+                return
+            del self._awaited[operation]
+            self._late.add(operation)
+            operation.late()
 
     # -- probes
 
@@ -163,69 +208,120 @@ class Operations:
 
 
 class Operation:
-    """One operation: its task, and its deadline."""
+    """One operation and its deadline: a task, or a reply that is waited for."""
 
-    __slots__ = ("_ends", "_home", "_settle", "_task", "_timer", "_tokens", "_work")
+    __slots__ = (
+        "_ended", "_home", "_over", "_settle", "_task", "_tokens", "_wire", "ends",
+    )  # fmt: skip
 
     def __init__(
         self,
         home: Operations,
-        work: Callable[[], Awaitable[Any]],
         settle: Callable[[Any], None],
+        tokens: Sequence[bytes],
     ) -> None:
-        loop = asyncio.get_running_loop()
+        """It may give the tokens leases: who abandons one waits until it `ended`."""
+        self.ends = asyncio.get_running_loop().time() + home.deadline
         self._home = home
-        self._work = work
         self._settle = settle
-        self._tokens: list[bytes] = []
-        self._ends = loop.time() + home.deadline
-        self._timer = loop.call_at(self._ends, self._late)
-        self._task = home.spawn(self._run())
+        self._tokens = tokens
+        self._task: asyncio.Task[None] | None = None
+        self._wire: Wire | None = None
+        self._over = False
+        self._ended: asyncio.Future[None] | None = None
+        for token in tokens:
+            home.granting[token] = self
+        home.add(self)
+
+    def run(self, work: Callable[[], Awaitable[Any]]) -> None:
+        """Settle what `work` answers."""
+        self._task = asyncio.get_running_loop().create_task(self._run(work))
         self._task.add_done_callback(self._done)
 
-    def grants(self, token: bytes) -> None:
-        """It may give the token a lease: who abandons that waits until this ended."""
-        self._tokens.append(token)
-        self._home.granting[token] = self._task
+    def exchange(self, commands: Sequence[Command], read: Read) -> bool:
+        """Whether a connection was at hand; `read` is told the replies then."""
+        self._wire = self._home.link.begin(commands, partial(self._took, read))
+        return self._wire is not None
 
-    async def _run(self) -> None:
-        home = self._home
+    def ended(self) -> asyncio.Future[None]:
+        """Done when nothing of it is under way any more. It has not ended yet."""
+        if self._ended is None:
+            self._ended = asyncio.get_running_loop().create_future()
+        return self._ended
+
+    def late(self) -> None:
+        """At the deadline."""
+        home, loop = self._home, asyncio.get_running_loop()
+        if loop.time() - self.ends < home.deadline:  # else we were held up ourselves
+            self._failed("no answer in time")
+        self._settle(TierUnavailable(f"l2: no answer within {home.deadline:g} s"))
+        loop.call_later((PATIENCE - 1) * home.deadline, self.cut)
+
+    def cut(self) -> None:
+        """Until it has ended: before Python 3.12 `asyncio.wait_for` may forget a
+        cancellation."""
+        if self._over:
+            return
+        if self._task is not None:
+            self._task.cancel()
+            asyncio.get_running_loop().call_later(0.1, self.cut)
+            return
+        self._end()
+        self._settle(TierUnavailable("l2: the operation was cut"))
+        if self._wire is not None:
+            self._wire.end(ConnectionError("l2: the operation was cut"))
+
+    # -- how it goes on
+
+    def _took(self, read: Read, replies: list[Any] | Exception) -> None:
+        if self._over:  # it was cut
+            return
         try:
-            result = await self._work()
-        except Exception as error:  # the library raises TypeError for a lost peer too
+            if isinstance(replies, Exception):
+                raise replies
+            left = read(replies)
+        except Exception as error:
+            self._fail(error)
+        else:
+            if left is not None:
+                self.run(left)
+                return
             if self._in_time():
-                self._failed(told(error))
-            failure = TierUnavailable(f"l2: {told(error)}")
-            failure.__cause__ = error
-            self._settle(failure)
+                self._home.breaker.succeeded()
+        self._end()
+
+    async def _run(self, work: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            result = await work()
+        except Exception as error:  # the library raises TypeError for a lost peer too
+            self._fail(error)
         else:
             if self._in_time():
-                home.breaker.succeeded()
+                self._home.breaker.succeeded()
             self._settle(result)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._timer.cancel()
-        for token in self._tokens:
-            self._home.granting.pop(token, None)
+        self._end()
         if task.cancelled():  # it may be before it began
             self._settle(TierUnavailable("l2: the operation was cut"))
 
+    def _end(self) -> None:
+        self._over = True
+        self._home.remove(self)
+        for token in self._tokens:
+            self._home.granting.pop(token, None)
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
     def _in_time(self) -> bool:
-        return asyncio.get_running_loop().time() < self._ends
+        return asyncio.get_running_loop().time() < self.ends
 
-    def _late(self) -> None:
-        """At the deadline."""
-        home, loop = self._home, asyncio.get_running_loop()
-        if loop.time() - self._ends < home.deadline:  # else we were held up ourselves
-            self._failed("no answer in time")
-        self._settle(TierUnavailable(f"l2: no answer within {home.deadline:g} s"))
-        self._timer = loop.call_later((PATIENCE - 1) * home.deadline, self._cut)
-
-    def _cut(self) -> None:
-        """Until it has ended: before Python 3.12 `asyncio.wait_for` may forget a
-        cancellation."""
-        self._task.cancel()
-        self._timer = asyncio.get_running_loop().call_later(0.1, self._cut)
+    def _fail(self, error: Exception) -> None:
+        if self._in_time():
+            self._failed(told(error))
+        failure = TierUnavailable(f"l2: {told(error)}")
+        failure.__cause__ = error
+        self._settle(failure)
 
     def _failed(self, why: str) -> None:
         if self._home.breaker.failed():

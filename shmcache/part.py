@@ -65,7 +65,7 @@ class Part:
         self._expects = expects
 
     def ask(self, ask: Ask) -> None:
-        """It is settled by and by; `TierUnavailable` if the breaker is open."""
+        """It is settled by and by."""
         self.asks.add(ask)
 
     async def read(self, keys: Sequence[bytes]) -> list[tuple[bytes, Record]]:
@@ -88,9 +88,9 @@ class Part:
         """`abandon`, once nothing is under way that may give the token a lease:
         1. an ask is sent, and its caller is cancelled; 2. the lease is abandoned, by
         another connection; 3. the ask arrives, and wins a lease that nobody holds."""
-        granting = self.operations.granting.get(token)
-        if granting is not None:
-            await asyncio.wait({granting})
+        granting = self.operations.granting
+        while token in granting:
+            await asyncio.wait({granting[token].ended()})
         await self.abandon(key, token, error)
 
     async def put(self, item: Put) -> str:

@@ -32,7 +32,7 @@ class ProtocolError(Exception):
 def pack(commands: Iterable[Command]) -> bytes:
     """One write for all the commands."""
     # its own types say a tuple of one
-    return b"".join(hiredis.pack_command(tuple(one)) for one in commands)  # type: ignore[arg-type]
+    return b"".join([hiredis.pack_command(tuple(one)) for one in commands])  # type: ignore[arg-type]
 
 
 class Replies:

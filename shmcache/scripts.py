@@ -71,10 +71,13 @@ class Script:
         if isinstance(replies[0], NoScriptError):
             # it did not run, so running it now is no repetition
             replies = await exchange((*self._whole, *tail), *also)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        return replies
+        return sound(replies)
+
+    def command(
+        self, keys: Sequence[bytes], args: Sequence[bytes | str | int]
+    ) -> Command:
+        """To run it, if Redis knows it."""
+        return (*self._short, len(keys), *keys, *args)
 
     async def run_each(
         self, exchange: Exchange, calls: Sequence[tuple[Sequence[Any], Sequence[Any]]]
@@ -93,6 +96,14 @@ class Script:
             for i, reply in zip(forgotten, again, strict=True):
                 replies[i] = reply
         return replies
+
+
+def sound(replies: list[Any]) -> list[Any]:
+    """The replies; an error among them is raised."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
 
 
 class Scripts:

@@ -5,7 +5,7 @@ Valkey speaks the same protocol and has the same kinds; nothing here asks which 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from .cluster import Cluster
@@ -13,7 +13,7 @@ from .link import Link
 from .resp import Command
 from .sentinel import Sentinels
 from .target import parse
-from .wire import Wire
+from .wire import Took, Wire
 
 __all__ = ["Partition", "Topology", "open_topology"]
 
@@ -28,6 +28,7 @@ class Partition(Protocol):
     @property
     def connects(self) -> int: ...
     async def exchange(self, *commands: Command) -> list[Any]: ...
+    def begin(self, commands: Sequence[Command], took: Took) -> Wire | None: ...
     async def connect(self) -> Wire: ...
     async def check(self) -> None: ...
     async def close(self) -> None: ...

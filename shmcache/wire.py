@@ -22,12 +22,17 @@ import asyncio
 import hashlib
 import socket
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, cast
 
 from .resp import Command, ProtocolError, Replies, ReplyError, pack
 
-__all__ = ["NotMasterError", "Wire", "untrusted"]
+__all__ = ["NotMasterError", "Took", "Wire", "untrusted"]
+
+Took = Callable[[list[Any] | Exception], None]
+"""Is told the replies to what was written, or what befell. It may not raise."""
 
 _UNREAD = 1024
 """Messages of a slow reader, before Redis is made to wait."""
@@ -65,6 +70,7 @@ class Wire(asyncio.Protocol):
         self._paused = False
         self._transport: asyncio.Transport | None = None
         self._wanted = 0
+        self._took: Took | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._why: Exception = ConnectionError("l2: this connection was closed")
@@ -80,16 +86,22 @@ class Wire(asyncio.Protocol):
         """
         if self._unread or self._replies.partial:
             self.end(ProtocolError("l2: a reply that nobody asked for"))
+        answered: asyncio.Future[list[Any]] = self._loop.create_future()
         late = self._loop.call_later(within or self._timeout, self._late)
         try:
-            self._write(pack(commands))
-            await self._arrived(len(commands))
+            self.begin(pack(commands), len(commands), partial(_answer, answered))
+            return await answered
         except BaseException:
             self.drop()
             raise
         finally:
             late.cancel()
-        return [self._unread.popleft() for _ in commands]
+
+    def begin(self, data: bytes, wanted: int, took: Took) -> None:
+        """Write commands, which `wanted` replies will answer: the connection must be
+        `quiet`, and whoever cannot wait for them any longer must `end` it."""
+        self._write(data)
+        self._wanted, self._took = wanted, took
 
     async def send(self, *command: bytes | str | int) -> None:
         """Write a command; its replies are to be `read`."""
@@ -97,7 +109,8 @@ class Wire(asyncio.Protocol):
 
     async def read(self) -> Any:
         """The next reply or message, however long it takes; cancelled, it took none."""
-        await self._arrived(1)
+        while not self._unread:
+            await self._arrived()
         message = self._unread.popleft()
         if self._paused and not self._unread and self._transport is not None:
             self._paused = False
@@ -148,6 +161,7 @@ class Wire(asyncio.Protocol):
         if self._transport is not None:
             self._why = why
         self.drop()
+        self._tell(self._why)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(self._why)
 
@@ -164,16 +178,23 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            self._unread += self._replies.feed(data)
+            replies = self._replies.feed(data)
         except ProtocolError as error:
             self.end(error)
             return
-        if self._waiter is None:
+        if len(replies) == self._wanted and not self._unread and self._took is not None:
+            self._tell(replies)
+            return
+        self._unread += replies
+        if self._took is not None:
+            if len(self._unread) >= self._wanted:
+                self._tell([self._unread.popleft() for _ in range(self._wanted)])
+        elif self._waiter is None:
             full = len(self._unread) > _UNREAD
             if full and not self._paused and self._transport is not None:
                 self._paused = True
                 self._transport.pause_reading()
-        elif len(self._unread) >= self._wanted and not self._waiter.done():
+        elif self._unread and not self._waiter.done():
             self._waiter.set_result(None)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -188,13 +209,16 @@ class Wire(asyncio.Protocol):
             raise self._why
         self._transport.write(data)
 
-    async def _arrived(self, wanted: int) -> None:
-        """Until so many replies are there to be taken."""
-        if len(self._unread) >= wanted:
-            return
+    def _tell(self, replies: list[Any] | Exception) -> None:
+        took, self._took = self._took, None
+        if took is not None:
+            took(replies)
+
+    async def _arrived(self) -> None:
+        """Until something is there to be read."""
         if self._transport is None:
             raise self._why
-        self._wanted, self._waiter = wanted, self._loop.create_future()
+        self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:
@@ -202,6 +226,17 @@ class Wire(asyncio.Protocol):
 
     def _late(self) -> None:
         self.end(TimeoutError(f"l2: no answer within {self._timeout:g} s"))
+
+
+def _answer(
+    answered: asyncio.Future[list[Any]], replies: list[Any] | Exception
+) -> None:
+    if answered.done():  # cancelled
+        return
+    if isinstance(replies, Exception):
+        answered.set_exception(replies)
+    else:
+        answered.set_result(replies)
 
 
 def untrusted(reply: Any) -> bool:

@@ -57,7 +57,7 @@ def test_replies_are_read_in_their_order(text: bytes, other: bytes, lease: int) 
         (b"2", 70, b"nonce--1"),
         (b"0", -1, bytes(8)),
     ]
-    asked = list(replies.leases([None, None]))  # type: ignore[list-item]
+    asked = list(replies.leases(2))
     assert asked == [Reply(b"1", 80, b"nonce--2", lease, 90, w) for w in (text, other)]
 
 

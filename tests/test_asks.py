@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Sequence,
+)
 from typing import Any
 
 import pytest
@@ -18,6 +24,7 @@ from shmcache.l2 import L2
 from shmcache.link import Command
 from shmcache.record import FRESH, Record
 from shmcache.scripts import Names
+from shmcache.wire import Took
 from tests.fills import SECOND, fill, read, record, token, won
 from tests.redis_server import RedisServer, eventually, redis_server
 
@@ -39,13 +46,37 @@ async def l2(server: RedisServer) -> AsyncIterator[L2]:
 
 
 async def test_asks_of_one_turn_travel_together(l2: L2, server: RedisServer) -> None:
+    """But the first goes at once: where asks came one by one, no other is expected."""
     await l2.acquire(b"k")
-    server.command("CONFIG", "RESETSTAT")
-    keys = [b"%d" % i for i in range(2 * BATCH)]
-    await asyncio.gather(*(l2.acquire(key, offer=token()) for key in keys))
-    stats = server.command("INFO", "commandstats")
-    assert stats["cmdstat_evalsha"]["calls"] == 2
-    assert len(set(keys)) == server.command("EXISTS", *map(NAMES.lease, keys))
+    calls = 1 + 2, 2
+    for n, expected in enumerate(calls):
+        server.command("CONFIG", "RESETSTAT")
+        keys = [b"%d:%d" % (n, i) for i in range(2 * BATCH)]
+        await asyncio.gather(*(l2.acquire(key, offer=token()) for key in keys))
+        stats = server.command("INFO", "commandstats")
+        assert stats["cmdstat_evalsha"]["calls"] == expected
+        assert len(set(keys)) == server.command("EXISTS", *map(NAMES.lease, keys))
+
+
+Exchange = Callable[..., Awaitable[list[Any]]]
+
+
+def stand_between(
+    l2: L2, monkeypatch: pytest.MonkeyPatch, exchange: Exchange, direct: bool
+) -> None:
+    """Have asks go by `exchange`: where `direct`, as if a connection was at hand."""
+    link = l2.topology.link(0)
+    tasks: list[asyncio.Task[None]] = []
+
+    def begin(commands: Sequence[Command], took: Took) -> Any:
+        async def later() -> None:
+            took(await exchange(*commands))
+
+        tasks.append(asyncio.create_task(later()))
+        return "a wire"
+
+    monkeypatch.setattr(link, "exchange", exchange)
+    monkeypatch.setattr(link, "begin", begin if direct else lambda *_: None)
 
 
 async def test_answers_of_a_batch_belong_to_their_keys(l2: L2) -> None:
@@ -83,7 +114,7 @@ async def test_two_asks_of_one_batch_for_one_key_have_one_winner(l2: L2) -> None
     assert {one.lease, two.lease} == {WON, WAIT}
 
 
-@pytest.mark.parametrize("way", ["ask", "set"])
+@pytest.mark.parametrize("way", ["ask", "ask at once", "set"])
 async def test_lease_won_after_its_caller_left_is_given_back(
     l2: L2, server: RedisServer, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
@@ -98,8 +129,8 @@ async def test_lease_won_after_its_caller_left_is_given_back(
             await released.wait()
         return await exchange(*commands)
 
-    monkeypatch.setattr(link, "exchange", held_up)
-    if way == "ask":
+    stand_between(l2, monkeypatch, held_up, way == "ask at once")
+    if way != "set":
         caller = asyncio.ensure_future(l2.acquire(b"k", offer=mine))
     else:
         item = Invalidation(b"d", b"k", 7, mine)
@@ -115,14 +146,29 @@ async def test_lease_won_after_its_caller_left_is_given_back(
     assert (await l2.acquire(b"k", offer=token())).lease == WON
 
 
+async def test_ask_whose_caller_left_at_once_is_not_sent(
+    l2: L2, server: RedisServer
+) -> None:
+    await asyncio.gather(l2.acquire(b"k"), l2.acquire(b"k"), l2.acquire(b"k"))
+    caller = asyncio.ensure_future(l2.acquire(b"k", offer=token()))
+    other = asyncio.ensure_future(l2.acquire(b"k"))
+    asyncio.get_running_loop().call_soon(caller.cancel)
+    await other
+    await eventually(lambda: not l2.under_way)
+    assert not server.command("EXISTS", NAMES.lease(b"k"))
+
+
 async def test_token_of_another_length_is_refused(l2: L2) -> None:
     with pytest.raises(ValueError, match="expected 16"):
         await l2.acquire(b"k", offer=b"short")
 
 
-@pytest.fixture
+@pytest.fixture(params=[False, True], ids=["task", "at once"])
 async def torn(
-    l2: L2, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    l2: L2,
+    server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> AsyncIterator[list[Record]]:
     """Between a script and the GET behind it, another process stores one of these."""
     other, exchange = L2(server.url, "app", deadline=2), l2.topology.link(0).exchange
@@ -135,7 +181,7 @@ async def torn(
             await fill(other, b"k", records.pop())
         return replies + (await exchange(*commands[1:]) if len(commands) > 1 else [])
 
-    monkeypatch.setattr(l2.topology.link(0), "exchange", exchange_torn)
+    stand_between(l2, monkeypatch, exchange_torn, request.param)
     yield records
     await other.close()
 
@@ -178,6 +224,41 @@ async def test_batch_takes_no_value_that_changed(l2: L2, torn: list[Record]) -> 
         b"k": b"next",
         b"other": b"other",
     }
+
+
+async def test_script_that_redis_forgot_is_run_all_the_same(
+    l2: L2, server: RedisServer
+) -> None:
+    await fill(l2, b"k", record())
+    for offer in (b"", token()):
+        server.command("SCRIPT", "FLUSH")
+        answer = await l2.acquire(b"k", offer=offer)
+        assert (answer.record and answer.record.value, answer.lease) == (b"v", NONE)
+    assert l2.available
+
+
+async def test_ask_at_once_of_a_hung_redis_is_given_up(server: RedisServer) -> None:
+    """And its token is abandoned when the ask is not under way any more."""
+    l2, mine = L2(server.url, "app", deadline=0.1), token()
+    await l2.acquire(b"k")
+    (part,) = l2._parts
+    server.stop()
+    try:
+        caller = asyncio.ensure_future(l2.acquire(b"k", offer=mine))
+        await eventually(lambda: mine in part.operations.granting)
+        assert not part.operations._tasks
+        with pytest.raises(TierUnavailable, match="no answer within"):
+            await caller
+        l2.abandon_later(b"k", mine)
+        await asyncio.sleep(0)
+        assert mine in part.operations.granting
+        assert not part.operations.breaker.probe()
+        await eventually(lambda: mine not in part.operations.granting)
+        assert not l2.link._idle  # type: ignore[attr-defined]
+    finally:
+        server.cont()
+    await l2.close()
+    assert not l2.under_way
 
 
 # -- what cannot be read

@@ -107,6 +107,38 @@ async def test_hung_server_costs_each_exchange_its_timeout(
     assert await link.exchange(("PING",)) == [b"PONG"]
 
 
+async def test_exchange_begins_at_once_where_a_connection_is_at_hand(
+    link: Link,
+) -> None:
+    told: list[object] = []
+    assert link.begin([("PING",)], told.append) is None
+    await link.exchange(("PING",))
+    assert link.begin([("PING",), ("NONSENSE",)], told.append)
+    assert link.begin([("PING",)], told.append) is None  # it is in use
+    assert link._free._value == CONNECTIONS - 1
+    await eventually(lambda: told)
+    assert str(told).startswith("[[b'PONG', ReplyError(")
+    assert link._free._value == CONNECTIONS and len(link._idle) == 1
+
+
+async def test_exchange_that_began_at_once_and_is_ended_costs_its_connection(
+    link: Link,
+) -> None:
+    await link.exchange(("PING",))
+    told: list[object] = []
+    wire = link.begin([("PING",)], told.append)
+    assert wire is not None
+    wire.end(ConnectionError("cut"))
+    assert str(told) == "[ConnectionError('cut')]"
+    assert link._free._value == CONNECTIONS and not link._idle
+
+
+async def test_exchange_does_not_begin_with_a_stranger(link: Link) -> None:
+    await link.exchange(("PING",))
+    link.expects = lambda: 1
+    assert link.begin([("PING",)], print) is None
+
+
 async def test_connections_are_bounded_and_exchanges_wait(link: Link) -> None:
     many = [link.exchange(("ECHO", i)) for i in range(200)]
     answers = await asyncio.gather(*many)

@@ -133,14 +133,61 @@ async def test_operation_cut_before_it_began_is_settled(
     operations: Operations,
 ) -> None:
     settled: list[object] = []
-    operations.start(fine, settled.append)
+    operations.begin(settled.append).run(fine)
     await operations.close()
     assert settled == ["fine"]
-    operations.start(fine, settled.append)
-    for task in set(operations._tasks):
-        task.cancel()
+    operations.begin(settled.append).run(fine)
+    (operation,) = operations._awaited
+    operation.cut()
     await eventually(lambda: len(settled) == 2)
     assert isinstance(settled[1], TierUnavailable)
+
+
+async def test_exchange_at_once_ends_by_its_reply(
+    operations: Operations,
+) -> None:
+    settled: list[object] = []
+
+    def read(replies: list[object]) -> None:
+        settled.extend(replies)
+
+    ping = [("PING",)]
+    assert not operations.begin(settled.append).exchange(ping, read)
+    (none,) = operations._awaited
+    none.run(fine)
+    await operations.link.exchange(("PING",))
+    assert operations.begin(settled.append).exchange(ping, read)
+    assert operations.under_way == 1 and not operations._tasks
+    await eventually(lambda: not operations.under_way)
+    assert sorted(map(str, settled)) == ["b'PONG'", "fine"]
+
+
+async def test_exchange_at_once_that_cannot_be_read_is_a_failure(
+    operations: Operations,
+) -> None:
+    settled: list[object] = []
+
+    def read(replies: list[object]) -> None:
+        raise TypeError("another's reply")
+
+    await operations.link.exchange(("PING",))
+    assert operations.begin(settled.append).exchange([("PING",)], read)
+    await eventually(lambda: settled)
+    assert isinstance(settled[0], TierUnavailable) and not operations.under_way
+
+
+async def test_work_that_is_left_ends_by_the_same_deadline(
+    operations: Operations,
+) -> None:
+    settled: list[object] = []
+    await operations.link.exchange(("PING",))
+    began = time.monotonic()
+    operation = operations.begin(settled.append)
+    assert operation.exchange([("PING",)], lambda replies: forever)
+    await eventually(lambda: settled)
+    assert DEADLINE * 0.9 < time.monotonic() - began < 2 * DEADLINE
+    assert operations.under_way == 1
+    await eventually(lambda: not operations.under_way)
 
 
 async def test_open_breaker_refuses_but_what_probes(

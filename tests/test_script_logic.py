@@ -58,7 +58,7 @@ def ask(
     keys = (G, S, V, L, W, E)
     words = b"0" + token(offer) + token(instead_of) + token(waited) + b"c"
     data = run("acquire", keys, "incarna1", identity, LIFE, 0, words)
-    (reply,) = Replies(data, 0).leases([None])  # type: ignore[list-item]
+    (reply,) = Replies(data, 0).leases(1)
     return reply
 
 

@@ -151,6 +151,34 @@ async def test_reply_that_nobody_asked_for_is_not_taken_for_another(
         await wire.ask(("ECHO", "own"))
 
 
+async def test_replies_that_come_piecemeal_keep_their_order(wire: Wire) -> None:
+    told: list[object] = []
+    wire.begin(b"", 2, told.append)
+    wire.data_received(b"+one\r\n+tw")
+    assert not told
+    wire.data_received(b"o\r\n+foreign\r\n")
+    assert told == [[b"one", b"two"]] and not wire.quiet
+    wire.drop()
+
+
+async def test_excess_replies_are_not_taken_for_those_wanted(wire: Wire) -> None:
+    told: list[object] = []
+    wire.begin(b"", 2, told.append)
+    wire.data_received(b"+one\r\n")
+    wire.data_received(b"+two\r\n+foreign\r\n")
+    assert told == [[b"one", b"two"]] and not wire.quiet
+    wire.drop()
+
+
+async def test_who_waits_for_replies_is_told_of_the_end_once(wire: Wire) -> None:
+    told: list[object] = []
+    why = ConnectionError("cut")
+    wire.begin(b"", 1, told.append)
+    wire.end(why)
+    await wire.hang_up()
+    assert told == [why]
+
+
 async def test_other_protocol_ends_it(liar: Serve) -> None:
     wire = await liar(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     with pytest.raises(ProtocolError):
