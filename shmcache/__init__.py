@@ -7,9 +7,12 @@ The map
     claim, holder  one computation per key on this host; who has it asks L2 and fills
                    (reaper: what the dead leave)
     lease          one computation per key in the fleet
-    invalidation   deletes, appended to a stream; follower: applied on every host
-    l2, ask        Redis, behind a deadline and a breaker (link, scripts, breaker)
+    invalidation   deletes, by way of the outbox to a stream; follower, stream:
+                   applied on every host (conditional: add, compare and set)
+    l2, part, asks, operations    Redis, behind a deadline and a breaker
+    topology, link, wire, resp    its servers and connections (sentinel, cluster)
     l1             the shared-memory segment; its core is C, in _core/table.h
+                   (inspect, check: what tools may see of it)
     fill, terms, tags, entry, policy, codec, envelope, record    values and lives
     segment, clock, keys, config, stats, errors    the ground
 """

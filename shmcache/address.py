@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 
+from . import resolver
 from .errors import ConfigError
 from .resp import Command, ProtocolError, ReplyError
 from .wire import Wire
@@ -22,6 +23,11 @@ ACL_RULES = (
 )
 """What a user of ours needs, in the words of ACL SETUSER, beside `on` and a password.
 The scripts' own commands are among them: they run with the rights of their caller."""
+
+
+_NO_TLS = "l2: no TLS with what answers there"
+_HANDSHAKE = 0.8
+"""Of the time to connect; in the rest it is found out whether TLS is spoken at all."""
 
 
 class Address:
@@ -77,18 +83,39 @@ class Address:
                 lambda: Wire(repr(self), seconds), self.path
             )
         else:
-            _, wire = await loop.create_connection(
-                lambda: Wire(repr(self), seconds),
-                self.host,
-                self.port,
-                ssl=self._tls,
-            )
+            wire = await self._connected_by_name(loop, seconds)
         return wire
+
+    async def _connected_by_name(
+        self, loop: asyncio.AbstractEventLoop, seconds: float
+    ) -> Wire:
+        """To the first of the host's addresses where somebody answers."""
+        why: OSError | None = None
+        for address in await resolver.addresses(self.host):
+            try:
+                async with asyncio.timeout(_HANDSHAKE * seconds if self._tls else None):
+                    _, wire = await loop.create_connection(
+                        lambda: Wire(repr(self), seconds),
+                        address,
+                        self.port,
+                        ssl=self._tls,
+                        server_hostname=self.host if self._tls else None,
+                    )
+                    return wire
+            except TimeoutError:
+                if self._tls and await _speaks_plainly(address, self.port):
+                    raise ConfigError(_NO_TLS) from None
+                raise
+            except ssl.SSLError:  # somebody does
+                raise
+            except OSError as error:
+                why = error
+        raise why or OSError(f"l2: {self.host} has no address")
 
     async def _enter(self, wire: Wire, any_role: bool) -> None:
         """Log in and ask whose it is, in one round trip."""
         commands: list[Command] = []
-        if self._password:
+        if self._user or self._password:
             user = (self._user,) if self._user else ()
             commands.append(("AUTH", *user, self._password))
         if self._db:
@@ -104,17 +131,28 @@ class Address:
             wire.note(*replies[entered:])
 
 
+async def _speaks_plainly(address: str, port: int) -> bool:
+    """Whether a Redis without TLS is there: it waits for the end of what it takes for
+    a command, and answers no handshake ever."""
+    reader, writer = await asyncio.open_connection(address, port)
+    try:
+        writer.write(b"PING\r\n")
+        return await reader.read(1) in (b"+", b"-")
+    finally:
+        writer.transport.abort()
+
+
 def refusal(error: BaseException | None) -> ConfigError | None:
     """What can never work as it is set; None: it may work later."""
     if isinstance(error, ConfigError):
         return error
     if isinstance(error, ProtocolError):
-        return ConfigError("l2: what answers there is not Redis")
+        return ConfigError("l2: what answers there is not Redis, or expects TLS")
     if isinstance(error, ssl.SSLCertVerificationError):
         why = error.verify_message
         return ConfigError(f"l2: the certificate of Redis was refused: {why}")
     if isinstance(error, ssl.SSLError):
-        return ConfigError(f"l2: no TLS with what answers there: {error.reason}")
+        return ConfigError(f"{_NO_TLS}: {error.reason}")
     return None
 
 

@@ -51,7 +51,7 @@ class Answer(NamedTuple):
     """WAIT: what is left of the lease that stands."""
     clock: FleetClock
     holder: bytes = b""
-    """WAIT: the token to name as `waited` in the next ask."""
+    """WAIT: the token to name as `waited` in the next ask; b"": none."""
     error: bytes = b""
     """FAILED: what the holder that was waited for left behind."""
 
@@ -106,7 +106,8 @@ class Reply(NamedTuple):
     def answer(self, record: Record | None, clock: FleetClock) -> Answer:
         lease = self.lease
         if lease == WAIT:
-            return Answer(record, lease, self.wait_ms, clock, self.text)
+            holder = self.text if len(self.text) == TOKEN_BYTES else b""
+            return Answer(record, lease, self.wait_ms, clock, holder)
         if lease == FAILED:
             return Answer(record, lease, 0, clock, b"", self.text)
         return Answer(record, lease, 0, clock)

@@ -69,7 +69,7 @@ class Breaker:
         """A probe that is not heard of for `probe_seconds` is taken for dead."""
         self._words = words
         self._probe_ns = round(probe_seconds * 1e9)
-        self._clock = clock
+        self.clock = clock
         first = WORDS * partition
         self._failures = first + FAILURES
         self._open_until = first + OPEN_UNTIL
@@ -110,7 +110,7 @@ class Breaker:
     def probe(self) -> int:
         """The mark of a probe that this process is to make now, or 0. One at a time:
         it must be `held`, and end in `probed`."""
-        words, now = self._words, self._clock.now()
+        words, now = self._words, self.clock.now()
         open_until = words.load(self._open_until)
         probe_until = words.load(self._probe_until)
         if open_until == 0 or now < open_until or now < probe_until:
@@ -121,7 +121,7 @@ class Breaker:
 
     def held(self, mark: int) -> int:
         """The new mark of a probe that goes on; 0 if it was taken for dead."""
-        new = self._clock.now() + self._probe_ns
+        new = self.clock.now() + self._probe_ns
         return new if self._words.cas(self._probe_until, mark, new) else 0
 
     def probed(self, mark: int, good: bool) -> bool:
@@ -142,7 +142,7 @@ class Breaker:
     def _open(self, was: int, failures: int) -> bool:
         doublings = min(max(failures - THRESHOLD, 0), 10)
         pause = min(PAUSE_MAX, PAUSE_MIN * 2**doublings) * random.uniform(0.5, 1)
-        until = self._clock.now() + round(pause * 1e9)
+        until = self.clock.now() + round(pause * 1e9)
         opened = self._words.cas(self._open_until, was, until)
         if opened:
             self._words.store(self._probe_until, 0)

@@ -148,14 +148,15 @@ class Cache:
         listed = self._listed("get_many", wanted)
         found = {key: self.peek(key, MISSING) for key in listed}
         if self._l2 is not None:
-            absent = {self._key(k): k for k, v in found.items() if v is MISSING}
+            absent = {k: self._key(k) for k, v in found.items() if v is MISSING}
             if not absent:
                 self._parts.begin()
                 return found
             await self.start()
-            records = await self._parts.lookup.many(list(absent))
-            for raw, record in records.items():
-                found[absent[raw]] = self._decode(record.value, MISSING)
+            records = await self._parts.lookup.many(list(set(absent.values())))
+            for key, raw in absent.items():
+                if raw in records:
+                    found[key] = self._decode(records[raw].value, MISSING)
         return {key: value for key, value in found.items() if value is not MISSING}
 
     @overload
@@ -193,6 +194,10 @@ class Cache:
         `ReentrantCompute` inside the key's own compute, `Overloaded` above the caps.
         """
         raw = self._key(key)
+        if not callable(compute):
+            raise ValueError(
+                f"compute={compute!r}: expected a function, such as price, not price()"
+            )
         wanted = terms.of(
             *(ttl, grace, tags, negative_ttl, errors, error_ttl, self._prefix)
         )
@@ -259,6 +264,8 @@ class Cache:
         tags: Tags = (),
     ) -> None:
         """`set` of each, in the two round trips of one."""
+        if not isinstance(values, Mapping):
+            raise ValueError(f"set_many: expected a mapping of keys, not {values!r}")
         self._listed("set_many", values)
         wanted = self._terms(ttl=ttl, grace=grace, tags=tags)
         raw = {self._key(key): value for key, value in values.items()}
@@ -290,6 +297,8 @@ class Cache:
         """Store a value where just that one stands whose `Entry.version` this is;
         whether it did."""
         wanted = self._terms(ttl=ttl, grace=grace, tags=tags)
+        if type(version) is not int or not 0 < version < 2**64:
+            raise ValueError(f"version={version!r}: expected an Entry's version")
         return await self._writes.replace(self._key(key), value, wanted, version)
 
     async def touch(self, key: Key, ttl: Ttl, *, grace: Any = UNSET) -> bool:
@@ -309,8 +318,9 @@ class Cache:
         await self._invalidations.delete(*raw)
 
     async def expire(self, key: Key) -> None:
-        """Make what stands stale: within its grace it is served while one refresh
-        runs. What is being fetched for the key meanwhile is stale too."""
+        """Make what stands stale: it is served, as long as its ttl and grace last,
+        while one refresh runs; what has no grace is gone. What is being fetched for
+        the key meanwhile is stale too."""
         raw = self._key(key)
         await self.start()
         await self._invalidations.expire(raw)
@@ -372,7 +382,7 @@ class Cache:
 
     @staticmethod
     def _listed(verb: str, names: Iterable[Any]) -> list[Any]:
-        if isinstance(names, str | bytes):
+        if isinstance(names, str | bytes) or not isinstance(names, Iterable):
             raise ValueError(f"{verb}: expected several names, not {names!r}")
         if listed := list(names):
             return listed
@@ -397,7 +407,7 @@ class Cache:
     ) -> Entry:
         """Steps 2 to 7; `record` is what L1 has."""
         if record is not None and record.state != DEAD:
-            if record.kind == ERROR:
+            if record.kind == ERROR and record.state == FRESH:
                 raise shared_error(record.value)
             found = self._readable(key, record)
             if found is not None:

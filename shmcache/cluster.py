@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .address import refused
-from .link import Link, Pace, StrangerError, check
+from .link import Link, Pace, StrangerError, check, cut
 from .resp import Command, ReplyError
 from .target import Target
 from .wire import Took, Wire
@@ -33,6 +33,8 @@ _NODE_CONNECTIONS = 4
 _REDIRECTS = 4
 _SHARE = 4
 """Of the timeout, for each node that is asked for the map."""
+_LEAVE = 4
+"""Timeouts: an exchange may connect, log in and ask."""
 _LOOK_AGAIN = (0.1, 0.3)
 """Seconds, by chance: a dead node is on the map until its replica takes over."""
 
@@ -57,12 +59,15 @@ class Cluster:
         self._pace = Pace()
         self._asking = asyncio.Lock()
         self._asked = 0
+        self._past_connects = 0
+        self._leaving: dict[asyncio.Task[None], Link] = {}
         self._look_at = 0.0
         self._links = [Slot(self, app, p, expects) for p in range(PARTITIONS)]
 
     @property
     def connects(self) -> int:
-        return self._asked + sum(node.connects for node in self._nodes.values())
+        now = sum(node.connects for node in self._nodes.values())
+        return self._asked + self._past_connects + now
 
     def link(self, partition: int) -> Slot:
         return self._links[partition]
@@ -95,7 +100,9 @@ class Cluster:
         return await self.connect()
 
     async def close(self) -> None:
-        for node in self._nodes.values():
+        left = dict(self._leaving)
+        await cut(left)
+        for node in (*self._nodes.values(), *left.values()):
             await node.close()
 
     def node(self, place: Place) -> Link:
@@ -142,12 +149,26 @@ class Cluster:
             try:
                 owners = await self._ask_any()
             except BaseException as error:
-                self._pace.failed(isinstance(error, Exception))
+                self._pace.failed(error)
                 raise
             self._pace.succeeded()
             self._owners = owners
             self._doubted.clear()
+            self._prune()
             self._look_at = _now() + random.uniform(*_LOOK_AGAIN)
+
+    def _prune(self) -> None:
+        """Leave the nodes that have nothing of ours any more."""
+        for place in self._nodes.keys() - set(self._owners.values()):
+            node = self._nodes.pop(place)
+            self._past_connects += node.connects
+            leaving = asyncio.create_task(self._leave(node), name="shmcache-leave")
+            self._leaving[leaving] = node
+            leaving.add_done_callback(lambda task: self._leaving.pop(task, None))
+
+    async def _leave(self, node: Link) -> None:
+        await asyncio.sleep(_LEAVE * self._timeout)  # exchanges under way end by then
+        await node.close()
 
     async def _ask_any(self) -> dict[int, Place]:
         wire = await self._any()

@@ -50,12 +50,17 @@ async def _bounded(compute: Compute, limit: float) -> Any:
 
 
 def words_of(error: Exception) -> bytes:
-    """Kind and message of a failure, whatever its message is made of."""
+    """Kind and message of a failure, whatever its message is made of; of one that was
+    told by others, those that it had there."""
+    kind = type(error).__name__
     try:
-        message = str(error)[:1000].encode("utf-8", "backslashreplace").decode()
+        told = str(error)
+        if isinstance(error, ComputeFailed):
+            kind, told = error.kind, error.message
+        message = told[:1000].encode("utf-8", "backslashreplace").decode()
     except Exception:  # its own __str__ failed
         message = ""
-    return MSGPACK.encode([type(error).__name__, message])
+    return MSGPACK.encode([kind, message])
 
 
 def shared_error(words: bytes) -> ComputeFailed:

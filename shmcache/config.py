@@ -115,10 +115,11 @@ class CacheConfig:
 
 
 def _check_url(url: str) -> None:
-    """That it names a Redis; a URL may hold a password, so no error tells it."""
+    """That it names a Redis. A password may stand anywhere in what was meant as a URL,
+    so no error repeats any of it."""
     scheme, separator, rest = str(url).partition("://")
     if scheme not in _SCHEMES or not separator or not rest:
         raise ConfigError(
-            f"l2: a URL of scheme {scheme!r}; expected {', '.join(_SCHEMES)}, as in "
+            f"l2: expected a URL of scheme {', '.join(_SCHEMES)}, as in "
             "redis://host:6379/0"
         )

@@ -29,7 +29,7 @@ class Entry(NamedTuple):
     age: float
     """Seconds since its compute returned."""
     ttl: float | None
-    """Seconds it stays fresh; below 0 once stale; None: for ever."""
+    """Seconds left of its ttl, below 0 when that is over; None: for ever."""
     state: str
     """fresh, stale or dead (its grace is over; it is never served)."""
     source: str

@@ -42,6 +42,8 @@ GRACE_MAX_MS = 10 * 365 * 86_400_000
 """What an endless grace is in Redis, where age is told by what is left of the life."""
 LIFE_MAX_MS = (2**63 - 1) // 1_000_000
 """What nanoseconds of 63 bits can tell."""
+VALUE_MAX = 16 << 20
+"""Bytes of a value: what travels within a deadline. `acquire.lua` knows it too."""
 SECRET_MIN, SECRET_MAX = 16, 64
 """Bytes of a secret."""
 

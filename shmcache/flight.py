@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 from . import fill as fills
 from . import nesting
@@ -91,7 +92,7 @@ class Flight:
             raise
         except WaitedTooLong:
             gave_up = Outcome(None, "l1", self.job.stamp, gave_up=True)
-            self._resolve(self._stale or gave_up)
+            self._resolve(self._standing() or gave_up)
         except TimeoutError as e:
             late = ComputeTimeout(f"no answer within {limit:g} s")
             self._fail(late if timer.expired() else e)
@@ -106,10 +107,16 @@ class Flight:
             self.answer.set_result(outcome)
 
     def _fail(self, error: Exception) -> None:
-        if self._stale is not None:
-            self._resolve(self._stale)
+        if (stale := self._standing()) is not None:
+            self._resolve(stale)
         elif not self.answer.done():
             self.answer.set_exception(error)
+
+    def _standing(self) -> Outcome | None:
+        """The stale answer, while its grace lasts."""
+        if self._stale is None or self._stale.over(self.home.l1.clock.now()):
+            return None
+        return self._stale
 
     def _has_stale(self, outcome: Outcome) -> None:
         """L2 has a stale value: its callers wait for a fresh one no longer than they
@@ -117,9 +124,13 @@ class Flight:
         self._stale = outcome
         if soft := self.home.config.soft_timeout:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(soft, self._resolve, outcome)
+            self._timer = loop.call_later(soft, self._waited_enough)
         else:
             self._resolve(outcome)
+
+    def _waited_enough(self) -> None:
+        if (stale := self._standing()) is not None:
+            self._resolve(stale)
 
     # -- step 4: the claim
 
@@ -194,40 +205,59 @@ class Flights:
             if flight is None or own:
                 job = Job(key, compute, terms, False, l1.table.clock(), None, until)
                 flight = self._launch(job)
-            outcome = await self._answer(flight, None if own else until)
+            patience = None if own else until
+            outcome = await self._answer(flight, own, patience)
             if outcome is None or (own and outcome.gave_up):
-                l1.count("soft_timeouts")
-                return await self._alone(key, compute, terms, store=False)
-            if outcome.gave_up:  # others began it inside their compute: we wait on
-                await asyncio.wait((flight.task,))
-                continue
-            if outcome.record is None or (outcome.own_only and not own):
-                return await self._alone(key, compute, terms)
-            if self._answers(key, outcome, note):
-                outcome = self._as_it_stands(key, outcome)
-                if own:
-                    return outcome
-                l1.count("coalesced")
-                return outcome._replace(source="flight")
-            await asyncio.wait((flight.task,))
+                break
+            if not outcome.gave_up:
+                if outcome.record is None or (outcome.own_only and not own):
+                    return await self._alone(key, compute, terms)
+                if self._answers(key, outcome, note):
+                    outcome = self._as_it_stands(key, outcome)
+                    if own:
+                        return outcome
+                    l1.count("coalesced")
+                    return outcome._replace(source="flight")
+            if not await self._done(flight.task, patience):
+                break
+        l1.count("soft_timeouts")
+        return await self._alone(key, compute, terms, store=False)
+
+    async def _answer(
+        self, flight: Flight, own: bool, until: float | None
+    ) -> Outcome | None:
+        """A flight's answer; None if it was not there by `until`."""
+        if until is not None and not await self._done(flight.answer, until):
+            return None
+        try:
+            return await asyncio.shield(flight.answer)
+        except ReentrantCompute:
+            if own or not flight.job.nested:
+                raise
+            # a cycle that its beginner is in; of ours we hear in a flight of our own
+            return Outcome(None, "l1", flight.job.stamp, gave_up=True)
 
     @staticmethod
-    async def _answer(flight: Flight, until: float | None) -> Outcome | None:
-        """A flight's answer; None if it was not there by `until`."""
+    async def _done(work: asyncio.Future[Any], until: float | None) -> bool:
+        """Wait for it; whether it ended by `until`."""
+        patience = None
         if until is not None:
-            patience = until - asyncio.get_running_loop().time()
-            done, _ = await asyncio.wait((flight.answer,), timeout=max(0.0, patience))
-            if not done:
-                return None
-        return await asyncio.shield(flight.answer)
+            patience = max(0.0, until - asyncio.get_running_loop().time())
+        done, _ = await asyncio.wait((work,), timeout=patience)
+        return bool(done)
 
     def _answers(self, key: bytes, outcome: Outcome, note: int) -> bool:
-        """Whether a caller with this note may be told."""
-        assert outcome.record is not None
-        highest = self.home.l1.table.highest
-        return note <= outcome.stamp or (
-            highest(key, outcome.record.tags) <= outcome.stamp
-        )
+        """Whether a caller with this note may be told. A failure that was made stale
+        is none any more; a stale answer may have been there for long."""
+        record = outcome.record
+        assert record is not None
+        if outcome.over(self.home.l1.clock.now()):
+            return False
+        if note <= outcome.stamp:
+            return True
+        soft = record.kind != VALUE
+        raised = self.home.l1.table.highest(key, record.tags, soft=soft)
+        return raised <= outcome.stamp
 
     def _as_it_stands(self, key: bytes, outcome: Outcome) -> Outcome:
         """Stale, if it was expired since it was begun."""

@@ -21,16 +21,20 @@ import random
 
 from .breaker import Words
 from .errors import ConfigError
-from .l1 import L1, UNFOLLOWED
+from .l1 import BEAT, L1, UNFOLLOWED
 from .l2 import L2
 from .link import cut, forever
 from .outbox import Outbox
 from .stream import HEARTBEAT, Place, Stream
 
-FOLLOWER, BEAT, HOST = 2, 3, 4
-"""Words of the region `stream`: the role, its beat, the host's name in Redis."""
+FOLLOWER, HOST = 2, 4
+"""Words of the region `stream`: the role, and the host's name in Redis; between them
+the role's beat."""
 BEAT_SECONDS = 0.25
+HELD_UP = 0.25
 OVERDUE_NS = 1_000_000_000
+COMPLAIN_NS = 60_000_000_000
+"""Between two warnings of one kind of failure."""
 PAUSE = 0.5
 """Seconds at most between tries: what is deleted elsewhere meanwhile stands here."""
 _LOOK = 0.002
@@ -47,7 +51,7 @@ class Follower:
         self._outbox = outbox
         self._words: Words = l1.table.words("stream")
         self._clock = l1.clock
-        self._me = int.from_bytes(os.urandom(7), "little") + 1
+        self._me = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._elected = asyncio.Event()
         self._followed: dict[int, int] = {}
@@ -56,11 +60,16 @@ class Follower:
         """This process has followed every partition to its end once."""
         self.failures = 0
         """Connections that ended, or were not to be had."""
+        self._held_up = float("-inf")
+        """Loop time at which our own beat came late."""
         self._beats = [0] * l2.partitions
+        self._complained: dict[int, tuple[type[Exception] | None, int]] = {}
 
     async def start(self) -> None:
         """Stand for the role; whether Redis is there does not matter."""
         loop = asyncio.get_running_loop()
+        # not before: forked children of who opened the cache each stand for themselves
+        self._me = int.from_bytes(os.urandom(7), "little") + 1
         self._words.cas(HOST, 0, int.from_bytes(os.urandom(7), "little") + 1)
         self._tasks = [
             loop.create_task(self._beat_forever(), name="shmcache-follower-beat"),
@@ -82,18 +91,24 @@ class Follower:
         """Leave the role to a sibling."""
         await cut(self._tasks)
         self._tasks = []
-        self._words.cas(FOLLOWER, self._me, 0)
+        if self._me:
+            self._words.cas(FOLLOWER, self._me, 0)
 
     @property
     def leads(self) -> bool:
         """Whether this process is the host's follower."""
-        return self._words.load(FOLLOWER) == self._me
+        return self._me != 0 and self._words.load(FOLLOWER) == self._me
 
     # -- the role
 
     async def _beat_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
         while True:
+            if loop.time() - due > HELD_UP:
+                self._held_up = loop.time()
             self._stand()
+            due = loop.time() + BEAT_SECONDS
             await asyncio.sleep(BEAT_SECONDS)
 
     def _stand(self) -> None:
@@ -129,10 +144,22 @@ class Follower:
 
     def _lost(self, partition: int, error: Exception) -> None:
         self.failures += 1
-        if isinstance(error, TimeoutError) and self.leads:
+        # 1. we are stopped, or our loop is blocked; 2. we go on, every timer is due:
+        # that tells nothing of Redis
+        held_up = asyncio.get_running_loop().time() - self._held_up < 2 * HEARTBEAT
+        if isinstance(error, TimeoutError) and self.leads and not held_up:
             self._l2.hung(partition)
-        level = logging.ERROR if isinstance(error, ConfigError) else logging.DEBUG
-        log.log(level, "the stream of partition %d was lost: %r", partition, error)
+        kind, now = type(error), self._clock.now()
+        seen, at = self._complained.get(partition, (None, 0))
+        level = logging.DEBUG
+        if kind is not seen or now - at >= COMPLAIN_NS:
+            self._complained[partition] = (kind, now)
+            level = logging.ERROR if kind is ConfigError else logging.WARNING
+        log.log(
+            level,
+            "invalidations of other hosts are not followed (partition %d): %s: %s",
+            *(partition, kind.__name__, error),
+        )
 
     # -- the stream
 
@@ -144,7 +171,10 @@ class Follower:
         host = self._words.load(HOST)
         place = self.places[partition]
         try:
-            stream = Stream(self._l1, self._l2, partition, place, wire, host)
+            stream = Stream(
+                *(self._l1, self._l2, partition, place, wire, host),
+                leads=lambda: self.leads,
+            )
             beat, back = 0.0, False
             while self.leads:
                 if loop.time() >= beat:
@@ -157,12 +187,12 @@ class Follower:
                     back = True
                     beat = loop.time() + HEARTBEAT
                 await stream.wait()
+                self._beats[partition] += 1
         finally:
             await wire.hang_up()
 
     def _at_the_end(self, partition: int, unfollowed: int) -> None:
         """All partitions must come to their end under one mark."""
-        self._beats[partition] += 1
         self._followed[partition] = unfollowed
         if len(self._followed) < len(self.places):
             return

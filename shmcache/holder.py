@@ -29,7 +29,7 @@ from . import fill as fills
 from . import policy
 from .claim import Claim
 from .compute import run, shared_error, words_of
-from .errors import CacheError, TierUnavailable
+from .errors import CacheError, ReentrantCompute, TierUnavailable
 from .fill import Life
 from .job import (
     Home,
@@ -60,9 +60,9 @@ from .lease import Lease
 from .policy import SECOND
 from .record import ERROR, FRESH, PASS, VALUE, Record
 
-NAMED_AFTER = 0.2
+SLOW_AFTER = 0.2
 """Seconds after which a compute is a slow one: should its process die, the key must be
-known to whoever gives its lease back."""
+known to whoever gives its lease back; and its lease may be lost."""
 
 
 class _ClaimLost(Exception):
@@ -82,7 +82,8 @@ class Holder:
         """Told a stale L2 record while the job goes on as a refresh."""
         self._offered = b""
         """Token of the lease that we have, or may have been granted."""
-        self._naming: asyncio.TimerHandle | None = None
+        self._slow: asyncio.TimerHandle | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._stored_error = False
         """The failure stands in place of the key's value."""
 
@@ -100,12 +101,12 @@ class Holder:
                 return asked
             lease = asked
             if lease is not None:
-                self._naming = asyncio.get_running_loop().call_later(
-                    NAMED_AFTER, self.home.claims.name, self.claim
+                self._slow = asyncio.get_running_loop().call_later(
+                    SLOW_AFTER, self._is_slow, lease
                 )
             outcome, ended = await self._compute_and_fill(lease)
             if self.job.refresh:
-                self._refreshed(outcome)
+                self._refreshed(outcome, ended)
             return outcome
         except _ClaimLost:
             return None
@@ -119,12 +120,17 @@ class Holder:
             raise
         except Exception as e:
             ended = FREED_STORED if self._stored_error else FREED_ERROR
-            if not self._stored_error:
+            if isinstance(e, ReentrantCompute) and self.job.nested:
+                ended = FREED  # a cycle that those who wait may not be in
+                if lease is not None:
+                    self._abandon_later(lease.token)
+            elif not self._stored_error:
                 self._leave_error(lease, e)
             raise
         finally:
-            if self._naming is not None:
-                self._naming.cancel()
+            for work in (self._slow, self._watch):
+                if work is not None:
+                    work.cancel()
             if lease is not None:
                 lease.stop()
             else:  # an ask without an answer may be granted late: so at the end
@@ -137,6 +143,21 @@ class Holder:
         self.job.stamp = l1.table.clock()
         deadline = l1.clock.now() + int(self.home.config.hard_timeout * SECOND)
         return self.home.claims.note(self.claim, self.job.stamp, deadline, token)
+
+    def _is_slow(self, lease: Lease) -> None:
+        self.home.claims.name(self.claim)
+        work = self._end_with(lease)
+        loop = asyncio.get_running_loop()
+        self._watch = loop.create_task(work, name="shmcache-lease-watch")
+
+    async def _end_with(self, lease: Lease) -> None:
+        """Give the claim up with a lease that was lost: who waits for it asks L2 now,
+        not when our compute ends, whose store is refused. While L2 is away the claim
+        alone decides, and is kept."""
+        await lease.lost.wait()
+        l2 = self.home.l2
+        if l2 is not None and l2.up(l2.partition(self.job.key)):
+            self.home.claims.free(self.claim, FREED_REFUSED)
 
     # -- step 5: value or lease
 
@@ -329,10 +350,11 @@ class Holder:
         if lease is not None:
             self._abandon_later(lease.token, words)
 
-    def _refreshed(self, outcome: Outcome) -> None:
+    def _refreshed(self, outcome: Outcome, ended: int) -> None:
         """A refresh that stored nothing counts as failed: the stale record stands, and
-        each hit would start the next."""
-        if outcome.stored:
+        each hit would start the next. One that was refused was overtaken: by an
+        invalidation, after which the next begins at once, or by who has the lease."""
+        if outcome.stored or ended == FREED_REFUSED:
             self.home.l1.table.drop(error_key(self.job.key))
         else:
             self._mark_failed(words_of(CacheError("its refresh stored nothing")), 0)

@@ -20,7 +20,7 @@ from .l1 import L1
 from .l2 import L2
 from .lease import Leases
 from .lookup import Lookup
-from .record import FRESH, PASS, STALE, Record
+from .record import FRESH, PASS, STALE, VALUE, Record
 
 
 class Home(NamedTuple):
@@ -51,6 +51,11 @@ class Job:
     until: float | None = None
     """Loop time at which it waits no longer for others: begun inside a compute."""
 
+    @property
+    def nested(self) -> bool:
+        """Begun inside a compute: what it fails with may be that compute's cycle."""
+        return self.until is not None
+
 
 class Outcome(NamedTuple):
     """A flight's result."""
@@ -67,6 +72,14 @@ class Outcome(NamedTuple):
     gave_up: bool = False
     """No record because the flight, begun inside a compute, waited for too long."""
 
+    def over(self, now: int) -> bool:
+        """Whether it was stale, and its grace has ended. What was just computed is
+        told all the same."""
+        record = self.record
+        if record is None or self.source == "compute" or record.state != STALE:
+            return False
+        return now >= record.dead_at
+
 
 class WaitedTooLong(Exception):
     """Inside a compute: what we wait for may be waiting for us."""
@@ -74,14 +87,14 @@ class WaitedTooLong(Exception):
 
 def found(l1: L1, job: Job) -> Outcome | None:
     """What L1 holds for the job by now; a refresh wants a fresh record, an early one
-    another than it saw."""
+    another than it saw. Only a value is worth anything when it is stale."""
     record = l1.look(job.key)
     if record is None or record.state not in (FRESH, STALE):
         return None
+    if record.state == STALE and (job.refresh or record.kind != VALUE):
+        return None
     if record.kind == PASS:
         return Outcome(None, "l1", job.stamp)
-    if job.refresh and record.state == STALE:
-        return None
     if job.seen is not None and record.nonce == job.seen.nonce:
         return None
     return Outcome(record, "l1", job.stamp)

@@ -43,7 +43,7 @@ def _sized(raw: bytes) -> bytes:
 
 def prefix(name: str) -> bytes:
     """What the keys of namespace `name` begin with; no other key begins so."""
-    if not name or len(name) > 64 or not name.isprintable():
+    if not (isinstance(name, str) and 0 < len(name) <= 64 and name.isprintable()):
         raise KeyRejected(f"namespace {name!r}: expected 1 to 64 printable characters")
     return _SEPARATOR + name.encode() + _SEPARATOR
 

@@ -6,8 +6,9 @@ in `_core/table.h`; how the file comes and goes in `segment.py`.
 
 Unfollowed
     Invalidations of other hosts are applied by one process of this host, its follower.
-    Where nobody was attached nobody followed, so what stands may have been deleted
-    elsewhere meanwhile. Who takes a slot and finds no other alive says so first:
+    Where nobody was attached, or nobody of them started, nobody followed, so what
+    stands may have been deleted elsewhere meanwhile. Who takes a slot and finds it so
+    says so first:
     1. It takes a number, and writes it and a time 4 s from now beside the stream's
        position. Then it takes its slot, so nobody comes between and finds a live one.
     2. While number and time stand, records of a lower stamp count as stale.
@@ -52,6 +53,10 @@ UNFOLLOWED, UNFOLLOWED_UNTIL = 6, 7
 ALL_SENT = 2**64 - 1
 """What `lowest` answers where the fleet knows of every invalidation of this host."""
 UNFOLLOWED_SECONDS = 4
+BEAT = 3
+"""The word of the follower's last sign of life, and..."""
+UNFOLLOWED_AFTER = 2_000_000_000
+"""...its age at which nobody follows: a stopped one is replaced before."""
 
 _WAYS = 8
 """Slots of a bucket, as `table.h` draws the index."""
@@ -151,8 +156,15 @@ class L1:
 
     def close(self, *, keep: bool = True) -> bool:
         """Detach, and answer misses from now on; without `keep` the last one removes
-        the segment. Whether it did."""
+        the segment, unless it holds what Redis is still to be told. Whether it did."""
         self._turn_off()
+        if not keep and (unsent := self.unsent):
+            keep = True
+            log.warning(
+                "segment %s: it stays, with %d invalidations that Redis is still to be "
+                "told; whoever opens it next sends them",
+                *(self.segment.path, unsent),
+            )
         removed = not keep and self.segment.remove()
         self.segment.detach()
         return removed
@@ -216,7 +228,10 @@ class L1:
     def _mark_unfollowed(self) -> None:
         """Before a slot is taken: step 1 if nobody lives here, and step 2."""
         words, now = self._stream, self.clock.now()
-        if not self.processes() and self.table.usage()["records"]:
+        # who is attached and never started follows nothing
+        idle = now - words.load(BEAT) >= UNFOLLOWED_AFTER and not self._bound()
+        nobody = idle or not self.processes()
+        if nobody and self.table.usage()["records"]:
             words.store(UNFOLLOWED_UNTIL, now + UNFOLLOWED_SECONDS * SECOND)
             words.lift(UNFOLLOWED, self.table.number())
         self._unfollowed = bool(self._bound())
@@ -343,6 +358,12 @@ class L1:
 
     # -- what the fleet does not know yet
 
+    @property
+    def unsent(self) -> int:
+        """Invalidations that Redis is still to be told."""
+        lost = self.table.outbox_overflow() != 0
+        return int(self.table.outbox_usage()["unsent"]) + lost
+
     def lowest(self) -> int:
         """The clock under which the oldest invalidation began that Redis may not know
         of; `ALL_SENT` if there is none. Read before L2 is asked."""
@@ -386,7 +407,7 @@ class L1:
             segment=self.segment.path.name,
             size_bytes=geometry["size"],
             processes=self.processes(),
-            unsent=self.table.outbox_usage()["unsent"],
+            unsent=self.unsent,
             value_max=self.table.value_max,
             geometry=geometry | {"index_slots": slots},
             l1=("off" if self._off else self.lost) or "up",

@@ -12,7 +12,6 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import logging
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -37,6 +36,7 @@ from .errors import ConfigError, TierUnavailable
 from .operations import PATIENCE, Operations, told
 from .part import Part, Put
 from .record import Record
+from .rights import check_rights
 from .scripts import Names, Scripts
 from .topology import Partition, open_topology
 from .wire import Wire
@@ -47,7 +47,6 @@ STORED, FULL, RAISED, LOST = "stored", "full", "raised", "lost"
 BATCH_BYTES = 1 << 20
 """Of the values of one exchange, roughly."""
 
-log = logging.getLogger("shmcache.l2")
 T = TypeVar("T")
 
 
@@ -82,12 +81,12 @@ class L2:
         self.drain: Callable[[int], Awaitable[object]] | None = None
         """Sends the invalidations of a partition that were kept while its breaker was
         open, before it closes."""
-        shared, scripts = words or LocalWords(), Scripts()
+        shared, self._scripts = words or LocalWords(), Scripts()
         self._parts = [
             Part(
-                self._make_operations(partition, shared, Names(app, partition)),
+                self._make_operations(partition, shared),
                 Names(app, partition),
-                scripts,
+                self._scripts,
                 lease_ms=self.lease_ms,
                 clock=clock,
                 secret=secret,
@@ -96,9 +95,7 @@ class L2:
             for partition in range(self.topology.partitions)
         ]
 
-    def _make_operations(
-        self, partition: int, shared: Words, names: Names
-    ) -> Operations:
+    def _make_operations(self, partition: int, shared: Words) -> Operations:
         breaker = Breaker(
             shared,
             probe_seconds=2 * self.deadline,
@@ -106,7 +103,7 @@ class L2:
             partition=partition,
         )
         link = self.topology.link(partition)
-        operations = Operations(link, breaker, self.deadline, names.generations)
+        operations = Operations(link, breaker, self.deadline)
         operations.drain = partial(self._drain, partition)
         return operations
 
@@ -172,8 +169,9 @@ class L2:
 
     def hung(self, partition: int) -> None:
         """Its Redis was waited for in vain, by who has nothing else to do."""
-        if self._parts[partition].operations.breaker.trip():
-            log.warning("L2 is left alone for a while: it does not answer")
+        operations = self._parts[partition].operations
+        if operations.breaker.trip():
+            operations.opened("it does not answer")
 
     def alive(self, partition: int) -> None:
         """Its Redis has answered: if its breaker is open, the next probe is due."""
@@ -189,11 +187,18 @@ class L2:
         await self.topology.close()
 
     async def check(self) -> None:
-        """Connect once. `ConfigError` names a setting that can never work;
+        """Connect, and try all that L2 does there on keys of no use. `ConfigError`
+        names a setting that can never work, or a right that is missing;
         `TierUnavailable` if Redis is away."""
         try:
-            async with asyncio.timeout(self.deadline * PATIENCE):
+            # what it waits for gives up sooner, and says why
+            async with asyncio.timeout(3 * self.deadline * PATIENCE):
                 await self.topology.check()
+                wire = await self.link.connect()
+                try:
+                    await check_rights(wire, self.names, self._scripts)
+                finally:
+                    await wire.hang_up()
         except ConfigError:
             raise
         except Exception as error:

@@ -31,7 +31,7 @@ from collections import OrderedDict
 from .ask import FleetClock
 from .errors import TierUnavailable
 from .l2 import L2
-from .link import Wire, cut, forever
+from .link import ReplyError, Wire, cut, forever
 
 POLL = 0.5
 JITTER = 0.05
@@ -83,17 +83,20 @@ class Leases:
     """This process' leases, and its one subscription to wake-ups."""
 
     def __init__(self, l2: L2) -> None:
-        self.channel = l2.names.channels + os.urandom(8).hex().encode()
+        self.channel = _channel(l2)
         """Where wake-ups for this process are published; `acquire` notes it."""
         self.subscriptions = 0
         """Acknowledged so far."""
         self._l2 = l2
         self._waits: dict[bytes, set[asyncio.Future[None]]] = {}
         self._early: OrderedDict[bytes, float] = OrderedDict()
+        self._refused = False
+        """And told so."""
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to subscribe; whether Redis is there does not matter."""
+        self.channel = _channel(self._l2)  # a forked child has its own
         self._task = asyncio.get_running_loop().create_task(
             self._listen_forever(), name="shmcache-wake-ups"
         )
@@ -131,17 +134,21 @@ class Leases:
     # -- the subscription
 
     async def _listen_forever(self) -> None:
-        await forever(
-            self._listen,
-            lambda: self.subscriptions,
-            lambda e: log.debug("the subscription to wake-ups ended: %r", e),
-        )
+        await forever(self._listen, lambda: self.subscriptions, self._broken)
+
+    def _broken(self, error: Exception) -> None:
+        """Told once where it is refused: that does not end by itself."""
+        refused = isinstance(error, ReplyError) and not self._refused
+        self._refused = self._refused or refused
+        level = logging.WARNING if refused else logging.DEBUG
+        log.log(level, "the subscription to wake-ups ended: %r", error)
 
     async def _listen(self) -> None:
         async with asyncio.timeout(HEARTBEAT):
             wire = await self._l2.topology.connect()
         message: asyncio.Task[object] | None = None
         try:
+            before = self.subscriptions
             await wire.send("SUBSCRIBE", self.channel)
             pinged = False
             while True:
@@ -149,7 +156,13 @@ class Leases:
                 message = message or asyncio.create_task(wire.read())
                 done, _ = await asyncio.wait({message}, timeout=HEARTBEAT)
                 if done:
-                    self._received(message.result())
+                    received = message.result()
+                    if (
+                        isinstance(received, ReplyError)
+                        and self.subscriptions == before
+                    ):
+                        raise received
+                    self._received(received)
                     message, pinged = None, False
                 elif pinged:
                     raise TimeoutError("no PONG")
@@ -169,11 +182,12 @@ class Leases:
 
     def _received(self, message: object) -> None:
         if not isinstance(message, list) or len(message) != 3:
-            return  # a PONG
+            return  # a PONG, or an error in its place
         if message[0] == b"message":
             self._wake(self._l2.names.key(message[2]))
         elif message[0] == b"subscribe":
             self.subscriptions += 1
+            self._refused = False
             self._wake_all()
 
     def _wake(self, key: bytes) -> None:
@@ -191,3 +205,7 @@ class Leases:
     def _wake_all(self) -> None:
         for key in list(self._waits):
             self._wake(key)
+
+
+def _channel(l2: L2) -> bytes:
+    return l2.names.channels + os.urandom(8).hex().encode()

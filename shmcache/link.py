@@ -148,7 +148,7 @@ class Link:
         try:
             wire = await self._open()
         except BaseException as error:
-            self._pace.failed(isinstance(error, Exception))
+            self._pace.failed(error)
             raise
         self._pace.succeeded()
         self._stranger(wire, expected)
@@ -171,19 +171,21 @@ class Pace:
         self._pauses: Iterator[float] | None = None
         self._until = 0.0
         self._tried = False
+        self._why = ""
 
     def enter(self) -> None:
         """Before a connect, which must end in `failed` or `succeeded`."""
         if self._pauses is None:
             return
         if self._tried or _now() < self._until:
-            raise ConnectionError("l2: connecting failed a moment ago")
+            raise ConnectionError(f"l2: connecting failed a moment ago: {self._why}")
         self._tried = True
 
-    def failed(self, counts: bool = True) -> None:
+    def failed(self, why: BaseException) -> None:
         self._tried = False
-        if not counts:  # cancelled
+        if not isinstance(why, Exception):  # cancelled
             return
+        self._why = repr(why)
         if self._pauses is None:
             self._pauses = pauses(PAUSE_MIN, PAUSE_MAX)
         if _now() >= self._until:  # of several at once the first one counts
@@ -207,8 +209,10 @@ async def check(connect: Open, mode: str) -> None:
         (pong,) = await wire.ask(("PING",))
     finally:
         await wire.hang_up()
-    if isinstance(pong, Exception):
-        raise ConfigError(f"l2: Redis refused a PING: {pong}")
+    if isinstance(pong, ReplyError):
+        if pong.code == "NOPERM":
+            raise ConfigError(f"l2: Redis refused a PING: {pong}")
+        raise pong  # it passes: MISCONF while the disk is full, ...
     if wire.mode != mode:
         wanted = {"standalone": "a redis://", "cluster": "a redis+cluster://"}
         expected = wanted.get(wire.mode, "a redis+sentinel://")

@@ -5,8 +5,8 @@ What may be believed
     2. The lowest clock among invalidations that Redis may not know of is read.
     3. Redis is asked.
     What bears an invalidation above 2 may be in Redis for want of a message: it is not
-    used. What was invalidated after 1 is not either. A promoted record takes the place
-    of older ones only, for there is no claim to say who may store.
+    used. What was invalidated after 1 is asked for again. A promoted record takes the
+    place of older ones only, for there is no claim to say who may store.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from .errors import TierUnavailable
 from .l1 import L1
 from .l2 import L2
 from .record import FRESH, VALUE, Record
+
+TRIES = 3
+"""Of what is invalidated while it is asked for."""
 
 
 class Lookup:
@@ -30,29 +33,35 @@ class Lookup:
         """The key's value in L2, fresh or stale, promoted; None if there is none."""
         if self._l2 is None:
             return None
-        stamp, lowest = self._l1.table.clock(), self._l1.lowest()
-        try:
-            record = (await self._l2.acquire(key)).record
-        except TierUnavailable:
-            self._l1.count("l2_errors")
-            return None
-        return self._promote(key, record, stamp, lowest)
+        for _ in range(TRIES):
+            stamp, lowest = self._l1.table.clock(), self._l1.lowest()
+            try:
+                record = (await self._l2.acquire(key)).record
+            except TierUnavailable:
+                self._l1.count("l2_errors")
+                return None
+            if not self._overtaken(key, record, stamp):
+                return self._promote(key, record, stamp, lowest)
+        return None
 
     async def many(self, keys: Sequence[bytes]) -> dict[bytes, Record]:
         """Those of the keys that have a value in L2."""
-        if self._l2 is None or not keys:
-            return {}
-        stamp, lowest = self._l1.table.clock(), self._l1.lowest()
-        try:
-            records = await self._l2.get_many(keys)
-        except TierUnavailable:
-            self._l1.count("l2_errors")
-            return {}
-        found = {}
-        for key in keys:
-            record = self._promote(key, records.get(key), stamp, lowest)
-            if record is not None:
-                found[key] = record
+        found: dict[bytes, Record] = {}
+        for _ in range(TRIES):
+            if self._l2 is None or not keys:
+                break
+            stamp, lowest = self._l1.table.clock(), self._l1.lowest()
+            try:
+                records = await self._l2.get_many(keys)
+            except TierUnavailable:
+                self._l1.count("l2_errors")
+                break
+            again = [k for k in keys if self._overtaken(k, records.get(k), stamp)]
+            for key in set(keys).difference(again):
+                record = self._promote(key, records.get(key), stamp, lowest)
+                if record is not None:
+                    found[key] = record
+            keys = again
         return found
 
     async def fresh(self, key: bytes) -> Record | None:
@@ -63,6 +72,11 @@ class Lookup:
         record = await self.one(key)
         return record if record is not None and record.state == FRESH else None
 
+    def _overtaken(self, key: bytes, record: Record | None, stamp: int) -> bool:
+        """Whether the record was invalidated since the note, perhaps by the very set
+        that it is of: L2 knows."""
+        return record is not None and (self._l1.table.highest(key, record.tags) > stamp)
+
     def _promote(
         self, key: bytes, record: Record | None, stamp: int, lowest: int
     ) -> Record | None:
@@ -70,10 +84,7 @@ class Lookup:
         if record is None or record.kind != VALUE:
             l1.count("l2_misses")
             return None
-        if (
-            not l1.usable(key, record.tags, lowest)
-            or l1.table.highest(key, record.tags) > stamp
-        ):
+        if not l1.usable(key, record.tags, lowest):
             return None
         l1.count("l2_hits")
         record = record._replace(stamp=stamp)

@@ -9,14 +9,18 @@ Rules
       always answers too late is of no use. But where this process was held up itself,
       Redis is not to blame.
     - Every failure is a `TierUnavailable`, whatever the client library made of it.
+    - What ended well proves that L2 is of use only if it did what others would have to:
+      a lease that is given back after a failed ask does not, for most have none.
 
 Probes
     While the breaker is open all are refused, and nobody waits for a probe: it has a
-    task of its own, started by the operation that found it due. It writes, for a
-    replica would answer a PING; then it sends what was kept meanwhile, and then the
-    breaker closes:
+    task of its own, started by the operation that found it due. It asks as operations
+    do, for a Redis that answers a PING may be a replica, or refuse our scripts; then it
+    sends what was kept meanwhile, and then the breaker closes:
     1. L2 is away, and a delete waits in the outbox. 2. L2 is back, and a get is let
     through before the delete: it is answered with what was deleted.
+    Where a Redis refuses what no probe tries, the breaker opens and closes for ever:
+    the log tells of that once a minute.
 """
 
 from __future__ import annotations
@@ -37,6 +41,8 @@ PATIENCE = 4
 """Deadlines after which an operation that nobody waits for any more is cut."""
 DRAIN_SECONDS = 5.0
 """Of one probe, to send what was kept."""
+TELL_SECONDS = 60.0
+"""Between two lines of the log that tell the same."""
 
 log = logging.getLogger("shmcache.l2")
 T = TypeVar("T")
@@ -48,26 +54,28 @@ Read = Callable[[list[Any]], Callable[[], Awaitable[Any]] | None]
 class Operations:
     """Those of this process; lives on one event loop."""
 
-    def __init__(
-        self, link: Partition, breaker: Breaker, deadline: float, probe: bytes
-    ) -> None:
-        """`probe` is a key that a probe may write to without changing it."""
+    def __init__(self, link: Partition, breaker: Breaker, deadline: float) -> None:
         self.link = link
         self.breaker = breaker
         self.deadline = deadline
+        self.probe: Callable[[], Awaitable[object]] = self._ping
+        """Asks as an operation would. An exception: L2 is still away."""
         self.drain: Drain | None = None
         """Sends what was kept while the breaker was open. An exception, or False:
         some of it was not sent."""
         self.granting: dict[bytes, Operation] = {}
         """By token: what is under way and may give it a lease."""
-        self._probe_key = probe
         self._tasks: set[asyncio.Task[Any]] = set()
         self._awaited: dict[Operation, None] = {}
         """In the order of their deadlines, for which one timer is enough."""
         self._late: set[Operation] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._probe: asyncio.Task[None] | None = None
+        self._probing: asyncio.Task[None] | None = None
         self._mark = 0
+        self._told: dict[int, int] = {}
+        """By level, when the log was told last."""
+        self._untold = ""
+        """Why the breaker is open, if the log was not told."""
 
     @property
     def under_way(self) -> int:
@@ -84,9 +92,11 @@ class Operations:
         *,
         probing: bool = False,
         tokens: Sequence[bytes] = (),
+        proves: Callable[[T], bool] = lambda _: True,
     ) -> T:
         """What `work` answers, within the deadline. `probing`: the breaker may be
-        open. `tokens` may be given leases by it."""
+        open. `tokens` may be given leases by it. `proves` tells of an answer whether
+        it counts as a success."""
         ended: asyncio.Future[T | TierUnavailable] = (
             asyncio.get_running_loop().create_future()
         )
@@ -95,7 +105,7 @@ class Operations:
             if not ended.done():
                 ended.set_result(result)
 
-        self.begin(settle, tokens, probing=probing).run(work)
+        self.begin(settle, tokens, probing=probing).run(work, proves)
         result = await ended
         if isinstance(result, TierUnavailable):
             raise result
@@ -169,26 +179,49 @@ class Operations:
 
     def probe_if_due(self) -> None:
         """Start a probe, if it is time for one and no process of the host makes it."""
-        if self._probe is None and (mark := self.breaker.probe()):
+        if self._probing is None and (mark := self.breaker.probe()):
             self._mark = mark
-            self._probe = self.spawn(self._make_probe())
+            self._probing = self.spawn(self._make_probe())
 
     async def _make_probe(self) -> None:
         good = False
         try:
             async with asyncio.timeout(self.deadline):
-                (reply,) = await self.link.exchange(("PERSIST", self._probe_key))
-            if isinstance(reply, Exception):
-                raise reply
+                await self.probe()
             if self.drain is not None:
                 await self._send_kept(self.drain)
             good = True
         except Exception as error:
             log.debug("L2 is still away: %s", told(error))
+            if self._untold:
+                self.opened(self._untold)
         finally:
-            self._probe = None
+            self._probing = None
             if self.breaker.probed(self._mark, good):
-                log.info("L2 is back")
+                self._untold = ""
+                self._tell(logging.INFO, "L2 is back")
+
+    async def _ping(self) -> None:
+        (reply,) = await self.link.exchange(("PING",))
+        if isinstance(reply, Exception):
+            raise reply
+
+    # -- the log
+
+    def opened(self, why: str) -> None:
+        """Tell that the breaker is open; if that was told a moment ago, later."""
+        told = self._tell(logging.WARNING, f"L2 is left alone for a while: {why}")
+        self._untold = "" if told else why
+
+    def _tell(self, level: int, words: str) -> bool:
+        """Whether it was time to."""
+        now, last = self.breaker.clock.now(), self._told.get(level)
+        if last is not None and now - last < TELL_SECONDS * 1e9:
+            log.debug(words)
+            return False
+        self._told[level] = now
+        log.log(level, words)
+        return True
 
     async def _send_kept(self, drain: Drain) -> None:
         """Send what was kept, and say meanwhile that this probe lives."""
@@ -233,9 +266,13 @@ class Operation:
             home.granting[token] = self
         home.add(self)
 
-    def run(self, work: Callable[[], Awaitable[Any]]) -> None:
+    def run(
+        self,
+        work: Callable[[], Awaitable[T]],
+        proves: Callable[[T], bool] = lambda _: True,
+    ) -> None:
         """Settle what `work` answers."""
-        self._task = asyncio.get_running_loop().create_task(self._run(work))
+        self._task = asyncio.get_running_loop().create_task(self._run(work, proves))
         self._task.add_done_callback(self._done)
 
     def exchange(self, commands: Sequence[Command], read: Read) -> bool:
@@ -290,13 +327,15 @@ class Operation:
                 self._home.breaker.succeeded()
         self._end()
 
-    async def _run(self, work: Callable[[], Awaitable[Any]]) -> None:
+    async def _run(
+        self, work: Callable[[], Awaitable[T]], proves: Callable[[T], bool]
+    ) -> None:
         try:
             result = await work()
         except Exception as error:  # the library raises TypeError for a lost peer too
             self._fail(error)
         else:
-            if self._in_time():
+            if self._in_time() and proves(result):
                 self._home.breaker.succeeded()
             self._settle(result)
 
@@ -325,7 +364,7 @@ class Operation:
 
     def _failed(self, why: str) -> None:
         if self._home.breaker.failed():
-            log.warning("L2 is left alone for a while: %s", why)
+            self._home.opened(why)
 
 
 def told(error: BaseException) -> str:

@@ -22,7 +22,7 @@ What is sent late
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from .ask import Done, Invalidation
 from .l1 import L1
@@ -34,7 +34,7 @@ NUMBERS = (b"t", b"u")
 LEFT_NS = 1_000_000_000
 """Age at which an entry's sender is taken to have given up: it waits no longer than
 the deadline of one operation."""
-BATCH = 128
+BATCH, PIECE = 128, 256
 _EVER, _ALL = 2**63 - 1, 2**31 - 1
 
 
@@ -87,34 +87,44 @@ class Outbox:
             answers[partition] = one
         return answers
 
+    def holds(self, key: bytes, tags: tuple[int, ...]) -> bool:
+        """Whether Redis is still to be told of what voids a record of this key."""
+        return bool(self._l1.table.outbox_overflow()) or any(
+            item.name == key if item.of_key else item.name in (*tags, b"")
+            for _, item in self._unsent(_EVER)
+        )
+
     async def drain(self, partition: int) -> None:
-        """Send all that is unsent and concerns the partition, in order: before it is
-        used again."""
-        table = self._l1.table
-        kept = [
+        """Send all that is unsent and concerns the partition, in order, and what is
+        added meanwhile: before it is used again."""
+        told: set[int] = set()
+        while kept := [
             (number, item)
             for number, item in self._unsent(_EVER)
-            if partition in self._partitions(item)
-        ]
-        for i in range(0, len(kept), BATCH):
-            some = kept[i : i + BATCH]
-            await self._tell(partition, [item for _, item in some], probing=True)
-            # what concerns other partitions too is sent when all have it
-            self.sent([n for n, item in some if len(self._partitions(item)) == 1])
-        if table.outbox_overflow() and self._l2.partitions > 1:
+            if partition in self._partitions(item) and number not in told
+        ]:
+            for some in _batches(kept):
+                await self._tell(partition, [item for _, item in some], probing=True)
+                told.update(number for number, _ in some)
+                # what concerns other partitions too is sent when all have it
+                self.sent([n for n, item in some if len(self._partitions(item)) == 1])
+        if self._l1.table.outbox_overflow() and self._l2.partitions > 1:
             await self._tell(partition, [LOST], probing=True)
-        elif table.outbox_overflow():
+        else:
             await self._clear(probing=True)
 
     async def send_left(self) -> None:
         """Send what no living sender is at any more, but for partitions that are
         away."""
-        left = self._unsent(self._l1.clock.now() - LEFT_NS)
-        left = [(n, item) for n, item in left if self._reachable(item)]
-        for i in range(0, len(left), BATCH):
-            some = left[i : i + BATCH]
-            await self.tell([item for _, item in some])
-            self.sent([number for number, _ in some])
+        before = self._l1.clock.now() - LEFT_NS
+        while left := [
+            (number, item)
+            for number, item in self._unsent(before)
+            if all(map(self._l2.up, self._partitions(item)))
+        ]:
+            for some in _batches(left):
+                await self.tell([item for _, item in some])
+                self.sent([number for number, _ in some])
         if self._l2.available:
             await self._clear(probing=False)
 
@@ -140,15 +150,21 @@ class Outbox:
         assert isinstance(item.name, bytes)
         return (self._l2.partition(item.name),)
 
-    def _reachable(self, item: Invalidation) -> bool:
-        return all(map(self._l2.up, self._partitions(item)))
-
     def _unsent(self, before: int) -> list[tuple[int, Invalidation]]:
-        found = self._l1.table.outbox_unsent(before, _ALL)
+        # a piece at a time, for after an outage there may be very many; of several
+        # partitions the first ones may concern others that are away
+        piece = PIECE if self._l2.partitions == 1 else _ALL
+        found = self._l1.table.outbox_unsent(before, piece)
         return [
             (number, Invalidation(bytes((kind,)), _unpacked(kind, name)))
             for number, _, kind, name in found
         ]
+
+
+def _batches(
+    items: Sequence[tuple[int, Invalidation]],
+) -> Iterator[Sequence[tuple[int, Invalidation]]]:
+    return (items[i : i + BATCH] for i in range(0, len(items), BATCH))
 
 
 def _packed(name: bytes | int) -> bytes:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from .ask import MS, Ask, FleetClock, Invalidation
 from .asks import Asks, identity_bytes
 from .clock import Clock
-from .envelope import FOREVER_MS, GRACE_MAX_MS, Envelope, pack_envelope
+from .envelope import FOREVER_MS, GRACE_MAX_MS, VALUE_MAX, Envelope, pack_envelope
 from .operations import Operations
 from .record import FOREVER, Record
 from .resp import ProtocolError
@@ -25,6 +26,8 @@ from .scripts import Exchange, Names, Script, Scripts
 STREAM_LENGTH = 100_000
 SET_LEASE_MS = 1000
 ERROR_MS = 1000
+_NO_KEY = b""
+"""Nobody's: keys have a byte at least."""
 _LEAVE = b"-"
 """To `invalidate.lua`: the identity that `:g` bears stays."""
 
@@ -59,6 +62,7 @@ class Part:
             secret=secret,
             expects=expects,
         )
+        operations.probe = partial(self.asks.read, [_NO_KEY])
         self._scripts = scripts
         self._clock = clock
         self._secret = secret
@@ -75,14 +79,17 @@ class Part:
     async def renew(self, key: bytes, token: bytes, life_ms: int) -> bool:
         """Whether the lease stands for another life."""
         keys = (self.names.lease(key), self.names.waiters(key))
-        return await self._run(_flag, self._scripts.renew, keys, (token, life_ms))
+        args = (token, life_ms)
+        return await self._run(_flag, self._scripts.renew, keys, args, proves=bool)
 
     async def abandon(self, key: bytes, token: bytes, error: bytes) -> bool:
         """Whether the lease was the token's; it is freed then."""
         names = self.names
         keys = (names.lease(key), names.waiters(key), names.error(key))
         args = (token, error, ERROR_MS)
-        return await self._run(_flag, self._scripts.abandon, keys, args)
+        return await self._run(
+            _flag, self._scripts.abandon, keys, args, proves=lambda _: False
+        )
 
     async def abandon_at_last(self, key: bytes, token: bytes, error: bytes) -> None:
         """`abandon`, once nothing is under way that may give the token a lease:
@@ -95,18 +102,27 @@ class Part:
 
     async def put(self, item: Put) -> str:
         """Store the record under its lease: stored, full, raised or lost."""
+        if self._too_large(item):
+            return "full"
         return await self._run(_answer, self._scripts.put_fenced, *self._store(item))
 
     async def put_many(self, items: Sequence[Put]) -> list[str]:
         """`put` for at most a batch, in one round trip; "" where there was an error."""
-        calls = [self._store(item) for item in items]
+        stored = [item for item in items if not self._too_large(item)]
+        if not stored:
+            return ["full"] * len(items)
+        calls = [self._store(item) for item in stored]
         exchange, script = self.operations.link.exchange, self._scripts.put_fenced
 
         async def put() -> list[str]:
             replies = await script.run_each(exchange, calls)
             return ["" if isinstance(r, Exception) else _answer(r) for r in replies]
 
-        return await self.operations.run(put)
+        answers = iter(await self.operations.run(put))
+        return [
+            "full" if len(item[2].value) > VALUE_MAX else next(answers)
+            for item in items
+        ]
 
     async def invalidate(
         self, items: Sequence[Invalidation], origin: bytes, probing: bool
@@ -135,6 +151,7 @@ class Part:
         script: Script,
         keys: Sequence[bytes],
         args: Sequence[Any],
+        proves: Callable[[T], bool] = lambda _: True,
     ) -> T:
         """The script's reply, as `read` reads it."""
         exchange = self.operations.link.exchange
@@ -143,7 +160,7 @@ class Part:
             (reply,) = await script.run(exchange, keys, args)
             return read(reply)
 
-        return await self.operations.run(run)
+        return await self.operations.run(run, proves=proves)
 
     async def _invalidate(
         self,
@@ -168,6 +185,14 @@ class Part:
         incarnation, clock, time, *lost = reply
         # read after the reply came: that makes Redis no later than it was
         return FleetClock(incarnation, clock, time + -self._clock.now() // MS), lost
+
+    def _too_large(self, item: Put) -> bool:
+        """Whether it is not to be sent at all; its lease is given back then."""
+        key, token, record, _ = item
+        if len(record.value) <= VALUE_MAX:
+            return False
+        self.operations.spawn(self.abandon_at_last(key, token, b""))
+        return True
 
     def _store(self, item: Put) -> tuple[Sequence[bytes], Sequence[Any]]:
         """Keys and arguments of `put_fenced.lua`."""

@@ -12,6 +12,7 @@ import logging
 from .claim import Claims
 from .clock import Clock
 from .codec import DOCUMENT, MSGPACK
+from .conditional import Conditional
 from .config import CacheConfig
 from .errors import CacheError
 from .flight import Flights
@@ -71,7 +72,8 @@ class Parts:
         l1.table.early = config.early_refresh * EARLY_REACH
         self.claims = Claims(l1, config.lease_life, self._on_beat)
         self.reaper = Reaper(l1, self.claims, self.l2, config.lease_life)
-        self.invalidations = Invalidations(l1, self.l2, self.leases)
+        self.invalidations = Invalidations(l1, self.l2)
+        self.conditional = Conditional(*(l1, self.l2, self.leases, self.invalidations))
         self.lookup = Lookup(l1, self.l2)
         tiers = (config, l1, self.claims, self.codec, self.l2, self.leases)
         forget = self.invalidations.delete
@@ -89,7 +91,12 @@ class Parts:
         """Bind to the running loop: beat, wake socket, L2's connections."""
         if self.ready and self._loop is asyncio.get_running_loop():
             return
-        await asyncio.shield(self._begun())
+        try:
+            await asyncio.shield(self._begun())
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self.closing is None or (task is not None and task.cancelling()):
+                raise
         if self.closing is not None:
             raise CacheError("the cache is closed")
 

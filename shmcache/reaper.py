@@ -3,16 +3,19 @@
 Its claims are taken over by those who wait for them, within a twentieth of a second.
 What nobody here waits for would stand until somebody asks, and its leases would hold up
 the other hosts for what is left of their lives. So each process, at its own beat, looks
-for slots that have stopped beating and whose lock is free, then for their claims, a
-thousand words a beat. Whoever takes such a claim over by CAS gives its lease back and
-frees it. The key comes from L1, where a holder leaves it once its compute is a slow one
-(`Claims.name`); without it the claim stands until the lease must have ended.
+for slots that have stopped beating and whose lock is free, and for those that were
+taken anew, as by a worker that the master started in place of a dead one; then for the
+claims that their former owners left, a thousand words a beat. Whoever takes such a
+claim over by CAS gives its lease back and frees it. The key comes from L1, where a
+holder leaves it once its compute is a slow one (`Claims.name`); without it the claim
+stands until the lease must have ended.
 """
 
 from __future__ import annotations
 
 import asyncio
 from itertools import count
+from typing import NamedTuple
 
 from .claim import Claims
 from .errors import TierUnavailable
@@ -31,6 +34,13 @@ _STATE = 0b111
 """Bits of a claim word that tell its state, as `table.h` draws them."""
 
 
+class _Tenant(NamedTuple):
+    """Who has a slot."""
+
+    incarnation: int
+    dead: bool
+
+
 class Reaper:
     """This process' part in it; lives on one event loop."""
 
@@ -40,20 +50,22 @@ class Reaper:
         self._l2 = l2
         self._overdue = int(overdue * SECOND)
         self._count = l1.table.geometry["claim_sets"] * _WAYS
-        self._cleared: dict[int, int] = {}
-        """Slots to their incarnations of which nothing is left."""
-        self._dead: dict[int, int] = {}
-        """Those that are looked for in this round."""
+        self._cleared: dict[int, _Tenant] = {}
+        """Slots to tenants before whom nothing is left, nor of the dead ones."""
+        self._looked_for: dict[int, _Tenant] = {}
+        """Those of this round."""
+        self._met: dict[int, tuple[int, int]] = {}
+        """Slots to incarnations, and when each was first seen."""
         self._next = 0
         self._left_some = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def beat(self) -> None:
         """Look on, for no longer than some tenths of a millisecond."""
-        if not self._dead:
-            self._dead = self._find_dead()
+        if not self._looked_for:
+            self._looked_for = self._find()
             self._next, self._left_some = 0, False
-            if not self._dead:
+            if not self._looked_for:
                 return
         end = min(self._next + WORDS, self._count)
         for index in range(self._next, end):
@@ -63,8 +75,8 @@ class Reaper:
         self._next = end
         if end == self._count:
             if not self._left_some:
-                self._cleared |= self._dead
-            self._dead = {}
+                self._cleared |= self._looked_for
+            self._looked_for = {}
 
     async def close(self) -> None:
         """Give up what is under way."""
@@ -72,30 +84,32 @@ class Reaper:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _find_dead(self) -> dict[int, int]:
-        l1, now, dead = self._l1, self._l1.clock.now(), {}
+    def _find(self) -> dict[int, _Tenant]:
+        l1, now, found = self._l1, self._l1.clock.now(), {}
         for slot in count():
             try:
                 incarnation, pid, beat = l1.table.slot_info(slot)
             except IndexError:
                 break
-            if not pid or now - beat < QUIET:
+            cleared = self._cleared.get(slot)
+            if not pid or cleared == (incarnation, True):
                 continue
-            if self._cleared.get(slot) != incarnation and not l1.alive(
-                slot, incarnation
-            ):
-                dead[slot] = incarnation
-        return dead
+            if self._met.get(slot, (-1, 0))[0] != incarnation:
+                self._met[slot] = incarnation, now
+            dead = now - beat >= QUIET and not l1.alive(slot, incarnation)
+            if cleared != (incarnation, dead):
+                found[slot] = _Tenant(incarnation, dead)
+        return found
 
     def _look_at(self, index: int, word: int) -> None:
         table = self._l1.table
         _, slot, incarnation, _, _ = table.claim_parts(word)
-        if self._dead.get(slot) != incarnation:
+        if slot not in self._looked_for or self._l1.alive(slot, incarnation):
             return
         noted = table.claim_noted(index, word)
         token = noted[2] if noted else b""
         key = self._key_of(index, word) if token else b""
-        if token and not key and not self._lease_is_over(slot):
+        if token and not key and not self._lease_is_over(slot, incarnation):
             self._left_some = True
             return
         answer, taken, wake = table.claim_over(index, word)
@@ -119,9 +133,15 @@ class Reaper:
         self._l1.table.drop(name)
         return record.value
 
-    def _lease_is_over(self, slot: int) -> bool:
-        beat = self._l1.table.slot_info(slot)[2]
-        return self._l1.clock.now() - beat > self._overdue + SECOND
+    def _lease_is_over(self, slot: int, incarnation: int) -> bool:
+        """Whether its holder renewed it too long ago: before it last beat, or before
+        we met who has the slot now."""
+        now = self._l1.clock.now()
+        current, _, last = self._l1.table.slot_info(slot)
+        if current != incarnation:
+            met, last = self._met[slot]
+            last = last if met == current else now
+        return now - last > self._overdue + SECOND
 
     async def _give_back(
         self, l2: L2, index: int, word: int, key: bytes, token: bytes

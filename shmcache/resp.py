@@ -10,6 +10,8 @@ import hiredis
 __all__ = ["Command", "NoScriptError", "ProtocolError", "Replies", "ReplyError", "pack"]
 
 Command = Sequence[bytes | str | int]
+REPLY_MAX = 128 << 20
+"""Bytes of a reply that are gathered: a batch of large values, and no more."""
 
 
 class ReplyError(Exception):
@@ -44,6 +46,7 @@ class Replies:
     def __init__(self) -> None:
         self._reader = hiredis.Reader(protocolError=ProtocolError, replyError=_error)
         self._begun = False
+        self._gathered = 0
 
     @property
     def partial(self) -> bool:
@@ -58,6 +61,9 @@ class Replies:
         while (reply := self._reader.gets()) is not False:
             replies.append(reply)
         self._begun = not replies  # what came was taken in, and is not a whole one
+        self._gathered = 0 if replies else self._gathered + len(data)
+        if self._gathered > REPLY_MAX:
+            raise ProtocolError("l2: a reply that has no end")
         return replies
 
 

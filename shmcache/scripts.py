@@ -26,6 +26,11 @@ class Names:
         self._leases = prefix + b"l:"
         self._waiters = prefix + b"w:"
         self._errors = prefix + b"e:"
+        self._scratch = prefix + b"x:"
+
+    def scratch(self, name: bytes) -> bytes:
+        """A key of no use, in the same slot."""
+        return self._scratch + name
 
     def value(self, key: bytes) -> bytes:
         return self.values + key
@@ -78,6 +83,12 @@ class Script:
     ) -> Command:
         """To run it, if Redis knows it."""
         return (*self._short, len(keys), *keys, *args)
+
+    def whole(
+        self, keys: Sequence[bytes], args: Sequence[bytes | str | int]
+    ) -> Command:
+        """To run it, whether Redis knows it or not; then it does."""
+        return (*self._whole, len(keys), *keys, *args)
 
     async def run_each(
         self, exchange: Exchange, calls: Sequence[tuple[Sequence[Any], Sequence[Any]]]

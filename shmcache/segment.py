@@ -45,6 +45,7 @@ import secrets
 import signal
 import stat
 import struct
+import sys
 import time
 import weakref
 from collections.abc import Callable
@@ -332,12 +333,15 @@ def _reserve(fd: int, size: int) -> None:
 
 
 def _map(path: Path, fd: int) -> mmap.mmap:
-    """Map the file through a description of its own: the mapping keeps its
-    descriptor, and would keep the flock with it after `detach`."""
+    """Map the file through a description of its own: the mapping keeps it, and would
+    keep the flock with it after `detach`. Python before 3.13 keeps a descriptor too."""
     again = _open_again(fd)
     size = os.fstat(again).st_size
     try:
-        memory = mmap.mmap(again, size)
+        if sys.version_info >= (3, 13):
+            memory = mmap.mmap(again, size, trackfd=False)
+        else:
+            memory = mmap.mmap(again, size)
     except OSError as e:
         raise SegmentError(
             f"size: a segment of {size} bytes cannot be mapped: {e.strerror}; choose "

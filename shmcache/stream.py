@@ -28,6 +28,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from .breaker import Words
@@ -131,13 +132,18 @@ class Place:
 
     def renew(self, mark: int, incarnation: int, position: int) -> bool:
         """Take a position in another incarnation, if it still bears `mark`."""
-        piece = (incarnation % (1 << _PIECE_BITS)) << _POSITION_BITS
-        return self._words.cas(self._at, mark, piece | position)
+        piece = incarnation % (1 << _PIECE_BITS)
+        return self._words.cas(self._at, mark, piece << _POSITION_BITS | position)
 
     def note(self, incarnation: tuple[int, int], identity: tuple[int, int]) -> None:
         """Note both, each as (read, new), the identity last."""
         self._words.cas(self._at + 1, *incarnation)
         self._words.cas(self._at + 2, *identity)
+
+
+def piece_of(mark: int) -> int:
+    """The piece of the incarnation in a position's word."""
+    return mark >> _POSITION_BITS
 
 
 def position_of(mark: int) -> int:
@@ -149,8 +155,17 @@ class Stream:
     """A partition's stream on one connection; ends with either."""
 
     def __init__(
-        self, l1: L1, l2: L2, partition: int, place: Place, wire: Wire, host: int
+        self,
+        l1: L1,
+        l2: L2,
+        partition: int,
+        place: Place,
+        wire: Wire,
+        host: int,
+        *,
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`leads` tells whether its follower still has the role."""
         self._l1 = l1
         self._l2 = l2
         self._partition = partition
@@ -158,6 +173,9 @@ class Stream:
         self._wire = wire
         self._host = b"%x" % host
         self._names = l2.names_of(partition)
+        self._leads = leads
+        self._piece = -1
+        """Of the incarnation that this connection's Redis has."""
         self._told = (-1, 0.0)
 
     async def heartbeat(self) -> bool:
@@ -169,6 +187,10 @@ class Stream:
         if noted != (incarnation, self._wire.identity):
             await self._gap("another Redis" if noted[1] else "none noted yet")
             return False
+        self._piece = incarnation % (1 << _PIECE_BITS)
+        if end < place.position:
+            await self._gap(f"the clock went back to {end}")
+            return False
         while (behind := end - place.position) > 0:
             if not await self.read():  # after the clock: it must be there
                 await self._gap(f"{behind} entries are gone")
@@ -179,6 +201,10 @@ class Stream:
     async def read(self, *block: str | int) -> bool:
         """Apply what stands behind the position; whether there was anything."""
         mark = self._place.mark
+        if piece_of(mark) != self._piece:
+            # 1. we are stopped; 2. failover, a sibling takes a position of the next
+            # incarnation; 3. we read on, from the old master, behind that position
+            raise ConnectionError("another Redis is followed by now")
         position = position_of(mark)
         stream = (self._names.stream, f"{position}-0")
         (found,) = await self._ask(
@@ -192,7 +218,11 @@ class Stream:
             if clock != at + 1:
                 await self._gap(f"{clock} follows on {at}")
                 return True
-            self._apply(dict(zip(fields[::2], fields[1::2], strict=True)))
+            try:
+                self._apply(dict(zip(fields[::2], fields[1::2], strict=True)))
+            except (KeyError, ValueError, TypeError, AssertionError):
+                await self._gap(f"entry {clock} cannot be read")
+                return True
             at = clock
         self._place.move(mark, at)
         return True
@@ -226,18 +256,24 @@ class Stream:
             await self._l2.settle_identity(self._wire, self._partition, meta[2] or b"")
         if meta[3] is None:
             await self._ask(("HSETNX", g, "p", self._l2.partitions))
-        elif int(meta[3]) != self._l2.partitions:
+        elif meta[3] != b"%d" % self._l2.partitions:
             raise ConfigError(
-                f"l2: the app is in {int(meta[3])} partitions there, and this URL "
-                f"expects {self._l2.partitions}: use one kind of URL on all hosts"
+                f"l2: the app is in {meta[3].decode(errors='replace')} partitions "
+                f"there, and this URL expects {self._l2.partitions}: use one kind of "
+                "URL on all hosts"
             )
-        return int.from_bytes(meta[0], "little"), int(meta[1] or 0)
+        clock = meta[1] or b"0"
+        if not clock.isdigit():
+            raise ConfigError(f"l2: {g!r} is not as we made it; delete it")
+        return int.from_bytes(meta[0], "little"), int(clock)
 
     async def _gap(self, why: str) -> None:
         """Entries were missed, or this is the first position taken."""
         place = self._place
         mark, incarnation, identity = place.mark, place.incarnation, place.identity
         now, clock = await self._generations()
+        if not self._leads():
+            raise ConnectionError("the role is another's by now")
         self._raise_gap()
         if place.renew(mark, now, clock):
             place.note((incarnation, now), (identity, self._wire.identity))
@@ -255,10 +291,13 @@ class Stream:
         if now - at < (TELL if position != told else HEARTBEAT):
             return
         self._told = (position, now)
-        await self._ask(
+        replies = await self._wire.ask(
             ("HSET", self._names.hosts, self._host, position),
             ("PEXPIRE", self._names.hosts, HOSTS_MS),
         )
+        for reply in replies:
+            if isinstance(reply, Exception):  # it is for people
+                log.debug("the position is not told: %s", reply)
 
     async def _ask(self, *commands: tuple[Any, ...]) -> list[Any]:
         replies = await self._wire.ask(*commands)

@@ -13,7 +13,7 @@ message repeats a URL, nor any part of it that may be a password.
 from __future__ import annotations
 
 import ssl
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn, TypedDict
 from urllib.parse import parse_qsl, unquote
 
 from .address import Address
@@ -35,6 +35,13 @@ _OPTIONS: dict[str, set[str]] = {
     "redis+cluster": set(),
     "rediss+cluster": _TLS,
 }
+
+
+class Login(TypedDict):
+    """Who we are."""
+
+    user: str
+    password: str
 
 
 class Target(NamedTuple):
@@ -62,7 +69,8 @@ def parse(url: str) -> Target:
         return _unix(rest, options)
     authority, _, path = rest.partition("/")
     login, _, hosts = authority.rpartition("@")
-    user, _, password = map(unquote, login.partition(":"))
+    user, colon, password = map(unquote, login.partition(":"))
+    _known_by(user, password if colon else None)
     tls = _tls(options) if scheme.startswith("rediss") else None
     secure = scheme.partition("+")[0]
     if scheme.endswith("+sentinel"):
@@ -72,11 +80,7 @@ def parse(url: str) -> Target:
                 f"l2: expected a service's name, {scheme}://host:26379,host:26379/name"
             )
         master = Address(user=user, password=password, db=_db(db), tls=tls)
-        known = Address(
-            user=options.get("sentinel_username", ""),
-            password=options.get("sentinel_password", ""),
-            tls=tls,
-        )
+        known = Address(**_login(options, "sentinel_"), tls=tls)
         sentinels = [known.at(*place) for place in _places(scheme, hosts, 26379)]
         return Target("sentinel", sentinels, service, master)
     places = _places(scheme, hosts, 6379)
@@ -102,11 +106,26 @@ def _unix(path: str, options: dict[str, str]) -> Target:
         raise ConfigError("l2: expected the socket's path, unix:///path/to/socket")
     address = Address(
         path=unquote(path),
-        user=options.get("username", ""),
-        password=options.get("password", ""),
+        **_login(options),
         db=_db(options.get("db", "")),
     )
     return Target("single", [address])
+
+
+def _login(options: dict[str, str], whose: str = "") -> Login:
+    user, password = (options.get(whose + name) for name in ("username", "password"))
+    _known_by(user or "", password)
+    return {"user": user or "", "password": password or ""}
+
+
+def _known_by(user: str, password: str | None) -> None:
+    """Refuse who has a name alone: nobody would log in. It may be meant as a password,
+    as redis-cli takes it, so it is not repeated."""
+    if user and password is None:
+        raise ConfigError(
+            "l2: a user without a password in the URL; expected user:password@host,"
+            " :password@host, or user:@host for one who needs none"
+        )
 
 
 def _options(scheme: str, query: str) -> dict[str, str]:
@@ -136,13 +155,22 @@ def _place(scheme: str, text: str, port: int) -> tuple[str, int]:
         host, colon, rest = text.partition(":")
         rest, good = colon + rest, True
     digits = rest[1:]
-    if not host or not good or any(c in host for c in "/@[] \t\r\n"):
+    host = unquote(host)
+    if not good or any(c in host for c in "/@[] ") or not _nameable(host):
         raise ConfigError(f"l2: expected a host, {scheme}://host:{port}")
     if rest and not (digits.isdecimal() and 0 < int(digits) < 65536):
         raise ConfigError(
             f"l2: expected {scheme}://host:{port}, with a port from 1 to 65535"
         )
-    return unquote(host), int(digits) if digits else port
+    return host, int(digits) if digits else port
+
+
+def _nameable(host: str) -> bool:
+    """Whether it can be asked for at all."""
+    try:
+        return bool(host.encode("idna")) and host.isprintable()
+    except UnicodeError:
+        return False
 
 
 def _db(text: str) -> int:
@@ -171,7 +199,11 @@ def _tls(options: dict[str, str]) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
         if "ssl_certfile" in options:
-            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+            context.load_cert_chain(
+                options["ssl_certfile"], options.get("ssl_keyfile"), _no_passphrase
+            )
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
         raise ConfigError(
             "l2: expected ssl_ca_certs, ssl_certfile and ssl_keyfile to be PEM files"
@@ -181,3 +213,8 @@ def _tls(options: dict[str, str]) -> ssl.SSLContext:
     context.verify_mode = demand
     context.minimum_version = ssl.TLSVersion[least]
     return context
+
+
+def _no_passphrase() -> NoReturn:
+    """OpenSSL would ask the terminal, and wait."""
+    raise ConfigError("l2: expected ssl_keyfile to be a key without a passphrase")

@@ -15,7 +15,7 @@ from .fill import Fill, Terms, _Unset
 from .job import nonce
 from .parts import Parts
 from .policy import after
-from .record import DEAD, FOREVER, VALUE, Record
+from .record import DEAD, FOREVER, STALE, VALUE, Record
 
 
 class Writes:
@@ -47,39 +47,41 @@ class Writes:
         """Store where nothing stands; whether it did."""
         record = self._stored(value, terms)
         await self._parts.start()
-        return await self._parts.invalidations.add(key, record)
+        return await self._parts.conditional.add(key, record)
 
     async def replace(self, key: bytes, value: Any, terms: Terms, version: int) -> bool:
         """Store where just the fill `version` stands; whether it did."""
         record = self._stored(value, terms)
         await self._parts.start()
-        return await self._parts.invalidations.replace(key, record, version)
+        return await self._parts.conditional.replace(key, record, version)
 
     async def touch(
         self, key: bytes, ttl: float | None, grace: float | _Unset | None
     ) -> bool:
         """Give what stands another life, from now; whether something stood. Its age
-        goes on: it is no newer than it was."""
+        goes on: it is no newer than it was. What is stale before its time was
+        invalidated, or may have been deleted elsewhere: only L2 can tell."""
         _refuse_nothing(ttl)
         parts = self._parts
         await parts.start()
-        found = parts.l1.look(key)
-        if found is None or found.state == DEAD:
+        found, now = parts.l1.look(key), parts.l1.clock.now()
+        if found is None or found.state == DEAD or _doubtful(found, now):
             found = await parts.lookup.one(key)
         if found is None or found.kind != VALUE or found.state == DEAD:
             return False
         now = parts.l1.clock.now()
         fresh_until = after(now, ttl)
         if isinstance(grace, _Unset):
-            forever = FOREVER in (found.fresh_until, found.dead_at, fresh_until)
-            left = found.dead_at - found.fresh_until
+            endless = found.dead_at == FOREVER and found.fresh_until != FOREVER
+            left = found.dead_at - found.fresh_until  # 0 where neither has an end
+            forever = endless or fresh_until == FOREVER
             dead_at = FOREVER if forever else min(fresh_until + left, FOREVER)
         else:
             dead_at = after(fresh_until, grace)
         touched = found._replace(
             fresh_until=fresh_until, dead_at=dead_at, nonce=nonce()
         )
-        return await parts.invalidations.replace(key, touched, found.nonce)
+        return await parts.conditional.replace(key, touched, found.nonce)
 
     def _stored(self, value: Any, terms: Terms) -> Record:
         _refuse_nothing(terms.ttl)
@@ -101,6 +103,11 @@ class Writes:
             tags=terms.tags,
         )
         return record if lives.stored else None
+
+
+def _doubtful(record: Record, now: int) -> bool:
+    """Stale, and not by its own times."""
+    return record.state == STALE and now < record.fresh_until
 
 
 def _refuse_nothing(ttl: float | None) -> None:

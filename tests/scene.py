@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from shmcache.ask import Invalidation
+from shmcache.conditional import Conditional
 from shmcache.follower import Follower
 from shmcache.invalidation import Invalidations
 from shmcache.l1 import L1, OK
@@ -57,6 +58,13 @@ async def tell(l2: L2, kind: bytes, *names: bytes | int) -> int:
     return done.clock.clock
 
 
+def forget(l1: L1) -> None:
+    """Take the outbox for sent, so that its segment may go."""
+    for number, *_ in l1.table.outbox_unsent(2**63 - 1, 2**31 - 1):
+        l1.table.outbox_sent(number)
+    l1.table.outbox_overflowed(l1.table.outbox_overflow())
+
+
 @asynccontextmanager
 async def following(l1: L1, l2: L2, *, at_once: bool = True) -> AsyncIterator[Follower]:
     follower = Follower(l1, l2)
@@ -77,6 +85,7 @@ class Host:
         self.l1.join()
         self.l2 = L2(url, "app") if url else None
         self.invalidations = Invalidations(self.l1, self.l2)
+        self.conditional = Conditional(self.l1, self.l2, None, self.invalidations)
 
     async def follows(self) -> None:
         await self.invalidations.start()
@@ -87,6 +96,7 @@ class Host:
         await self.invalidations.close()
         if self.l2 is not None:
             await self.l2.close()
+        forget(self.l1)
         self.l1.close(keep=False)
 
     def record(self, value: bytes = b"v", tags: tuple[int, ...] = ()) -> Record:

@@ -134,6 +134,30 @@ async def test_nobody_there_is_no_wrong_setting() -> None:
     assert refusal(failed.value) is None and PASSWORD not in str(failed.value)
 
 
+async def test_next_address_of_a_name_is_tried_where_the_first_refuses(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def both(host: str) -> list[str]:
+        assert host == "redis.test"
+        return ["127.0.0.9", "127.0.0.1"]
+
+    monkeypatch.setattr("shmcache.resolver.addresses", both)
+    wire = await Address("redis.test", server.port).open(TIMEOUT)
+    assert wire.where == f"redis.test:{server.port}"
+    await wire.hang_up()
+    with pytest.raises(OSError, match="Connect call failed"):
+        await Address("redis.test", free_port()).open(TIMEOUT)
+
+
+async def test_user_with_an_empty_password_is_logged_in(server: RedisServer) -> None:
+    server.command("ACL", "SETUSER", "open", "reset", "on", "nopass", "+@all")
+    wire = (
+        await parse(f"redis://open:@127.0.0.1:{server.port}").addresses[0].open(TIMEOUT)
+    )
+    assert await wire.ask(("ACL", "WHOAMI")) == [b"open"]
+    await wire.hang_up()
+
+
 # --- TLS --------------------------------------------------------------------------
 
 
@@ -162,6 +186,26 @@ async def test_server_without_tls_is_a_setting() -> None:
     async with saying(b"-ERR unknown command\r\n") as url:
         with pytest.raises(ConfigError, match="no TLS"):
             await checked(url.replace("redis:", "rediss:"))
+
+
+@pytest.mark.parametrize("flags", [(), ("--requirepass", "sesame")])
+async def test_redis_without_tls_is_a_setting(flags: tuple[str, ...]) -> None:
+    """It is silent: it takes the handshake for a command without an end."""
+    no_tls = pytest.raises(ConfigError, match="no TLS with what answers there")
+    with redis_server(*flags, port=free_port()) as plain, no_tls:
+        await checked(f"rediss://:{PASSWORD}@127.0.0.1:{plain.port}")
+
+
+async def test_tls_that_hangs_is_no_wrong_setting() -> None:
+    late = pytest.raises(TimeoutError, match="could not be reached in time")
+    with socket.create_server(("127.0.0.1", 0)) as hung, late:  # it never accepts
+        await checked(f"rediss://127.0.0.1:{hung.getsockname()[1]}")
+
+
+async def test_alert_of_tls_is_a_setting() -> None:
+    async with saying(bytes.fromhex("15030100020246")) as url:
+        with pytest.raises(ConfigError, match="expects TLS"):
+            await checked(url)
 
 
 async def test_certificate_of_ours_lets_us_in() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,8 +27,8 @@ def envelope(ttl_ms: int, grace_ms: int) -> Envelope:
     return Envelope(b"v", 0, ttl_ms, grace_ms, 0, b"incarnat", 5, 7, 9, (1,))
 
 
-def reply(lease: int) -> Reply:
-    return Reply(b"2", 0, bytes(8), lease, 100, b"text")
+def reply(lease: int, text: bytes = b"text") -> Reply:
+    return Reply(b"2", 0, bytes(8), lease, 100, text)
 
 
 LIVES = st.integers(0, LIFE_MAX_MS // 2)
@@ -91,8 +92,14 @@ def test_endless_record_that_was_expired_has_its_grace() -> None:
 
 
 def test_waiter_is_told_whom_it_waits_for() -> None:
-    answer = reply(WAIT).answer(None, CLOCK)
-    assert (answer.holder, answer.wait_ms, answer.error) == (b"text", 100, b"")
+    answer = reply(WAIT, b"t" * 16).answer(None, CLOCK)
+    assert (answer.holder, answer.wait_ms, answer.error) == (b"t" * 16, 100, b"")
+
+
+@pytest.mark.parametrize("text", [b"", b"x", b"t" * 17])
+def test_lease_that_is_no_token_is_not_to_be_waited_for(text: bytes) -> None:
+    """Named in the next ask, it would be refused as a caller's mistake."""
+    assert reply(WAIT, text).answer(None, CLOCK).holder == b""
 
 
 def test_failure_is_told_as_an_error() -> None:

@@ -139,6 +139,40 @@ async def test_own_connection_follows_a_moved_slot(
         await wire.hang_up()
 
 
+async def test_node_that_has_nothing_of_ours_any_more_is_left(
+    nodes: ClusterNodes, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shmcache.cluster._LEAVE", 0)
+    await asyncio.gather(
+        *(cluster.link(p).exchange(("PING",)) for p in range(PARTITIONS))
+    )
+    known, begun = set(cluster._nodes), cluster.connects
+    assert len(known) == 3
+    left = ("localhost", nodes.nodes[0].port)  # as a map of before may have named it
+    node = cluster.node(left)
+    await node.exchange(("PING",))
+    (wire,) = node._idle
+    cluster.doubt(cluster.link(0))
+    cluster._look_at = 0
+    await cluster.link(0).exchange(("PING",))
+    await eventually(lambda: not wire.quiet)
+    assert set(cluster._nodes) == known and cluster.connects == begun + 2
+    await eventually(lambda: not cluster._leaving)
+
+
+async def test_node_that_is_being_left_is_closed_with_the_rest(
+    nodes: ClusterNodes,
+) -> None:
+    cluster = opened(nodes.url)
+    node = cluster.node(("localhost", nodes.nodes[0].port))
+    await node.exchange(("PING",))
+    (wire,) = node._idle
+    await cluster.link(0).exchange(("PING",))
+    assert cluster._leaving and wire.quiet
+    await cluster.close()
+    assert not wire.quiet and not cluster._leaving
+
+
 async def test_identity_is_expected_for_each_partition(nodes: ClusterNodes) -> None:
     """Two partitions of one node: one notes the newcomer, the other not yet."""
     noted = dict.fromkeys(range(PARTITIONS), 0)

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from shmcache import Cache, CacheConfig, ComputeFailed, Fill
+from shmcache.compute import shared_error, words_of
 from tests.caches import SIZE, asking
 from tests.helpers import Origin, segment_name
 
@@ -78,3 +79,9 @@ async def test_failure_reaches_all_who_waited_and_is_not_repeated(pair):
     assert [str(e) for e in errors] == ["no", "no", "ValueError: no"]
     assert origin.calls == 1
     assert await one.get_or_set("k", Origin("next")) == "next"
+
+
+def test_failure_told_by_others_keeps_its_words():
+    told = shared_error(words_of(ComputeFailed("ValueError", "boom")))
+    assert (told.kind, told.message) == ("ValueError", "boom")
+    assert shared_error(words_of(ComputeFailed("ValueError", ""))).message == ""

@@ -76,8 +76,17 @@ def test_url_of_a_redis_is_taken(url):
 
 @pytest.mark.parametrize("url", ["", "redis", "redis://", "http://h", "localhost:1", 7])
 def test_url_of_no_redis_is_refused(url):
-    with pytest.raises(ConfigError, match="l2: a URL of scheme"):
+    with pytest.raises(ConfigError, match="l2: expected a URL of scheme"):
         CacheConfig("n", l2=url)
+
+
+@pytest.mark.parametrize(
+    "url", ["hunter2", ":hunter2@h:1", "redis:hunter2@h", "hunter2://h", "r://:hunter2"]
+)
+def test_url_that_is_refused_is_not_repeated(url):
+    with pytest.raises(ConfigError, match="l2: expected") as told:
+        CacheConfig("n", l2=url)
+    assert "hunter2" not in f"{told.value} {told.value.__cause__}"
 
 
 @pytest.mark.parametrize("secret", [b"x" * 15, b"x" * 65, "x" * 32])

@@ -403,6 +403,51 @@ async def test_two_computes_that_wait_for_each_other_end(monkeypatch, cache):
     assert len(cache._flights) == 0
 
 
+@pytest.mark.parametrize("joins", [0, 1])
+async def test_cycle_of_others_is_none_of_a_joiners(pair, joins):
+    """1. a computes, and begins b without need of it; 2. b's compute asks for a: a
+    cycle; 3. who asks for b from outside, here or in a sibling, is in no cycle."""
+    one = pair[0]
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def b():
+        begun.set()
+        await go.wait()
+        return await one.get_or_set("a", Origin("never"))
+
+    async def a():
+        prefetch = asking(one.get_or_set("b", b))
+        with pytest.raises(ReentrantCompute):
+            await prefetch
+        return "A"
+
+    asked = asking(one.get_or_set("a", a))
+    await begun.wait()
+    own = Origin("B")
+    joiners = [asking(pair[joins].get_or_set("b", own)) for _ in range(3)]
+    await until(lambda: pair[joins]._flights._waiters >= 3)
+    await until(lambda: one.stats().claim_waits == joins)
+    go.set()
+    assert await asyncio.gather(asked, *joiners) == ["A", "B", "B", "B"]
+    assert own.calls == 1
+
+
+async def test_cycle_of_its_own_is_told_to_every_joiner(cache):
+    origin = held("never")
+
+    async def compute():
+        origin.started.set()
+        await origin.gate.wait()
+        return await cache.get_or_set("k", compute)
+
+    asked = [asking(cache.get_or_set("k", compute)) for _ in range(3)]
+    await origin.started.wait()
+    origin.gate.set()
+    ended = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(e) for e in ended] == [ReentrantCompute] * 3
+    assert cache.stats().computes == 1
+
+
 async def test_wait_inside_a_compute_ends_and_stores_nothing(monkeypatch, cache):
     """1. b is computed elsewhere, for long; 2. a's compute asks for b; 3. it waits for
     a while, and computes b for itself."""

@@ -10,7 +10,7 @@ from shmcache.follower import FOLLOWER
 from shmcache.l1 import L1, UNFOLLOWED
 from shmcache.l2 import L2
 from shmcache.stream import Stream
-from tests.helpers import end, python
+from tests.helpers import end, python, segment_name
 from tests.redis_server import RedisServer, eventually, redis_server
 from tests.scene import applied, following, gaps, gone, store, tell
 
@@ -42,6 +42,41 @@ async def test_one_of_two_processes_follows(l1: L1, l2: L2) -> None:
         await first.close()
         await eventually(second.caught_up.is_set)
         assert second.leads
+
+
+FORK = """
+import asyncio, os, sys
+from shmcache import Cache
+
+name, url = sys.argv[1:]
+cache = Cache.open(name, size=2 << 20, l2=url)
+
+async def child():
+    await cache.start()
+    await asyncio.sleep(0.6)
+    leads = cache._parts.invalidations.follower.leads
+    line = f"{int(leads)} {cache._parts.leases.channel.decode()}\\n"
+    os.write(1, line.encode())
+    await asyncio.sleep(0.4)
+    await cache.close()
+
+for i in range(3):
+    if not os.fork():
+        asyncio.run(child())
+        os._exit(0)
+for i in range(3):
+    os.wait()
+cache._l1.close(keep=False)
+"""
+
+
+def test_one_of_forked_children_follows(server: RedisServer) -> None:
+    """Of a cache that the parent opened: each stands for itself, with its own ear."""
+    forked = python("-c", FORK, segment_name(), server.url, stdout=-1)
+    out, _ = forked.communicate(timeout=20)
+    lines = [line.split() for line in out.splitlines()]
+    assert sorted(leads for leads, _ in lines) == [b"0", b"0", b"1"]
+    assert len({channel for _, channel in lines}) == 3
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])

@@ -22,6 +22,7 @@ from shmcache.l1 import BUSY, FREED_REFUSED
 from tests.caches import SIZE, asking, held, landed, siblings, two_hosts, until
 from tests.helpers import Origin, segment_name
 from tests.redis_server import redis_server
+from tests.scene import forget
 
 TERMS = Terms(60.0)
 
@@ -140,6 +141,7 @@ async def frail():
         config = CacheConfig(segment_name(), SIZE, l2=server.url)
         async with Cache(config) as cache:
             yield server, cache
+            forget(cache._l1)
 
 
 async def test_dead_redis_costs_no_answer(frail):
@@ -491,3 +493,209 @@ async def test_waiter_that_was_refused_twice_goes_as_after_pass(monkeypatch):
         assert await asyncio.wait_for(asked, 2) == "v"
         assert len(claims) == 3
         one._claims.free(claims[-1])
+
+
+# -- a stale value of L2 and the end of its grace
+
+
+async def stale_in_l2(host, seconds):
+    """`k` in L2, stale, for so many seconds more."""
+    await host.get_or_set("k", Origin(Fill("old", ttl=5, grace=5, age=10 - seconds)))
+
+
+async def test_stale_answer_is_not_given_to_who_joins_after_its_grace(hosts):
+    """1. a flight answers with L2's stale value, and computes on; 2. the grace ends;
+    3. a caller joins the flight: it is told what is computed."""
+    one, other = hosts
+    await stale_in_l2(one, 0.3)
+    origin = held("new")
+    assert await other.get_or_set("k", origin, ttl=60) == "old"
+    await until(lambda: other.entry("k").state == "dead")
+    asked = asking(other.get_or_set("k", Origin("never"), ttl=60))
+    await until(lambda: other._flights._waiters == 1)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not asked.done()
+    origin.gate.set()
+    assert await asked == "new"
+
+
+async def test_wait_inside_a_compute_for_what_was_stale_ends(hosts, monkeypatch):
+    """As above, but the caller is inside a compute: it may be waited for itself."""
+    monkeypatch.setattr("shmcache.flight.NESTED_WAIT", 0.02)
+    one, other = hosts
+    await stale_in_l2(one, 0.3)
+    origin = held("new")
+    assert await other.get_or_set("k", origin, ttl=60) == "old"
+    await until(lambda: other.entry("k").state == "dead")
+
+    async def compute():
+        return await other.get_or_set("k", Origin("own"), ttl=60)
+
+    assert await asyncio.wait_for(other.get_or_set("a", compute), 2) == "own"
+    origin.gate.set()
+    await landed(other)
+    assert other.peek("k") == "new"
+
+
+@pytest.mark.parametrize("answer", ["new", ValueError("down")])
+@pytest.mark.parametrize("soft_timeout", [0.4, 60])
+async def test_stale_value_whose_grace_ended_is_no_answer_any_more(
+    server, soft_timeout, answer
+):
+    """1. a caller waits for a fresh value, for the soft timeout at most; 2. the grace
+    of the stale one ends; 3. the timeout does; 4. the compute does."""
+    async with two_hosts(server.url, soft_timeout=soft_timeout) as (one, other):
+        await stale_in_l2(one, 0.3)
+        origin = held(answer)
+        asked = asking(other.get_or_set("k", origin, ttl=60))
+        await origin.started.wait()
+        await until(lambda: other.entry("k").state == "dead")
+        await asyncio.wait((asked,), timeout=0.3)
+        assert not asked.done()
+        origin.gate.set()
+        if answer == "new":
+            assert await asked == "new"
+        else:
+            with pytest.raises(ValueError, match="down"):
+                await asked
+        assert origin.calls == 1
+
+
+# -- refused, failed, made stale
+
+
+async def test_refresh_that_was_overtaken_is_no_failure(hosts):
+    """1. a value is expired, and refreshed; 2. it is expired again; 3. the refresh is
+    refused; 4. the next stale hit starts another one, at once."""
+    one, _ = hosts
+    await one.set("k", "old", ttl=60, grace=60)
+    for new in ("v1", "v2"):
+        await one.expire("k")
+        origin = held(new)
+        assert await one.get_or_set("k", origin, ttl=60, grace=60) == "old"
+        await asyncio.wait_for(origin.started.wait(), 0.5)
+        await one.expire("k")
+        origin.gate.set()
+        await landed(one)
+    assert one.stats().fills_refused == 2
+    origin = Origin("v3")
+    assert await one.get_or_set("k", origin, ttl=60) == "old"
+    await landed(one)
+    assert origin.calls == 1
+
+
+@pytest.mark.parametrize("verb", ["expire", "expire_tags", "clear"])
+async def test_chosen_error_that_is_expired_is_computed_anew(hosts, verb):
+    one, other = hosts
+    no = Origin(LookupError("no"))
+    with pytest.raises(LookupError):
+        await one.get_or_set("k", no, tags=("t",), errors=LookupError, error_ttl=60)
+    with pytest.raises(ComputeFailed):
+        await other.get_or_set("k", no)
+    await {
+        "expire": lambda: one.expire("k"),
+        "expire_tags": lambda: one.expire_tags("t"),
+        "clear": lambda: one.clear(soft=True),
+    }[verb]()
+    assert await one.get_or_set("k", Origin("v"), ttl=60) == "v"
+    await until(lambda: other.stats().entries_applied)
+    assert await other.get_or_set("k", held("never"), ttl=60) == "v"
+
+
+async def test_chosen_error_is_not_told_to_who_came_after_its_expiry(
+    hosts, monkeypatch
+):
+    """1. a flight asks L2, which has a failure; 2. that is expired; 3. a caller joins;
+    4. the flight has its answer."""
+    one, other = hosts
+    with pytest.raises(LookupError):
+        await other.get_or_set(
+            "k", Origin(LookupError("no")), errors=LookupError, error_ttl=60
+        )
+    await one.start()
+    acquire, answered, go = one._l2.acquire, asyncio.Event(), asyncio.Event()
+
+    async def slow(*args, **rules):
+        answer = await acquire(*args, **rules)
+        answered.set()
+        await go.wait()
+        return answer
+
+    monkeypatch.setattr(one._l2, "acquire", slow)
+    early = asking(one.get_or_set("k", Origin("never")))
+    await answered.wait()
+    await one.expire("k")
+    late = asking(one.get_or_set("k", Origin("v"), ttl=60))
+    await until(lambda: one._flights._waiters == 2)
+    assert len(one._flights) == 1
+    go.set()
+    with pytest.raises(ComputeFailed, match="LookupError: no"):
+        await early
+    assert await late == "v"
+
+
+async def test_failure_keeps_its_kind_on_its_way(hosts):
+    """1. a host computes; 2. another waits for its lease; 3. a third process waits for
+    the claim of 2; 4. the compute fails."""
+    one, other = hosts
+    async with Cache(other.config) as sibling:
+        origin = held(ValueError("boom"))
+        asked = [asking(one.get_or_set("k", origin))]
+        await origin.started.wait()
+        asked.append(asking(other.get_or_set("k", held("never"))))
+        await until(lambda: other.stats().leases_waited)
+        asked.append(asking(sibling.get_or_set("k", held("never"))))
+        await until(lambda: other.stats().claim_waits)
+        origin.gate.set()
+        _, *told = await asyncio.gather(*asked, return_exceptions=True)
+    assert [(e.kind, e.message) for e in told] == [("ValueError", "boom")] * 2
+
+
+# -- a lease that is lost
+
+
+@pytest.fixture
+async def losing(server):
+    """Two processes of one host; the first computes `k`, the second waits for it."""
+    app = segment_name()
+    config = CacheConfig(segment_name(), SIZE, l2=server.url, app=app, lease_life=2)
+    async with Cache(config) as one, Cache(config) as other:
+        slow = held("late")
+        first = asking(one.get_or_set("k", slow, ttl=60))
+        await slow.started.wait()
+        second = asking(other.get_or_set("k", Origin("new"), ttl=60))
+        await until(lambda: one.stats().claim_waits)
+        yield one, slow, first, second
+        await asyncio.gather(first, second, return_exceptions=True)
+
+
+async def test_claim_ends_with_the_lease(losing, server):
+    one, slow, first, second = losing
+    lease = one._l2.names_of(one._l2.partition(b"k")).lease(b"k")
+    assert server.command("DEL", lease) == 1
+    assert await asyncio.wait_for(second, 3) == "new"  # its compute goes on for ever
+    slow.gate.set()
+    assert await first == "late"
+    assert one.peek("k") == "new"
+    assert one.stats().fills_refused == 1
+
+
+async def test_claim_outlives_the_lease_while_l2_is_away(losing, server, monkeypatch):
+    """Who asked again would learn nothing, and compute too."""
+    one, slow, first, second = losing
+    monkeypatch.setattr(one._l2, "up", lambda partition: False)
+    await until(lambda: watches())
+    (watch,) = watches()
+    lease = one._l2.names_of(one._l2.partition(b"k")).lease(b"k")
+    assert server.command("DEL", lease) == 1
+    await asyncio.wait_for(watch, 3)
+    await asyncio.wait((second,), timeout=0.1)
+    assert not second.done()
+    slow.gate.set()
+    assert await asyncio.gather(first, second) == ["late", "new"]
+
+
+def watches():
+    tasks = asyncio.all_tasks()
+    return [task for task in tasks if task.get_name() == "shmcache-lease-watch"]

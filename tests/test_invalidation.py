@@ -252,135 +252,6 @@ async def test_value_too_large_for_its_host_is_refused(lone: Host) -> None:
     assert lone.state() is None
 
 
-# -- add and replace
-
-
-WHERE = ["lone", "cut_off", "fleet"]
-
-
-@pytest.fixture
-def host(
-    request: pytest.FixtureRequest, lone: Host, cut_off: Host, hosts: list[Host]
-) -> Host:
-    return {"lone": lone, "cut_off": cut_off, "fleet": hosts[0]}[request.param]
-
-
-@pytest.mark.parametrize("host", WHERE, indirect=True)
-async def test_add_stores_where_nothing_stands(host: Host) -> None:
-    assert await host.invalidations.add(b"k", host.record(b"first"))
-    assert not await host.invalidations.add(b"k", host.record(b"second"))
-    assert host.l1.peek(b"k") == b"first"
-
-
-@pytest.mark.parametrize("host", WHERE, indirect=True)
-async def test_replace_compares_with_what_stands(host: Host) -> None:
-    first, second = host.record(b"first"), host.record(b"second")
-    assert not await host.invalidations.replace(b"k", second, first.nonce)
-    assert await host.invalidations.set(b"k", first) or host.l2 is not None
-    assert not await host.invalidations.replace(b"k", second, first.nonce + 1)
-    assert host.l1.peek(b"k") == b"first"
-    assert await host.invalidations.replace(b"k", second, first.nonce)
-    assert host.l1.peek(b"k") == b"second"
-
-
-async def test_one_of_many_adders_stores(hosts: list[Host]) -> None:
-    added = await asyncio.gather(
-        *(
-            host.invalidations.add(b"k", host.record(b"%d" % i))
-            for i in range(5)
-            for host in hosts
-        )
-    )
-    assert sum(added) == 1
-
-
-async def test_one_of_many_replacers_stores(hosts: list[Host]) -> None:
-    first = hosts[0].record(b"first")
-    assert await hosts[0].invalidations.set(b"k", first)
-    done = await asyncio.gather(
-        *(
-            host.invalidations.replace(b"k", host.record(b"%d" % i), first.nonce)
-            for i in range(5)
-            for host in hosts
-        )
-    )
-    assert sum(done) == 1
-
-
-async def test_replace_is_told_to_other_hosts(hosts: list[Host]) -> None:
-    for host in hosts:
-        await host.follows()
-    first = hosts[0].record(b"first")
-    assert await hosts[0].invalidations.set(b"k", first)
-    hosts[1].store(b"k", b"first")
-    second = hosts[0].record(b"second")
-    assert await hosts[0].invalidations.replace(b"k", second, first.nonce)
-    await eventually(lambda: hosts[1].state() is None)
-
-
-async def test_replace_is_refused_where_the_lease_passed_on(
-    hosts: list[Host], monkeypatch
-) -> None:
-    """1. the lease is ours, and the value compared; 2. another host sets the key;
-    3. our delete must not remove what it set."""
-    ours, other = hosts
-    first = ours.record(b"first")
-    assert await ours.invalidations.set(b"k", first)
-    send = ours.invalidations._send
-
-    async def overtaken(*sent: object) -> object:
-        assert await other.invalidations.set(b"k", other.record(b"theirs"))
-        return await send(*sent)
-
-    monkeypatch.setattr(ours.invalidations, "_send", overtaken)
-    assert not await ours.invalidations.replace(b"k", ours.record(), first.nonce)
-    assert await ours.from_l2() == b"theirs"
-
-
-async def test_add_waits_for_who_computes(hosts: list[Host]) -> None:
-    host = hosts[0]
-    assert host.l2 is not None
-    token = os.urandom(16)
-    won = await host.l2.acquire(b"k", offer=token)
-    adding = asyncio.create_task(hosts[1].invalidations.add(b"k", hosts[1].record()))
-    answer = await host.l2.put_fenced(b"k", token, host.record(b"computed"), won.clock)
-    assert answer == "stored"
-    assert not await adding
-    assert await hosts[1].from_l2() == b"computed"
-
-
-@pytest.mark.parametrize("verb", ["delete_tags", "clear"])
-@pytest.mark.parametrize("told", [True, False], ids=["told", "untold"])
-async def test_what_was_read_does_not_outlive_its_tags(
-    hosts: list[Host], monkeypatch, verb: str, told: bool
-) -> None:
-    """1. the lease is won, and the value read; 2. its tag is deleted, and Redis may
-    not know yet; 3. the delete of the set; 4. the fill."""
-    host, other = hosts
-    old = host.record(b"old", tags=(5,))
-    assert await host.invalidations.set(b"k", old)
-    send = host.invalidations._send
-
-    async def overtaken(*sent: object) -> object:
-        monkeypatch.undo()
-        remover = other.invalidations if told else host.invalidations
-        names = (5,) if verb == "delete_tags" else ()
-        if not told:
-            monkeypatch.setattr(host.l2, "invalidate", unreachable)
-        await getattr(remover, verb)(*names)
-        monkeypatch.undo()
-        return await send(*sent)
-
-    monkeypatch.setattr(host.invalidations, "_send", overtaken)
-    touched = old._replace(nonce=old.nonce + 1)
-    assert not await host.invalidations.replace(b"k", touched, old.nonce)
-    assert host.state() is None and await host.from_l2() is None
-
-
-async def unreachable(*_: object, **__: object) -> None:
-    raise TierUnavailable("away")
-
-
 async def test_set_without_an_answer_is_stored_nowhere(
     hosts: list[Host], monkeypatch
 ) -> None:
@@ -389,7 +260,7 @@ async def test_set_without_an_answer_is_stored_nowhere(
     ours, other = hosts
     await ours.follows()
     assert ours.l2 is not None
-    begin = ours.invalidations._send
+    begin = ours.invalidations.send
 
     async def overtaken(*sent: object) -> object:
         begun = await begin(*sent)
@@ -398,6 +269,10 @@ async def test_set_without_an_answer_is_stored_nowhere(
         monkeypatch.setattr(ours.l2, "put_many", unreachable)
         return begun
 
-    monkeypatch.setattr(ours.invalidations, "_send", overtaken)
+    monkeypatch.setattr(ours.invalidations, "send", overtaken)
     assert not await ours.invalidations.set(b"k", ours.record(b"set"))
     assert ours.state() is None
+
+
+async def unreachable(*_: object, **__: object) -> None:
+    raise TierUnavailable("away")

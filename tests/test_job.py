@@ -7,10 +7,18 @@ import pytest
 from shmcache import Fill
 from shmcache.clock import FakeClock
 from shmcache.fill import Terms, mark, pass_mark
-from shmcache.job import Job, WaitedTooLong, failures_in, found, patience, tags_of
+from shmcache.job import (
+    Job,
+    Outcome,
+    WaitedTooLong,
+    failures_in,
+    found,
+    patience,
+    tags_of,
+)
 from shmcache.keys import error_key
 from shmcache.l1 import tag_number
-from shmcache.record import ERROR
+from shmcache.record import ERROR, FRESH, PASS, STALE, VALUE, Record
 from tests.caches import landed, siblings
 from tests.helpers import Origin
 
@@ -50,6 +58,27 @@ async def test_found_error_is_a_record(cache):
     now = cache._l1.clock.now()
     cache._l1.put(b"k", mark(ERROR, b"x", 1, now=now, stamp=cache.note()))
     assert found(cache._l1, job()).record.kind == ERROR
+
+
+async def test_found_is_no_stale_failure_or_mark(cache):
+    l1 = cache._l1
+    for kind in (ERROR, PASS):
+        record = mark(kind, b"x", 1, now=l1.clock.now(), stamp=cache.note())
+        l1.put(b"k", record._replace(dead_at=2 * record.dead_at))
+        assert found(l1, job()) is not None
+        l1.clock.advance(1)
+        assert l1.look(b"k").state == STALE
+        assert found(l1, job()) is None
+
+
+@pytest.mark.parametrize(("source", "over"), [("l1", True), ("compute", False)])
+def test_stale_outcome_is_over_with_its_grace(source, over):
+    """But what a compute just made is told however short its life is."""
+    stale = Record(b"x", STALE, VALUE, 0, 5, 9, 0, 0, 0, ())
+    outcome = Outcome(stale, source, 0)
+    assert not outcome.over(8)
+    assert outcome.over(9) == over
+    assert not outcome._replace(record=stale._replace(state=FRESH)).over(9)
 
 
 async def test_patience_ends_a_wait_for_others():

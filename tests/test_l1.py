@@ -11,7 +11,7 @@ import pytest
 
 from shmcache import KeyRejected
 from shmcache._core import binding
-from shmcache.l1 import DISABLED, L1, OK, OLDER, RAISED, TOO_LARGE, UNFOLLOWED
+from shmcache.l1 import BEAT, DISABLED, L1, OK, OLDER, RAISED, TOO_LARGE, UNFOLLOWED
 from shmcache.record import DEAD, FRESH, STALE, Record
 from shmcache.stats import INDEX
 from tests.helpers import segment_name
@@ -290,9 +290,22 @@ def test_who_comes_second_doubts_as_well(left, clock):
         l1.close(keep=False)
 
 
-def test_who_joins_others_doubts_nothing(left, clock):
+def test_who_joins_others_that_follow_nothing_doubts(left, clock):
+    """They are attached, and never started: nobody heard what was deleted elsewhere."""
     first = joined(left, clock)
     first.table.words("stream").store(UNFOLLOWED, 0)
+    second = joined(left, clock)
+    assert second.peek(b"k") is None
+    assert second.look(b"k").state == STALE
+    for l1 in (second, first):
+        l1.close(keep=False)
+
+
+def test_who_joins_others_doubts_nothing(left, clock):
+    first = joined(left, clock)
+    words = first.table.words("stream")
+    words.store(UNFOLLOWED, 0)
+    words.store(BEAT, clock.now())
     second = joined(left, clock)
     assert second.peek(b"k") == b"old"
     for l1 in (first, second):

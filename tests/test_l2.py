@@ -16,6 +16,7 @@ import pytest
 
 from shmcache.ask import FAILED, NONE, WAIT, WON, FleetClock, Invalidation
 from shmcache.asks import BATCH
+from shmcache.breaker import THRESHOLD
 from shmcache.clock import SYSTEM
 from shmcache.errors import ConfigError, TierUnavailable
 from shmcache.l2 import BATCH_BYTES, L2, pieces
@@ -516,6 +517,17 @@ async def test_redis_that_was_never_there_is_no_error_at_start() -> None:
     await l2.close()
 
 
+async def test_check_of_a_hung_redis_tells_why(server: RedisServer) -> None:
+    l2 = L2(server.url, "app", deadline=0.1)
+    server.stop()
+    try:
+        with pytest.raises(TierUnavailable, match="no answer within"):
+            await l2.check()
+    finally:
+        server.cont()
+    await l2.close()
+
+
 async def test_check_names_a_wrong_password() -> None:
     with redis_server("--requirepass", "sesame") as guarded:
         l2 = L2(guarded.url + "?password=hunter2", "app")
@@ -526,6 +538,84 @@ async def test_check_names_a_wrong_password() -> None:
             await l2.acquire(b"k")
         assert "hunter2" not in str(away.value)
         await l2.close()
+
+
+async def refused(l2: L2, times: int) -> None:
+    """As a flight asks: the lease may have been granted, so it is given back."""
+    for _ in range(times):
+        mine = token()
+        with contextlib.suppress(TierUnavailable):
+            await l2.acquire(b"k", offer=mine)
+        with contextlib.suppress(TierUnavailable):
+            await l2.abandon(b"k", mine)
+
+
+@pytest.mark.parametrize("denied", ["-evalsha", "-set", "-mget", "-hmget"])
+async def test_redis_that_refuses_our_scripts_is_left_alone(
+    server: RedisServer, denied: str
+) -> None:
+    user = ("reset", "on", ">x", "~*", "&*", "+@all", denied)
+    server.command("FLUSHALL")
+    server.command("ACL", "SETUSER", "poor", *user)
+    l2 = L2(server.url + "?username=poor&password=x", "app", deadline=DEADLINE)
+    try:
+        await refused(l2, THRESHOLD)
+        assert not l2.available
+        if denied == "-set":  # what a probe does not try
+            return
+        (part,) = l2._parts
+        l2.alive(0)
+        await eventually(lambda: not l2.under_way)
+        assert not l2.available and part.operations.breaker.trip() is False
+        server.command("ACL", "SETUSER", "poor", "+@all")
+        l2.alive(0)
+        await eventually(lambda: l2.available)
+    finally:
+        await l2.close()
+
+
+async def test_disk_that_is_full_opens_the_breaker() -> None:
+    """Redis refuses all writes then, and answers reads."""
+    with redis_server("--dir", "/proc") as own:
+        own.command("BGSAVE")
+        await eventually(
+            lambda: own.command("INFO", "persistence")["rdb_last_bgsave_status"] != "ok"
+        )
+        l2 = L2(own.url, "app", deadline=DEADLINE)
+        await l2.acquire(b"k", offer=token())
+        own.command("CONFIG", "SET", "save", "1 1")
+        await refused(l2, THRESHOLD)
+        assert not l2.available
+        l2.alive(0)
+        await eventually(lambda: not l2.under_way)
+        assert not l2.available
+        own.command("CONFIG", "SET", "save", "")
+        l2.alive(0)
+        await eventually(lambda: l2.available)
+        await l2.close()
+
+
+async def test_renewal_of_a_lease_that_is_lost_proves_nothing(
+    l2: L2, server: RedisServer
+) -> None:
+    breaker = l2._parts[0].operations.breaker
+    mine, _ = await won(l2, b"k")
+    for _ in range(THRESHOLD - 1):
+        breaker.failed()
+    assert not await l2.renew(b"k", token(), 3000)
+    assert not await l2.abandon(b"k", token())
+    assert breaker.failed() and not l2.available
+    assert breaker.probed(_probe(l2), good=True)
+    for _ in range(THRESHOLD - 1):
+        breaker.failed()
+    assert await l2.renew(b"k", mine, 3000)
+    assert not breaker.failed() and l2.available
+
+
+def _probe(l2: L2) -> int:
+    breaker = l2._parts[0].operations.breaker
+    breaker.hurry()
+    return breaker.probe()
 
 
 async def test_answer_that_is_always_late_opens_the_breaker(

@@ -161,6 +161,26 @@ async def test_hung_subscription_is_noticed_and_renewed(
     await waiter.subscribed(2)
 
 
+async def test_subscription_that_is_refused_is_told_once(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without wake-ups all works, but slower: nothing else would tell."""
+    caplog.set_level("DEBUG", "shmcache.lease")
+    server.command(
+        *("ACL", "SETUSER", "deaf", "reset", "on", ">x", "~*", "+@all"),
+        *("resetchannels",),
+    )
+    process = Process(server.url + "?username=deaf&password=x", 3.0)
+    await process.leases.start()
+    await eventually(lambda: len(caplog.records) >= 3)
+    levels = [record.levelname for record in caplog.records]
+    assert levels == ["WARNING"] + ["DEBUG"] * (len(levels) - 1)
+    assert "NOPERM" in caplog.messages[0]
+    server.command("ACL", "SETUSER", "deaf", "allchannels")
+    await process.subscribed(1)
+    await process.close()
+
+
 async def test_subscription_follows_the_host_to_another_master() -> None:
     """The old one may live on where nobody publishes any more."""
     expected = [0]

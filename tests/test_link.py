@@ -283,18 +283,18 @@ async def test_own_connection_that_succeeds_ends_the_pause(server: RedisServer) 
 async def test_pause_of_several_failures_at_once_is_one() -> None:
     pace = Pace()
     for _ in range(20):
-        pace.failed()
+        pace.failed(OSError("no route"))
     assert pace._until - asyncio.get_running_loop().time() < 0.06
 
 
 async def test_cancelled_connect_leaves_the_way_free() -> None:
     pace = Pace()
-    pace.failed()
+    pace.failed(OSError("no route"))
     pace._until = 0
     pace.enter()
     with pytest.raises(ConnectionError):
         pace.enter()
-    pace.failed(counts=False)
+    pace.failed(asyncio.CancelledError())
     pace.enter()
     assert pace._until == 0 and PAUSE_MAX < 1
 
@@ -345,3 +345,11 @@ async def test_work_is_done_again_at_once_only_after_progress(monkeypatch) -> No
         await forever(work, lambda: reached, lambda e: told.append(str(e)), high=1.0)
     assert slept == [0.1, 0.2, 0.4, 0.8, 1.0, 0.1, 0.2, 0.4]
     assert told == [str(n) for n in range(8)]
+
+
+async def test_connect_that_is_held_back_tells_why_the_last_one_failed() -> None:
+    pace = Pace()
+    pace.enter()
+    pace.failed(OSError("no route"))
+    with pytest.raises(ConnectionError, match=r"a moment ago: .*no route"):
+        pace.enter()

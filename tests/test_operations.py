@@ -11,7 +11,8 @@ import pytest
 from shmcache.breaker import PAUSE_MAX, THRESHOLD, Breaker, LocalWords
 from shmcache.clock import FakeClock
 from shmcache.errors import TierUnavailable
-from shmcache.operations import PATIENCE, Operations
+from shmcache.operations import PATIENCE, TELL_SECONDS, Operations
+from shmcache.scripts import sound
 from shmcache.topology import open_topology
 from tests.redis_server import RedisServer, eventually, redis_server
 
@@ -37,7 +38,13 @@ def words() -> LocalWords:
 def make(server: RedisServer, words: LocalWords, clock: FakeClock) -> Operations:
     breaker = Breaker(words, probe_seconds=2 * DEADLINE, clock=clock)
     link = open_topology(server.url, "app", timeout=1.0).link(0)
-    return Operations(link, breaker, DEADLINE, b"key")
+    operations = Operations(link, breaker, DEADLINE)
+
+    async def write() -> None:
+        sound(await link.exchange(("PERSIST", "key")))
+
+    operations.probe = write
+    return operations
 
 
 @pytest.fixture
@@ -199,6 +206,55 @@ async def test_open_breaker_refuses_but_what_probes(
         await operations.run(fine)
     assert await operations.run(fine, probing=True) == "fine"
     assert not operations.breaker.closed
+
+
+async def test_answer_that_proves_nothing_resets_nothing(
+    operations: Operations,
+) -> None:
+    for _ in range(THRESHOLD):
+        assert await operations.run(fine, proves=lambda answer: answer != "fine")
+        with pytest.raises(TierUnavailable):
+            await operations.run(broken)
+    assert not operations.breaker.closed
+
+
+async def test_breaker_that_flaps_is_told_of_once_a_minute(
+    operations: Operations, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "shmcache.l2")
+    for _ in range(2):
+        caplog.clear()
+        for _ in range(10):
+            for _ in range(THRESHOLD):
+                with pytest.raises(TierUnavailable):
+                    await operations.run(broken)
+            clock.advance(PAUSE_MAX)
+            operations.probe_if_due()
+            await eventually(lambda: operations.breaker.closed)
+        assert [r.levelname for r in caplog.records] == ["WARNING", "INFO"]
+        clock.advance(TELL_SECONDS)
+
+
+async def test_breaker_that_stays_open_is_told_of_in_the_end(
+    operations: Operations, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """1. It opens, and closes. 2. It opens at once again, which is not told. 3. It
+    stays open: the log must not say for ever that L2 is back."""
+    caplog.set_level("INFO", "shmcache.l2")
+    operations.opened("first")
+    opened(operations, clock)
+    operations.probe_if_due()
+    await eventually(lambda: operations.breaker.closed)
+    operations.opened("second")
+    operations.drain = broken
+    opened(operations, clock)
+    for _ in range(2):
+        clock.advance(TELL_SECONDS)
+        operations.probe_if_due()
+        await eventually(lambda: not operations.under_way)
+    levels = [r.levelname for r in caplog.records]
+    assert levels == ["WARNING", "INFO", "WARNING"]
+    assert "second" in caplog.messages[-1]
 
 
 # -- probes

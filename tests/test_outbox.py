@@ -15,7 +15,7 @@ from shmcache.outbox import LEFT_NS
 from shmcache.scripts import Names
 from tests.helpers import end, python
 from tests.redis_server import RedisServer, eventually, redis_server
-from tests.scene import Host, applied, gone, stale
+from tests.scene import Host, applied, forget, gone, stale
 
 NAMES = Names("app")
 DELETE_AND_WAIT = """
@@ -145,6 +145,7 @@ async def test_entries_are_sent_in_their_order(
 async def test_young_entries_are_left_to_their_sender(l1: L1) -> None:
     assert l1.table.outbox_add(ord("d"), b"k")
     assert l1.table.outbox_unsent(l1.clock.now() - LEFT_NS, 10) == []
+    forget(l1)
 
 
 async def test_what_found_no_room_clears_the_app(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from shmcache.ask import WON, FleetClock, Invalidation
-from shmcache.envelope import FOREVER_MS, GRACE_MAX_MS
+from shmcache.envelope import FOREVER_MS, GRACE_MAX_MS, VALUE_MAX
 from shmcache.errors import TierUnavailable
 from shmcache.l2 import L2
 from shmcache.part import lives
 from shmcache.record import FOREVER
-from tests.fills import record
+from tests.fills import record, won
+from tests.redis_server import RedisServer, eventually
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,27 @@ def test_life_is_never_rounded_up(
 ) -> None:
     one = record()._replace(birth=0, fresh_until=fresh_until, dead_at=dead_at)
     assert lives(one) == expected
+
+
+async def test_value_that_does_not_travel_in_time_is_not_sent(
+    l2: L2, server: RedisServer
+) -> None:
+    """And nobody waits for the end of its lease."""
+    large = record(bytes(VALUE_MAX + 1))
+    server.command("CONFIG", "RESETSTAT")
+    (one, at), (two, since) = await won(l2, b"one"), await won(l2, b"two")
+    assert await l2.put_fenced(b"one", one, large, at) == "full"
+    small, begun = await won(l2, b"small")
+    items = [
+        (b"two", two, large, since),
+        (b"small", small, record(), begun),
+        (b"two", two, large, since),
+    ]
+    assert await l2.put_many(items) == ["full", "stored", "full"]
+    assert await l2.put_many(items[:1]) == ["full"]
+    await eventually(lambda: not l2.under_way)
+    assert not server.command("EXISTS", *map(l2.names.lease, (b"one", b"two")))
+    assert server.command("INFO", "stats")["total_net_input_bytes"] < VALUE_MAX
 
 
 PUT = (b"k", bytes(16), record(), FleetClock(bytes(8), 0, 0))

@@ -10,6 +10,7 @@ from shmcache import MISSING, Cache, CacheConfig, CacheError, ConfigError, Segme
 from shmcache.segment import SHM
 from tests.caches import SIZE, asking
 from tests.helpers import Origin, segment_name
+from tests.redis_server import eventually
 
 
 async def test_closed_cache_says_so_and_leaves_nothing():
@@ -212,3 +213,34 @@ async def test_cache_whose_file_was_replaced_tells_nothing_old():
             await old.set("k", "again")
             assert old.peek("k") is MISSING and new.peek("k") == "new"
             assert old.stats().l1 == "off"
+
+
+async def test_close_during_the_start_is_told_as_closed():
+    """Whoever waits for it was not cancelled."""
+    url = "unix:///nowhere/redis.sock"
+    cache = Cache.open(segment_name(), size=SIZE, l2=url)
+    asked = asking(cache.get_or_set("k", Origin("v"), ttl=60))
+    await asyncio.sleep(0)
+    assert not cache._parts.ready
+    await cache.close()
+    with pytest.raises(CacheError, match="closed"):
+        await asked
+
+
+async def test_unsent_delete_outlives_a_clean_stop(server, caplog):
+    """1. Redis hangs, a delete waits in the outbox; 2. the last process closes; 3. the
+    next one sends it, and nobody finds the old value."""
+    name, app = segment_name(), segment_name()
+    settings = {"size": SIZE, "l2": server.url, "app": app}
+    async with Cache.open(name, **settings) as cache:
+        await cache.set("k", "old", ttl=600)
+        server.stop()
+        await cache.delete("k")
+        assert cache.stats().unsent == 1
+    assert "it stays, with 1 invalidations" in caplog.text
+    server.cont()
+    async with Cache.open(name, **settings) as cache:
+        assert await cache.get("k", None) is None
+        await eventually(lambda: cache.stats().unsent == 0)
+        assert await cache.get("k", None) is None
+    assert not list(SHM.glob(f"*{name}*"))

@@ -18,7 +18,7 @@ import asyncio, sys
 import shmcache.holder
 from shmcache import Cache, CacheConfig
 name, size, url, app, named = sys.argv[1:]
-shmcache.holder.NAMED_AFTER = float(named)
+shmcache.holder.SLOW_AFTER = float(named)
 async def compute():
     await asyncio.sleep(0.05)
     print("computing", flush=True)
@@ -64,6 +64,25 @@ async def test_lease_of_a_killed_process_is_given_back(server):
         assert await asyncio.wait_for(asked, 3) == "v"
         await until(lambda: sibling.stats().claims_reaped == 1)
         assert not claims_held(sibling._l1)
+
+
+async def test_lease_of_a_killed_process_whose_slot_was_taken_anew_is_given_back(
+    server,
+):
+    """As where the master starts another worker at once."""
+    app = segment_name()
+    here, there = (
+        CacheConfig(segment_name(), SIZE, l2=server.url, app=app, lease_life=5)
+        for _ in "ab"
+    )
+    async with Cache(here) as sibling, Cache(there) as other:
+        await asyncio.to_thread(killed, here, 0)
+        async with Cache(here) as successor:
+            assert successor._l1.table.slot == 1
+            asked = asking(other.get_or_set("k", Origin("v"), ttl=60))
+            assert await asyncio.wait_for(asked, 3) == "v"
+            await until(lambda: sibling.stats().claims_reaped == 1)
+            assert not claims_held(sibling._l1)
 
 
 async def test_claim_whose_key_is_not_known_stands_for_its_token(server):
@@ -124,6 +143,54 @@ async def test_lease_that_must_have_ended_needs_no_key(alone):
     assert claims_held(mine) == 0
 
 
+async def test_claims_of_a_slots_former_owners_are_reaped(alone):
+    """Those of who has it now stand, and are looked for when it is dead too."""
+    mine, dead, claims = alone
+    dead.table.claim_take(b"k")
+    die(dead)
+    heir = L1.open(mine.segment.path.name.split(".", 2)[2], SIZE)
+    heir.join()
+    assert heir.table.slot == 1
+    heir.table.claim_take(b"heirs")
+    reaper = Reaper(mine, claims, None, overdue=60)
+    for reaped in (1, 1):
+        whole_round(reaper)
+        assert (mine.stats().claims_reaped, claims_held(mine)) == (reaped, 1)
+    assert not reaper._find()  # nothing to be looked for
+    die(heir)
+    await until(lambda: mine.clock.now() - mine.table.slot_info(1)[2] > 50_000_000)
+    whole_round(reaper)
+    assert (mine.stats().claims_reaped, claims_held(mine)) == (2, 0)
+    assert not reaper._find()
+    heir.close()
+
+
+async def test_lease_of_a_slots_former_owner_ends_in_its_time(alone):
+    """Its last beat is not known any more: it ended before the heir was met."""
+    mine, dead, claims = alone
+    _, index, word, _ = dead.table.claim_take(b"k")
+    assert dead.table.claim_note(index, word, 1, 1, bytes(range(16))) == OK
+    die(dead)
+    heir = L1.open(mine.segment.path.name.split(".", 2)[2], SIZE)
+    heir.join()
+    reaper = Reaper(mine, claims, None, overdue=-0.95)
+    whole_round(reaper)
+    assert claims_held(mine) == 1
+    met = mine.clock.now()
+    await until(lambda: mine.clock.now() - met > 50_000_000)
+    heir.beat()
+    whole_round(reaper)
+    assert claims_held(mine) == 0
+    heir.close()
+
+
+def whole_round(reaper):
+    """From the first claim to the last."""
+    reaper.beat()
+    while reaper._looked_for:
+        reaper.beat()
+
+
 async def test_claims_of_the_living_are_left_alone(alone):
     mine, dead, claims = alone
     dead.table.claim_take(b"k")
@@ -162,4 +229,4 @@ async def test_beat_looks_at_a_part_of_the_claims(alone, monkeypatch):
     assert left == sorted(left, reverse=True) and len(set(left)) > 3
     assert left[-1] == 0
     reaper.beat()
-    assert not reaper._dead  # and is not looked for again
+    assert not reaper._looked_for  # and is not looked for again

@@ -82,6 +82,23 @@ def test_what_is_not_redis_ends_it_at_once(data: bytes) -> None:
         Replies().feed(data)
 
 
+@pytest.mark.parametrize("begin", [b"$5000000000\r\n", b"*1000000000\r\n", b""])
+def test_reply_without_an_end_is_not_gathered_for_ever(
+    monkeypatch: pytest.MonkeyPatch, begin: bytes
+) -> None:
+    monkeypatch.setattr("shmcache.resp.REPLY_MAX", 100_000)
+    replies = Replies()
+    part = (b":1\r\n" if begin[:1] == b"*" else b"$2\r\nab\r\n") * 2_500
+    if not begin:
+        for _ in range(100):  # many whole ones are none
+            replies.feed(part)
+        begin = b"$200000\r\n"
+    replies.feed(begin)
+    with pytest.raises(ProtocolError, match="no end"):
+        for _ in range(20):
+            replies.feed(part)
+
+
 def test_commands_are_packed_into_one_write() -> None:
     packed = pack([(b"SET", "k\N{EURO SIGN}", 7), ("PING",)])
     assert packed == (

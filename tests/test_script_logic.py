@@ -105,6 +105,48 @@ def test_lease_passes_on_only_instead_of_its_token(run, instead_of, lease) -> No
     assert acquire(run, "two", instead_of)[0] == lease
 
 
+@pytest.mark.parametrize("life", [3_600_000, -1], ids=["clock-set-back", "endless"])
+def test_lease_longer_than_any_of_ours_is_shortened(run, client, life) -> None:
+    acquire(run, "one")
+    client.set(L, token("one"), px=life if life > 0 else None)
+    assert acquire(run, "two") == [WAIT, LIFE, token("one")]
+    assert 0 < client.pttl(L) <= LIFE
+
+
+def test_lease_of_a_host_with_longer_ones_stays(run, client) -> None:
+    client.set(L, token("one"), px=5000)
+    assert LIFE < acquire(run, "two")[1] <= 5000 and client.pttl(L) > LIFE
+
+
+@pytest.mark.parametrize("foreign", [b"", b"x", b"t" * 17])
+def test_lease_that_is_no_token_does_not_stand(run, client, foreign) -> None:
+    client.set(L, foreign)
+    assert acquire(run, "one")[0] == WON
+    assert client.get(L) == token("one")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"i": "abc"}, {"c": "abc"}, {"c": "-1"}, {"c": 10**17}, {"C": "abc"}, {"t7": ""}],
+    ids=str,
+)
+def test_generations_that_are_not_ours_stand_in_nobodys_way(
+    run, client, fields
+) -> None:
+    """And what they cannot tell of is taken for void."""
+    invalidate(run, "d", "key")
+    client.hset(G, mapping=fields)
+    assert acquire(run, "one")[0] == WON
+    unreadable = fields.keys() & {"C", "t7"}
+    assert put(run, "one", 0, 7) == (b"raised" if unreadable else b"stored")
+    client.hset(G, mapping=fields)
+    clock = invalidate(run, "t", 7)[1]
+    assert clock == 1 + len(unreadable)
+    invalidate(run, "c", "")
+    assert acquire(run, "two")[0] == WON
+    assert put(run, "two", clock + 1, 7) == b"stored"
+
+
 def test_lease_that_passed_on_is_lost_to_its_old_holder(run, client) -> None:
     acquire(run, "one")
     acquire(run, "two", "one")

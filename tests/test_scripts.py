@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from importlib.resources import files
 
@@ -10,9 +11,10 @@ import pytest
 from shmcache.ask import WAIT, WON, FleetClock, Invalidation
 from shmcache.breaker import THRESHOLD
 from shmcache.clock import SYSTEM
+from shmcache.envelope import FORMAT, VALUE_MAX, Envelope, pack_envelope
 from shmcache.errors import TierUnavailable
 from shmcache.l2 import L2
-from shmcache.record import STALE
+from shmcache.record import FOREVER, STALE
 from shmcache.scripts import Names
 from tests.fills import SECOND, fill, record, token, won
 from tests.redis_server import RedisServer, eventually
@@ -96,6 +98,68 @@ async def test_damaged_value_is_a_miss_deleted_and_computed(
     answer = await l2.acquire(b"k", offer=token())
     assert (answer.record, answer.lease) == (None, WON)
     assert server.command("EXISTS", NAMES.value(b"k")) == 0
+
+
+HUGE = {
+    "ttl": (2**62, 0),
+    "negative": (-2, 0),
+    "grace": (0, 2**62),
+    "negative-grace": (1, -1),
+    "endless": (-1, 2**62),
+}
+
+
+@pytest.mark.parametrize("secret", [b"", b"0123456789abcdef"], ids=["plain", "sealed"])
+@pytest.mark.parametrize("lives", HUGE.values(), ids=HUGE)
+async def test_head_with_huge_numbers_costs_its_own_key_only(
+    server: RedisServer, secret: bytes, lives: tuple[int, int]
+) -> None:
+    """The answer's columns are of one width: one too wide would shift all others."""
+    server.command("FLUSHALL")
+    l2 = L2(server.url, "app", deadline=2.0, secret=secret)
+    try:
+        await fill(l2, b"good", record(b"good"))
+        incarnation = server.command("HGET", NAMES.generations, "i")
+        bad = Envelope(b"", 0, *lives, 2**63 - 1, incarnation, 0, 7, 0, ())
+        packed = pack_envelope(NAMES.value(b"bad"), bad, secret)
+        for life in ((), ("PX", 2**60)):
+            server.command("SET", NAMES.value(b"bad"), packed, *life)
+            keys = (b"good", b"bad", b"new", b"good")
+            good, poisoned, new, again = await asyncio.gather(
+                *(l2.acquire(key, offer=token()) for key in keys)
+            )
+            assert good.record and again.record and good.record.value == b"good"
+            assert (poisoned.record, poisoned.lease, new.lease) == (None, WON, WON)
+            assert not server.command("EXISTS", NAMES.value(b"bad"))
+            server.command("DEL", NAMES.lease(b"bad"), NAMES.lease(b"new"))
+            server.command("SET", NAMES.value(b"bad"), packed, *life)
+            assert list(await l2.get_many([b"bad", b"good"])) == [b"good"]
+    finally:
+        await l2.close()
+
+
+async def test_endless_value_with_a_huge_end_is_stale(
+    l2: L2, server: RedisServer
+) -> None:
+    endless = record()._replace(fresh_until=FOREVER, dead_at=FOREVER)
+    await fill(l2, b"k", endless)
+    server.command("PEXPIRE", NAMES.value(b"k"), 2**61)
+    k, new = await asyncio.gather(l2.acquire(b"k"), l2.acquire(b"n", offer=token()))
+    assert k.record and k.record.state == STALE and new.lease == WON
+
+
+@pytest.mark.parametrize("version", [FORMAT, FORMAT + 1])
+async def test_value_larger_than_any_of_ours_is_deleted_unread(
+    l2: L2, server: RedisServer, version: int
+) -> None:
+    await fill(l2, b"k", record(bytes(VALUE_MAX), tags=tuple(range(33))))
+    await fill(l2, b"too", record())
+    server.command("SETRANGE", NAMES.value(b"too"), VALUE_MAX + 4096, "x")
+    server.command("SETRANGE", NAMES.value(b"too"), 4, b"%c" % version)
+    assert (await l2.acquire(b"too")).record is None and l2.foreign == 0
+    assert not server.command("EXISTS", NAMES.value(b"too"))
+    found = (await l2.acquire(b"k")).record
+    assert found is not None and len(found.value) == VALUE_MAX
 
 
 async def test_value_of_another_key_is_a_miss(l2: L2, server: RedisServer) -> None:
@@ -249,7 +313,7 @@ async def test_brought_back_value_ends_with_its_life(
 
 
 async def test_lease_without_an_end_is_given_one(l2: L2, server: RedisServer) -> None:
-    server.command("SET", NAMES.lease(b"k"), "forgotten")
+    server.command("SET", NAMES.lease(b"k"), token())
     answer = await l2.acquire(b"k", offer=token())
     assert (answer.lease, answer.wait_ms) == (WAIT, l2.lease_ms)
     assert 0 < server.command("PTTL", NAMES.lease(b"k")) <= l2.lease_ms
@@ -317,6 +381,25 @@ async def test_demoted_master_takes_no_store(
         with pytest.raises(TierUnavailable, match="READONLY"):
             await operation(l2, mine, begun)
         server.command("REPLICAOF", "NO", "ONE")
+
+
+@pytest.mark.parametrize("denied", ["-get", "-getrange"])
+async def test_missing_right_deletes_nothing(
+    l2: L2, server: RedisServer, denied: str
+) -> None:
+    """It says nothing of what stands there."""
+    await fill(l2, b"k", record())
+    mine, _ = await won(l2, b"k")
+    user = ("reset", "on", ">x", "~*", "&*", "+@all", denied)
+    server.command("ACL", "SETUSER", "poor", *user)
+    poor = L2(server.url + "?username=poor&password=x", "app", deadline=2.0)
+    try:
+        with pytest.raises(TierUnavailable):
+            await poor.acquire(b"k", offer=token(), early=True)
+    finally:
+        await poor.close()
+    assert server.command("GET", NAMES.lease(b"k")) == mine
+    assert server.command("EXISTS", NAMES.value(b"k"))
 
 
 @pytest.mark.parametrize(

@@ -738,3 +738,20 @@ def test_creator_that_never_ends_is_told(name, monkeypatch):
     with pytest.raises(SegmentGone, match="somebody else has been making"):
         L1.open(name, SIZE)
     os.close(fd)
+
+
+def test_attachment_that_ended_leaves_the_descriptor_of_its_mapping_at_most(name):
+    """Which Python itself keeps, before 3.13."""
+
+    def descriptors():
+        return len(os.listdir("/proc/self/fd"))
+
+    begun = descriptors()
+    ended = []
+    for _ in range(5):
+        l1 = L1.open(name, SIZE)
+        l1.join()
+        l1.close(keep=False)
+        ended.append(l1)
+    left = 0 if sys.version_info >= (3, 13) else len(ended)
+    assert descriptors() - begun == left

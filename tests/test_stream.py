@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import pytest
@@ -192,6 +193,81 @@ def test_stopped_follower_moves_no_position_of_another_incarnation(l1: L1) -> No
     assert at.renew(mark, 8, 0) and at.position == 0
     assert not at.move(mark, 1)
     assert at.move(at.mark, 2**44 - 1) and at.position == 2**44 - 1
+
+
+async def test_entries_of_the_old_master_move_no_position_of_the_new(l1: L1) -> None:
+    """1. a follower is in its heartbeat's read, and is stopped; 2. failover, a sibling
+    takes a position; 3. the first reads on, from the old master, whose clock is far
+    ahead: what the new one appends next would never be read."""
+    with redis_server() as a, redis_server() as b:
+        old_l2, new_l2 = L2(a.url, "app"), L2(b.url, "app")
+        wires = [await l2.topology.link(0).connect() for l2 in (old_l2, new_l2)]
+        old, new = (
+            Stream(l1, l2, 0, place(l1), wire, 1)
+            for l2, wire in zip((old_l2, new_l2), wires, strict=True)
+        )
+        assert not await old.heartbeat() and await old.heartbeat()
+        for i in range(10):
+            await tell(old_l2, b"d", b"%d" % i)
+        ask, stopped, go = old._ask, asyncio.Event(), asyncio.Event()
+
+        async def slow(*commands: tuple[object, ...]) -> list[object]:
+            replies = await ask(*commands)
+            if commands[0][0] == "XREAD" and not stopped.is_set():
+                stopped.set()
+                await go.wait()
+            return replies
+
+        old._ask = slow  # type: ignore[method-assign]
+        beating = asyncio.ensure_future(old.heartbeat())
+        await stopped.wait()
+        await tell(new_l2, b"d", b"first")
+        assert not await new.heartbeat() and await new.heartbeat()
+        go.set()
+        with pytest.raises(ConnectionError):
+            await beating
+        assert place(l1).position == 1
+        store(l1, b"k")
+        await tell(new_l2, b"d", b"k")
+        assert await new.heartbeat() and gone(l1, b"k")
+        for wire, l2 in zip(wires, (old_l2, new_l2), strict=True):
+            await wire.hang_up()
+            await l2.close()
+
+
+async def test_clock_that_went_back_is_a_gap(
+    l1: L1, l2: L2, server: RedisServer
+) -> None:
+    async with following(l1, l2):
+        await tell(l2, b"d", b"a", b"b")
+        await eventually(lambda: place(l1).position == 2)
+        store(l1, b"k")
+        server.command("HSET", NAMES.generations, "c", 1)
+        await gap_is_found(l1, 2)
+
+
+async def test_entry_that_cannot_be_read_is_a_gap(
+    l1: L1, l2: L2, server: RedisServer
+) -> None:
+    async with following(l1, l2) as follower:
+        store(l1, b"k")
+        server.command("HINCRBY", NAMES.generations, "c", 1)
+        server.command("XADD", NAMES.stream, "1-0", "what", "ever")
+        await gap_is_found(l1, 2)
+        await tell(l2, b"d", b"after")
+        await eventually(lambda: gone(l1, b"after"))
+        assert follower.failures == 0
+
+
+async def test_position_that_cannot_be_told_stops_nobody(
+    l1: L1, l2: L2, server: RedisServer
+) -> None:
+    server.command("SET", NAMES.hosts, "in the way")
+    async with following(l1, l2) as follower:
+        store(l1, b"k")
+        await tell(l2, b"d", b"k")
+        await eventually(lambda: gone(l1, b"k"))
+        assert follower.failures == 0
 
 
 # -- failover

@@ -6,6 +6,8 @@ import ssl
 from pathlib import Path
 
 import pytest
+import trustme
+from cryptography.hazmat.primitives import serialization
 
 from shmcache.errors import ConfigError
 from shmcache.target import parse
@@ -52,6 +54,17 @@ from shmcache.target import parse
         "redis+cluster://:hunter2@a,",
         "redis+cluster://:hunter2@a,b/1",
         "redis+cluster://:hunter2@a,b?db=1",
+        "redis://hunter2@host",
+        "redis+sentinel://hunter2@host/name",
+        "redis+cluster://hunter2@a,b",
+        "unix:///r.sock?username=hunter2",
+        "redis+sentinel://host/name?sentinel_username=hunter2",
+        "redis://:a/hunter2@host",
+        "redis+sentinel://:a/hunter2@host/name",
+        "redis://:a?hunter2@host",
+        "redis:hunter2@host",
+        "redis://:hunter2@host..",
+        "redis://:hunter2@ho%00st",
     ],
 )
 def test_malformed_url_names_the_setting_and_no_password(url: str) -> None:
@@ -66,6 +79,8 @@ def test_malformed_url_names_the_setting_and_no_password(url: str) -> None:
     [
         ("redis://localhost", "single", "[localhost:6379]"),
         ("redis://user:pass@[::1]:6380/3", "single", "[::1:6380]"),
+        ("redis://user:@host", "single", "[host:6379]"),
+        ("redis://:@my_host.", "single", "[my_host.:6379]"),
         ("redis://:p%40ss%2F@host/2", "single", "[host:6379]"),
         ("rediss://host/0?ssl_cert_reqs=none", "single", "[host:6379]"),
         ("unix:///run/redis.sock?db=2", "single", "[/run/redis.sock]"),
@@ -107,3 +122,21 @@ def test_certificate_file_that_is_none_is_a_setting(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="ssl_ca_certs") as refused:
         parse(f"rediss://host?ssl_ca_certs={path}")
     assert "hunter2" not in str(refused.value)
+
+
+def test_key_with_a_passphrase_is_a_setting_and_asks_nobody(tmp_path: Path) -> None:
+    own = trustme.CA().issue_cert("client@example.com")
+    key = serialization.load_pem_private_key(own.private_key_pem.bytes(), None)
+    locked = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"hunter2"),
+    )
+    key_file, cert_file = tmp_path / "key.pem", tmp_path / "cert.pem"
+    key_file.write_bytes(locked)
+    own.cert_chain_pems[0].write_to_path(str(cert_file))
+    url = f"rediss://host?ssl_certfile={cert_file}&ssl_keyfile={key_file}"
+    with pytest.raises(ConfigError, match="ssl_keyfile to be a key without a pass"):
+        parse(url)
+    own.private_key_pem.write_to_path(str(key_file))
+    parse(url)

@@ -4,9 +4,11 @@ import asyncio
 
 import pytest
 
-from shmcache import MISSING, Cache, CodecError, ValueTooLarge
+from shmcache import MISSING, Cache, CacheConfig, CodecError, ValueTooLarge
 from tests.caches import SIZE, asking, until
 from tests.helpers import Origin, segment_name
+from tests.redis_server import redis_server
+from tests.scene import forget
 
 
 async def test_value_too_large_is_refused_and_the_old_one_is_gone(cache):
@@ -189,3 +191,66 @@ async def test_set_many_of_more_than_a_batch_reaches_the_other_host(hosts):
     await one.set_many(values, ttl=60)
     assert await other.get_many(values) == values
     assert {k: other.peek(k) for k in values} == values
+
+
+@pytest.mark.parametrize("verb", ["expire", "expire_tags", "clear"])
+async def test_expired_value_without_grace_is_gone_in_both_tiers(hosts, verb):
+    """There is no time in which it may be served stale."""
+    one, other = hosts
+    await one.set("k", "old", ttl=3600, tags=("t",))
+    await {
+        "expire": lambda: one.expire("k"),
+        "expire_tags": lambda: one.expire_tags("t"),
+        "clear": lambda: one.clear(soft=True),
+    }[verb]()
+    assert await one.get("k", None) is None
+    assert await other.get("k", None) is None
+
+
+@pytest.mark.parametrize("verb", ["expire", "expire_tags", "clear"])
+async def test_touch_of_what_was_expired_is_refused(pair, verb):
+    one, other = pair
+    await one.set("k", "old", ttl=60, grace=60, tags=("t",))
+    await {
+        "expire": lambda: one.expire("k"),
+        "expire_tags": lambda: one.expire_tags("t"),
+        "clear": lambda: one.clear(soft=True),
+    }[verb]()
+    assert not await other.touch("k", 60)
+    assert one.entry("k").state == "stale"
+
+
+async def test_touch_of_what_is_in_doubt_asks_l2():
+    """1. entries of the stream may have been missed; 2. Redis is there, and knows the
+    value; 3. they may have been missed again, and Redis is away."""
+    with redis_server() as server:
+        config = CacheConfig(segment_name(), SIZE, l2=server.url)
+        async with Cache(config) as cache:
+            await cache.set("k", "old", ttl=60, grace=60)
+            table = cache._l1.table
+            table.raise_gap(table.number())
+            assert cache.entry("k").state == "stale"
+            assert await cache.touch("k", 500)
+            entry = cache.entry("k")
+            assert entry.state == "fresh" and entry.ttl > 400
+            table.raise_gap(table.number())
+            server.kill()
+            assert not await cache.touch("k", 900)
+            assert cache.entry("k").state == "stale"
+            assert cache.entry("k").version == entry.version
+            forget(cache._l1)
+
+
+async def test_touched_value_without_an_end_has_one_then(pair, clock):
+    """It had no grace that could be told, so it gets none."""
+    one, _ = pair
+    await one.set("k", "v")
+    assert await one.touch("k", 10)
+    clock.advance(11)
+    assert one.peek("k") is MISSING
+
+
+@pytest.mark.parametrize("version", [0, -1, 1.0, True, None, "x", 2**64])
+async def test_version_that_is_none_is_refused(cache, version):
+    with pytest.raises(ValueError, match="version="):
+        await cache.compare_and_set("k", "v", version=version)

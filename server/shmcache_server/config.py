@@ -28,6 +28,8 @@ _L2_KINDS = ("+sentinel", "+cluster")
 _L2_SCHEMES = tuple(
     scheme + kind for scheme in ("redis", "rediss") for kind in ("", *_L2_KINDS)
 )
+_HOST = r"(\[[0-9A-Fa-f:.%]+\]|[^][\s:@/,]+)(:[0-9]+)?"
+_PLACES = re.compile(rf"{_HOST}(,{_HOST})*(/[\w.:-]*)*\Z")
 C = TypeVar("C", "ServerConfig", "OriginConfig", "L1Config", "L2Config", "LimitsConfig")
 
 
@@ -105,16 +107,15 @@ class L1Config:
 class L2Config:
     """The Redis that the hosts share."""
 
-    url: str = "auto"
+    url: str = field(default="auto", repr=False)
     app: str = "shmcache"
     deadline: float = 0.25
 
     def __post_init__(self) -> None:
         if self.url not in _L2_WORDS and not _redis(self.url):
             raise ConfigError(
-                f"l2={redacted(self.url)!r}: expected redis://..., rediss://..., "
-                "unix://..., redis+sentinel://..., redis+cluster://..., embedded, none "
-                "or auto"
+                "l2: expected redis://..., rediss://..., unix://..., "
+                "redis+sentinel://..., redis+cluster://..., embedded, none or auto"
             )
         if not _NAME.match(self.app):
             raise ConfigError(
@@ -246,8 +247,19 @@ def loopback(host: str) -> bool:
 
 
 def redacted(url: str) -> str:
-    """A URL fit for the log: without its password."""
-    return re.sub(r"(//[^/@:]*):[^/@]*@", r"\1:***@", url)
+    """What of an L2 URL is fit for the log: where it leads, and not who goes there."""
+    if url in _L2_WORDS:
+        return url
+    scheme, mark, rest = url.partition("://")
+    if not mark or scheme not in (*_L2_SCHEMES, "unix"):
+        return "***"
+    path, _, options = rest.partition("?")
+    if scheme == "unix":
+        place, known = path, path.startswith("/")
+    else:
+        place = path.rpartition("@")[2]
+        known = bool(_PLACES.match(place)) and "@" not in options
+    return f"{scheme}://{place if known else '***'}"
 
 
 def _from_file(path: Path) -> Config:
@@ -289,7 +301,8 @@ def _replaced(old: C, table: str, values: dict[str, Any]) -> C:
         if wanted is float and type(value) is int:
             values[key] = float(value)
         elif type(value) is not wanted:
-            raise ConfigError(f"{key}={value!r}: expected {_WORDS[wanted]}")
+            said = key if key == "url" else f"{key}={value!r}"  # it has a password
+            raise ConfigError(f"{said}: expected {_WORDS[wanted]}")
     return replace(old, **values)
 
 
@@ -311,7 +324,8 @@ def _line(text: str, key: str, table: str) -> int:
 
 
 def _origin(url: str) -> SplitResult:
-    wanted = f"origin={url!r}: expected http://HOST[:PORT] or https://HOST[:PORT]"
+    said = "origin" if "@" in url else f"origin={url!r}"  # with a password
+    wanted = f"{said}: expected http://HOST[:PORT] or https://HOST[:PORT]"
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0

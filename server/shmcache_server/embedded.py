@@ -4,8 +4,8 @@ The master starts a keeper, the keeper starts redis-server on a unix socket in a
 directory, starts it again if it dies, and removes the directory at the end. The master
 does as much for the keeper. Both are told by the kernel when their parent dies
 (PR_SET_PDEATHSIG), so that not even SIGKILL leaves one behind. It holds a cache:
-nothing is written to disk, and when its memory is full the records nearest their end go
-first.
+nothing is written to disk, and when its memory is full what was least used of late goes
+first: by the time that is left, leases would go before any record.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SETTINGS = {
     "save": "",
     "appendonly": "no",
     "maxmemory": "256mb",
-    "maxmemory-policy": "volatile-ttl",
+    "maxmemory-policy": "allkeys-lru",
     "loglevel": "warning",
     "daemonize": "no",
 }

@@ -25,7 +25,7 @@ static inline int above(const shmc_word *stripe, uint64_t stamp)
 }
 
 /* What a record is worth now: SHMC_FRESH, _STALE, _DEAD, or SHMC_MISS where an
- * invalidation stands above its stamp. The gap is loaded before its time and
+ * invalidation stands above its stamp. A soft one leaves what has no grace dead. The gap is loaded before its time and
  * the clear word after both: shmc_raise_gap writes them in the opposite order.
  */
 int shmc_judge(shmc *t, const shmc_record *head, const uint32_t *tags,
@@ -33,7 +33,7 @@ int shmc_judge(shmc *t, const shmc_record *head, const uint32_t *tags,
 {
     const shmc_header *h = t->header;
     uint64_t stamp = head->stamp;
-    int soft = 0;
+    int soft = 0, expired = 0;
 
     if (above(&h->gap, stamp)) {
         int64_t at = atomic_load_explicit(&h->gap_at, memory_order_acquire);
@@ -48,14 +48,18 @@ int shmc_judge(shmc *t, const shmc_record *head, const uint32_t *tags,
     for (uint32_t i = 0; i < head->ntags; i++) {
         if (above(shmc_tag_stripe(t, tags[i], 0), stamp))
             return SHMC_MISS;
-        soft |= above(shmc_tag_stripe(t, tags[i], 1), stamp);
+        expired |= above(shmc_tag_stripe(t, tags[i], 1), stamp);
     }
     if (now >= head->dead_at)
         return SHMC_DEAD;
-    soft |= above(&h->clear_soft, stamp)
+    expired |= above(&h->clear_soft, stamp)
         || (above(&h->soft_top, stamp)
             && above(shmc_key_soft(t, hash), stamp));
-    return soft || now >= head->fresh_until ? SHMC_STALE : SHMC_FRESH;
+    if (expired && head->dead_at <= head->fresh_until
+        && head->fresh_until != SHMC_FOREVER)
+        return SHMC_DEAD;
+    return expired || soft || now >= head->fresh_until ? SHMC_STALE
+        : SHMC_FRESH;
 }
 
 /* Take the chain that stands in place of a value. Whether it can be one. */

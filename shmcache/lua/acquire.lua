@@ -15,20 +15,35 @@
 --
 -- One step, because a value stored between the two looks would be computed again,
 -- and because a raise after the grant must be above the clock that is answered.
+-- Whatever stands in a key, the others' part of the answer must not suffer: so no
+-- number is taken that would not fit there.
 local HEAD, HEAD_BYTES, FORMAT = '<c4BBBBc8i8i8i8c8I8c8', 64, 2
+local LIFE_MAX = 9223372036854          -- ms
+local BYTES_MAX = 16 * 1048576 + 4096   -- of a value and its head; none of us is larger
+local LEASE_MAX = 5000                  -- ms; another host's may be longer than ours
 local EIGHT, NONE = string.rep('\0', 8), string.rep('\0', 16)
 local g, s, life, reads = KEYS[1], KEYS[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 
-local function refused(reply)       -- by Redis, as an error
-    return type(reply) == 'table' and reply.err
+-- What the command answers; false, and the key is deleted, if it is of another type.
+-- Any other error is raised: a right that we have not says nothing of the key.
+local function read(command, key, ...)
+    local reply = redis.pcall(command, key, ...)
+    if type(reply) ~= 'table' then return reply end
+    if not string.find(reply.err, 'WRONGTYPE', 1, true) then error(reply.err) end
+    redis.call('DEL', key)
+    return false
 end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local meta = redis.call('HMGET', g, 'i', 'c', 'C', 'S')
+local i, c = meta[1], meta[2]
+if not i or #i ~= 8 or (c and not (#c <= 16 and string.find(c, '^%d+$'))) then
+    meta = {}           -- not one of ours: as if there was none
+end
 
-local function above(raise, clock)
-    return raise and tonumber(raise) > clock
+local function above(raise, clock)      -- one that cannot be read: so that none lives
+    return raise and not ((tonumber(raise) or math.huge) <= clock)
 end
 
 local function raised(head, ntags, clock)
@@ -51,7 +66,7 @@ end
 -- whether it is within its ttl, and what is left of its life
 local function lives(v, ttl, grace, ends)
     local left = redis.call('PTTL', v)
-    if ttl < 0 then return left == -1, left end
+    if ttl < 0 then return left == -1, math.min(left, grace) end
     local until_end = ends - now
     if left < 0 or left > ttl + grace then      -- somebody lengthened it
         return false, math.min(until_end, grace)
@@ -61,9 +76,10 @@ local function lives(v, ttl, grace, ends)
 end
 
 local function state(v)
-    local head = redis.pcall('GETRANGE', v, 0, HEAD_BYTES + 4 * 33 - 1)
-    if head == '' then return 0, 0, EIGHT end
-    if refused(head) or #head < 5 or string.sub(head, 1, 4) ~= 'SHMC' then
+    local head = read('GETRANGE', v, 0, HEAD_BYTES + 4 * 33 - 1)
+    if not head or head == '' then return 0, 0, EIGHT end
+    if #head < 5 or string.sub(head, 1, 4) ~= 'SHMC'
+            or redis.call('GETRANGE', v, BYTES_MAX, BYTES_MAX) ~= '' then
         redis.call('DEL', v)        -- foreign
         return 0, 0, EIGHT
     end
@@ -77,27 +93,23 @@ local function state(v)
     end
     local _, _, _, _, _, _, ttl, grace, ends, incarnation, clock, nonce =
         struct.unpack(HEAD, head)
+    if ttl < -1 or ttl > LIFE_MAX or grace < 0 or grace > LIFE_MAX then
+        redis.call('DEL', v)
+        return 0, 0, EIGHT
+    end
     if incarnation ~= meta[1] then return 0, 0, nonce end
     local hard, soft = raised(head, ntags, clock)
-    if hard then return 0, 0, nonce end
+    -- expired, and no grace to be served stale in
+    if hard or (soft and grace == 0 and ttl >= 0) then return 0, 0, nonce end
     local fresh, left = lives(v, ttl, grace, ends)
     if left <= 0 and left ~= -1 then return 0, 0, nonce end
     return (fresh and not soft) and 2 or 1, left, nonce
 end
 
 local function make_g()
-    redis.call('DEL', s)        -- its ids belong to the clock that was lost
+    redis.call('DEL', g, s)     -- the stream's ids belong to the clock that was lost
     redis.call('HSET', g, 'i', ARGV[1], 'r', ARGV[2])
     meta[1] = ARGV[1]
-end
-
-local function text(key)
-    local value = redis.pcall('GET', key)
-    if refused(value) then
-        redis.call('DEL', key)      -- foreign
-        return false
-    end
-    return value
 end
 
 local memory        -- whether there is any, once that was asked
@@ -106,7 +118,7 @@ local memory        -- whether there is any, once that was asked
 local function has_memory(l)
     if memory == nil then
         local probe = redis.pcall('SETRANGE', l, 0, '')
-        memory = not (refused(probe) and string.find(probe.err, 'OOM', 1, true))
+        memory = type(probe) ~= 'table' or not string.find(probe.err, 'OOM', 1, true)
     end
     return memory
 end
@@ -115,12 +127,16 @@ end
 local function lease(l, w, e, offer, instead_of, waited, channel)
     has_memory(l)
     if waited ~= NONE then
-        local failed = text(e)
+        local failed = read('GET', e)
         if failed and string.sub(failed, 1, 16) == waited then
             return 3, 0, string.sub(failed, 17)
         end
     end
-    local stands = text(l)
+    local stands = read('GET', l)
+    if stands and #stands ~= 16 then        -- foreign
+        redis.call('DEL', l)
+        stands = false
+    end
     if not stands or stands == instead_of then
         if not memory then return 4, 0, '' end
         if not meta[1] then make_g() end
@@ -128,7 +144,9 @@ local function lease(l, w, e, offer, instead_of, waited, channel)
         return 1, life, offer
     end
     local left = redis.call('PTTL', l)
-    if left < 0 then            -- nobody of us makes one that has no end
+    -- nobody of us makes one that has no end, or such a long one: Redis' clock was set
+    -- back since, and the lease of a dead holder would stand until it is there again
+    if left < 0 or left > math.max(life, LEASE_MAX) then
         redis.call('PEXPIRE', l, life)
         left = life
     end
@@ -160,7 +178,7 @@ end
 -- A replica refuses a write, also one that changes nothing: so a master that was
 -- demoted is never believed.
 local probe = redis.pcall('PERSIST', g)
-if refused(probe) then return probe end
+if type(probe) == 'table' and probe.err then return probe end
 answers[1] = (meta[1] or EIGHT)
     .. string.format('%17.0f%17.0f', meta[2] or 0, now)
 return table.concat(answers)

@@ -25,7 +25,12 @@ local fresh, identity, was, origin, length, life = unpack(ARGV, 1, 6)
 local probe = redis.pcall('PERSIST', g)
 if type(probe) == 'table' then return probe end         -- by a replica, as an error
 
-local incarnation, bears = unpack(redis.call('HMGET', g, 'i', 'r'))
+local incarnation, bears, c = unpack(redis.call('HMGET', g, 'i', 'r', 'c'))
+if incarnation and #incarnation ~= 8
+        or c and not (#c <= 16 and string.find(c, '^%d+$')) then
+    redis.call('DEL', g)        -- not one of ours: as if there was none
+    incarnation, bears = nil, nil
+end
 bears = bears or ''
 -- another Redis than g's, and nobody wrote that down yet: every value is dead
 local moved = was ~= '-' and bears == was and bears ~= identity

@@ -19,7 +19,8 @@ local function raised()
     local raises = redis.call('HMGET', g, unpack(fields))
     if raises[1] ~= ARGV[5] then return true end
     for i = 2, #fields do
-        if raises[i] and tonumber(raises[i]) > tonumber(ARGV[6]) then return true end
+        local raise = raises[i] and (tonumber(raises[i]) or math.huge)
+        if raise and raise > tonumber(ARGV[6]) then return true end
     end
     return false
 end

@@ -7,15 +7,18 @@ import re
 import resource
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from shmcache import l1
+from shmcache.address import ACL_RULES
 from shmcache_server.cli import commands
-from tests.helpers import SHM, free_port, python, segment_name, shm_names
-from tests.redis_server import RedisServer
+from tests.fleets import add_user, tls_redis
+from tests.helpers import SHM, end, free_port, python, segment_name, shm_names
+from tests.redis_server import RedisServer, redis_server
 
 ORIGIN = ("--origin", "http://127.0.0.1:1")
 
@@ -29,13 +32,23 @@ def refused(*flags: str, **options: object) -> str:
         text=True,
         **options,
     )
-    said, _ = process.communicate(timeout=30)
+    try:
+        said, _ = process.communicate(timeout=30)
+    except subprocess.TimeoutExpired:  # it started
+        end(process)
+        raise
     assert process.returncode == 2, said
     assert said.count("\n") == 1 and said.startswith("shmcache: "), said
     assert "Traceback" not in said
     if "--l1-name" in flags:
         assert not shm_names(flags[flags.index("--l1-name") + 1])
     return said.removeprefix("shmcache: ")
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    with redis_server(port=free_port()) as running:
+        yield running
 
 
 def flags(**changed: str) -> list[str]:
@@ -54,7 +67,7 @@ def flags(**changed: str) -> list[str]:
         ({"l1_size": "900TiB"}, "l1_size="),
         ({"l1_size": "100KiB"}, "l1_size="),
         ({"l1_record_bytes": "1"}, "l1_record_bytes=1: expected 16 to"),
-        ({"l2": "http://a"}, "l2="),
+        ({"l2": "http://a"}, "l2:"),
         ({"workers": "two"}, "Invalid value for '--workers'"),
         ({"config": "/nowhere.toml"}, "config=/nowhere.toml"),
         ({"colour": "red"}, "No such option"),
@@ -82,6 +95,35 @@ def test_wrong_password_is_one_line(tmp_path: Path) -> None:
     finally:
         redis.kill()
     assert "l2" in said and "wrong" not in said.replace("wrong password", "")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "words"),
+    [
+        ("rediss", "l2: no TLS with what answers there"),
+        ("rediss+cluster", "l2: no TLS with what answers there"),
+        ("redis+cluster", "l2: Redis refused the connection: ERR This instance has"),
+        ("redis+sentinel", "l2: Redis refused the connection"),
+    ],
+)
+def test_redis_of_another_kind_is_one_line(redis, scheme, words) -> None:
+    service = "/main" if scheme.endswith("sentinel") else ""
+    said = refused(*flags(l2=f"{scheme}://127.0.0.1:{redis.port}{service}"))
+    assert said.startswith(words)
+
+
+def test_certificate_that_is_not_trusted_is_one_line() -> None:
+    with tls_redis() as relay:
+        said = refused(*flags(l2=relay.url.partition("?")[0]))
+    assert "l2: the certificate of Redis was refused" in said
+
+
+@pytest.mark.parametrize("right", ["+evalsha", "+info", "+xread", "&shmcache:*"])
+def test_missing_right_is_one_line(redis, right) -> None:
+    rules = " ".join(rule for rule in ACL_RULES.split() if rule != right)
+    add_user(redis, "cache", "hunter2", rules)
+    said = refused(*flags(l2=f"redis://cache:hunter2@127.0.0.1:{redis.port}"))
+    assert said.startswith("l2: Redis refused") and "hunter2" not in said
 
 
 def test_file_with_an_unknown_key_names_its_line(tmp_path: Path) -> None:

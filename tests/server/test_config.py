@@ -91,7 +91,7 @@ def test_wrong_file_names_file_line_and_key(tmp_path, text, words) -> None:
         ("origin", "example.com", "origin="),
         ("origin", "http://a/path", "origin="),
         ("origin", "http://a?x", "origin="),
-        ("origin", "http://user@a", "origin="),
+        ("origin", "http://user@a", "origin:"),
         ("origin", "http://a:port", "origin="),
         ("origin", "http://", "origin="),
         ("origin", "http://a\r\nb", "origin="),
@@ -101,11 +101,11 @@ def test_wrong_file_names_file_line_and_key(tmp_path, text, words) -> None:
         ("workers", 0, "workers="),
         ("l1_size", "big", "l1_size="),
         ("l1_name", "a/b", "l1_name="),
-        ("l2", "http://a", "l2="),
-        ("l2", "redis://", "l2="),
-        ("l2", "redis://a:port", "l2="),
-        ("l2", "redis+sentinel://", "l2="),
-        ("l2", "unix+cluster://a:1", "l2="),
+        ("l2", "http://a", "l2:"),
+        ("l2", "redis://", "l2:"),
+        ("l2", "redis://a:port", "l2:"),
+        ("l2", "redis+sentinel://", "l2:"),
+        ("l2", "unix+cluster://a:1", "l2:"),
         ("admin", "8081", "admin="),
         ("admin", "0.0.0.0:8081", "admin="),
         ("admin", "127.0.0.1:8080", "admin="),
@@ -166,10 +166,57 @@ def test_address_is_host_and_port(text, found) -> None:
     assert parse_address(text, "bind") == found
 
 
-def test_password_is_not_shown() -> None:
-    assert redacted("redis://u:secret@h/0") == "redis://u:***@h/0"
-    assert redacted("redis://:secret@h") == "redis://:***@h"
-    assert redacted("redis://h:1/0") == "redis://h:1/0"
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://h:1/0", "redis://h:1/0"),
+        ("redis://[::1]:1", "redis://[::1]:1"),
+        ("redis://hunter2:hunter2@h/0", "redis://h/0"),
+        ("redis://:hunter2@h?db=1", "redis://h"),
+        ("redis://:a@hunter2@h:6379", "redis://h:6379"),
+        ("redis://:a/hunter2@h:6379", "redis://h:6379"),
+        ("redis://:a?hunter2@h:6379", "redis://***"),
+        ("redis://hunter2?a@h:6379", "redis://***"),
+        ("redis://:hunter2", "redis://***"),
+        ("redis://:hunter2:6379", "redis://***"),
+        ("redis://user:hunter2", "redis://***"),
+        ("redis://[hunter2", "redis://***"),
+        ("rediss://:hunter2@h:1?ssl_keyfile=/hunter2.pem", "rediss://h:1"),
+        ("redis+sentinel://:a/hunter2@h:1,i/s", "redis+sentinel://h:1,i/s"),
+        ("redis+sentinel://h:1/s?sentinel_password=hunter2", "redis+sentinel://h:1/s"),
+        ("redis+sentinel://h/s?sentinel_password=hunter2@x", "redis+sentinel://***"),
+        ("redis+cluster://:hunter2@a:1,[::2]:3", "redis+cluster://a:1,[::2]:3"),
+        ("unix:///r.sock?username=hunter2&password=hunter2", "unix:///r.sock"),
+        ("unix:///r.sock?password=hunter2@a/b?c", "unix:///r.sock"),
+        ("unix://:hunter2@/r.sock", "unix://***"),
+        ("redis:hunter2@h", "***"),
+        ("reddis://:hunter2@h", "***"),
+        (":hunter2@h:6379", "***"),
+        ("hunter2", "***"),
+        ("", "***"),
+        ("embedded", "embedded"),
+    ],
+)
+def test_password_is_neither_logged_nor_repeated(url, shown) -> None:
+    assert redacted(url) == shown
+    try:
+        told = repr(load(None, ORIGIN | {"l2": url}))
+    except ConfigError as e:
+        told = f"{e} {e.__cause__}"
+    assert "hunter2" not in told
+
+
+@pytest.mark.parametrize("value", ["['redis://:hunter2@h']", "'hunter2:redis'"])
+def test_url_of_a_wrong_kind_in_the_file_is_not_repeated(tmp_path, value) -> None:
+    with pytest.raises(ConfigError, match=r":2: (url|l2): expected") as caught:
+        load(written(tmp_path, f"[l2]\nurl = {value}\n"), ORIGIN)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_password_of_the_origin_is_not_repeated() -> None:
+    with pytest.raises(ConfigError, match="origin: expected http") as caught:
+        load(None, {"origin": "http://user:hunter2@a"})
+    assert "hunter2" not in str(caught.value)
 
 
 def test_settings_of_l1_reach_the_cache() -> None:

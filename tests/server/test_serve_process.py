@@ -144,10 +144,12 @@ def test_reload_keeps_what_is_cached(tmp_path, origin) -> None:
 
 
 def test_redis_that_is_down_at_the_start_is_no_error(tmp_path, origin) -> None:
-    url = f"unix://{tmp_path}/nobody.sock"
+    url = f"unix://{tmp_path}/nobody.sock?password=hunter2"
     with served(tmp_path / "log", origin.url, l2=url) as server:
         assert server.get(PATH + "&down").status == 200
         until(lambda: server.get(PATH + "&down").hit, 5)
+    log = (tmp_path / "log").read_text()
+    assert f"L2 unix://{tmp_path}/nobody.sock (" in log and "hunter2" not in log
 
 
 def test_killed_embedded_redis_costs_no_request(tmp_path, origin) -> None:

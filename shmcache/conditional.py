@@ -1,0 +1,217 @@
+"""Conditional stores: where nothing stands (add), or in place of one fill (replace).
+
+In the fleet the key's lease is asked for first: who holds it is alone with the key. On
+a host without L2 the condition is judged under the shard's lock.
+
+Compare and set
+    The lease is taken first, so the value that is compared is the one replaced: the
+    delete of the set is done only where that lease still stands. What is stored may be
+    what was read, with another life (`touch`), so it is as old as the read:
+    1. the lease is won, and the value read; 2. one of its tags is deleted; 3. the set's
+    delete; 4. its fill, begun under the clock of 3, would bring back what 2 removed.
+    So the fill bears the clock of 1, in Redis and here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import NamedTuple
+
+from .ask import NONE, WON, Answer, Invalidation
+from .errors import CacheError, TierUnavailable
+from .invalidation import Invalidations
+from .l1 import L1, OK
+from .l2 import L2
+from .lease import Leases
+from .record import DEAD, VALUE, Record
+
+WAIT = 30.0
+"""Seconds that a store waits for who holds the key's lease."""
+_NO_KEY = b"\x1f"
+"""Nobody's: what is raised above it is raised for tags, or for everything."""
+
+
+class _Asked(NamedTuple):
+    """What L2 answered about a key, and what was noted before it was asked."""
+
+    token: bytes
+    """Of the lease that is ours; b"": none."""
+    answer: Answer
+    note: int
+    """The invalidation clock."""
+    lowest: int
+    """That of the oldest invalidation which Redis may not know of."""
+
+
+class Conditional:
+    """Those of this process."""
+
+    def __init__(
+        self,
+        l1: L1,
+        l2: L2 | None,
+        leases: Leases | None,
+        invalidations: Invalidations,
+    ) -> None:
+        self._l1 = l1
+        self._l2 = l2
+        self._leases = leases
+        self._invalidations = invalidations
+        self._outbox = invalidations.outbox
+
+    async def add(self, key: bytes, record: Record) -> bool:
+        """Store the record if nothing stands under the key, in the fleet or here, nor
+        is on its way; whether it was."""
+        if self._stands(key):
+            return False
+        asked = await self._lease(key, early=False)
+        if asked is not None and self._doubtful(key, asked):
+            # 1. any key is invalidated here, Redis is not told; 2. another host sets
+            # this one; 3. its value is no older than 1, but cannot be told from one
+            # that is: so Redis is told first.
+            self._invalidations.give_back(key, asked.token)
+            await self._tell_all(key)
+            asked = await self._lease(key, early=False)
+        if asked is not None and not (asked.token or self._usable(key, asked)):
+            asked = await self._lease(key, early=True)  # what is fresh is no value
+        if asked is None:
+            return await self._store_if(key, record, absent_only=True)
+        token, answer = asked.token, asked.answer
+        if self._usable(key, asked) or self._stands(key):
+            self._invalidations.give_back(key, token)
+            return False
+        if self._doubtful(key, asked):
+            self._invalidations.give_back(key, token)
+            raise TierUnavailable("l2: whether a value stands is not known")
+        l2 = self._l2
+        assert l2 is not None
+        begun = {l2.partition(key): answer.clock}
+        return await self._invalidations.finish({key: record}, {key: token}, begun)
+
+    async def replace(self, key: bytes, record: Record, nonce: int) -> bool:
+        """Store the record in place of the one that bears `nonce`; False if another
+        stands, or none. `TierUnavailable` if it cannot be known: L2 went away in
+        between."""
+        asked = await self._lease(key, early=True)
+        if asked is None:
+            return await self._store_if(key, record, if_nonce=nonce)
+        found, l2 = self._usable(key, asked), self._l2
+        assert l2 is not None
+        stands = found is not None and found.nonce == nonce and bool(asked.token)
+        if found is None or not stands or self._raised(key, found, record, asked.note):
+            self._invalidations.give_back(key, asked.token)
+            return False
+        token = os.urandom(16)
+        item = Invalidation(b"d", key, record.nonce, token, asked.token)
+        begun = None
+        try:
+            begun = await self._invalidations.send([item], {key: token})
+        finally:
+            if begun is None:  # cancelled, or without an answer
+                self._invalidations.give_back(key, asked.token)
+                self._invalidations.give_back(key, token)
+        if begun is None:
+            raise TierUnavailable("l2: whether the value was replaced is not known")
+        if not begun:  # set or invalidated in between
+            return False
+        # the key itself is raised by now, by us: who else did so has told Redis, where
+        # the lease is gone then, or stands in the outbox
+        if self._raised(_NO_KEY, found, record, asked.note) or self._pending(
+            key, found
+        ):
+            self._invalidations.give_back(key, token)
+            return False
+        begun = {l2.partition(key): asked.answer.clock}
+        return await self._invalidations.finish({key: record}, {key: token}, begun)
+
+    def _raised(self, key: bytes, found: Record, record: Record, note: int) -> bool:
+        """Whether what either bears was invalidated here since the note."""
+        highest = self._l1.table.highest
+        return any(highest(key, r.tags, soft=True) > note for r in (found, record))
+
+    def _pending(self, key: bytes, found: Record) -> bool:
+        """Whether Redis is still to be told of what voids the record."""
+        assert self._outbox is not None
+        return self._outbox.holds(key, found.tags)
+
+    async def _tell_all(self, key: bytes) -> None:
+        """Send what Redis may not know of."""
+        if self._outbox is not None and self._l2 is not None:
+            await self._outbox.drain(self._l2.partition(key))
+
+    def _stands(self, key: bytes) -> bool:
+        found = self._l1.look(key)
+        return found is not None and found.kind == VALUE and found.state != DEAD
+
+    def _usable(self, key: bytes, asked: _Asked) -> Record | None:
+        """What L2 has, unless it was invalidated here and Redis is not told yet."""
+        found = asked.answer.record
+        if found is None or found.kind != VALUE:
+            return None
+        usable = self._l1.usable(key, found.tags, asked.lowest)
+        return found if usable else None
+
+    def _doubtful(self, key: bytes, asked: _Asked) -> bool:
+        """Whether L2 has a value that may have been invalidated here."""
+        found = asked.answer.record
+        return (
+            found is not None
+            and found.kind == VALUE
+            and self._usable(key, asked) is None
+        )
+
+    async def _lease(self, key: bytes, *, early: bool) -> _Asked | None:
+        """Ask until the key's lease is ours, or, unless `early`, a value stands that
+        may be believed. None without L2."""
+        l2 = self._l2
+        if l2 is None:
+            return None
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + WAIT
+        channel = self._leases.channel if self._leases is not None else b""
+        while True:
+            token = os.urandom(16)
+            note, lowest = self._l1.table.clock(), self._l1.lowest()
+            try:
+                answer = await l2.acquire(
+                    key, offer=token, early=early, channel=channel
+                )
+            except TierUnavailable:
+                l2.abandon_later(key, token)
+                return None
+            asked = _Asked(token if answer.lease == WON else b"", answer, note, lowest)
+            if answer.lease in (WON, NONE) or (
+                not early and self._usable(key, asked) is not None
+            ):
+                return asked
+            if self._invalidations.closed:
+                raise CacheError("the cache was closed")
+            if loop.time() >= ends:
+                raise TierUnavailable(f"the key's lease was not to be had in {WAIT} s")
+            await self._wait(key, answer.wait_ms)
+
+    async def _wait(self, key: bytes, wait_ms: int) -> None:
+        if self._leases is not None:
+            await self._leases.wait(key, wait_ms)
+        else:
+            await asyncio.sleep(min(0.05, wait_ms / 1000))
+
+    async def _store_if(
+        self,
+        key: bytes,
+        record: Record,
+        *,
+        absent_only: bool = False,
+        if_nonce: int = 0,
+    ) -> bool:
+        """Raise and store in L1 on a condition; the fleet hears of it as a delete."""
+        item = [Invalidation(b"d", key)]
+        numbers = self._outbox.add(item) if self._outbox is not None else []
+        stored = await self._l1.put_patiently(
+            key, record, raising=True, absent_only=absent_only, if_nonce=if_nonce
+        )
+        if stored != OK and self._outbox is not None:  # nothing was done
+            self._outbox.sent(numbers)
+        self._invalidations.fits(record, stored)
+        return stored == OK
