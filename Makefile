@@ -45,16 +45,16 @@ check: $(BUILT) build/check/warnings  ## linters, types, C warnings
 
 # Of what `make test` runs a hundredth. 50 waves of 250 clients each way, each within
 # 1.1 s; 10^9 reads of one segment by processes that are killed and stopped, or 15 minutes
-# of them; the larger models; 10^4 cancellations; 10^6 simulated histories.
-HISTORIES ?= 1000000
-stress: $(BUILT) build/check/fast/stress  ## every long count: 10^9 reads, 10^6 histories
+# of them; 10^4 cancellations; the larger models; simulated histories, 40 a second and core.
+HISTORIES ?= 100000
+stress: $(BUILT) build/check/fast/stress  ## every long count; HISTORIES=1000000
 	build/check/fast/stress 1e9 900
 	SHMCACHE_REPEATS=50 SHMCACHE_WAVE_SECONDS=1.1 \
 	$(PY) -m pytest tests/processes/test_cold_key.py $(PYTEST_ARGS)
 	SHMCACHE_REPEATS=10000 $(PY) -m pytest tests/test_cancellation.py tests/test_asks.py \
 	  $(PYTEST_ARGS)
 	$(PY) -m pytest tests/model/full.py $(PYTEST_ARGS)
-	$(PY) -m tests.sim $(HISTORIES)
+	$(PY) -m tests.sim 0 --histories $(HISTORIES) --jobs 2
 
 # Real hosts, a real Redis behind a fault proxy, a seeded schedule; every answer checked.
 chaos: $(BUILT)  ## five minutes of faults; CHAOS_ARGS='--seconds 60 --seed 7'
