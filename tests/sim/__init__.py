@@ -1,0 +1,1 @@
+"""Deterministic simulation: the library's own code, run under a seeded scheduler."""

@@ -1,0 +1,255 @@
+"""The history of reads and writes of a fleet, and the rules that it must keep.
+
+In the manner of CacheLib's ValueHistory: each value says which fetch made it and when
+that fetch began; each read and each write is recorded with its begin and its end. Times
+are nanoseconds of one clock that all recorders share, so that one thing ended before
+another began is known wherever it happened. The rules know nothing of how the cache
+works; the simulation and the harness of real processes use the same ones.
+
+Rules
+    invented    a value that nobody fetched, or of another key, or before it was made
+    stale       on one host: after an invalidation returned, a read that begins later
+                is not answered with a fetch that began before that invalidation did;
+                after a soft one, only with a stale answer
+    resurrected on one host: after a read was answered by a fetch later than some
+                invalidation, no later read is answered, as fresh, by one before it
+    expired     a fresh answer past its ttl, or any past ttl and grace
+    unsettled   after the fleet had time to settle, on every host: an answer from
+                before any invalidation that returned before; where it had only time
+                for the stream, but not for 4 s after a gap, a fresh one
+    apart       ... or two hosts with the values of two different sets
+    unwanted    a value whose write was refused
+    swapped     two writes in the place of one and the same value
+    endless     a call of a living process that did not end
+    failed      a call that raised what it must not
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+FRESH, STALE, UNKNOWN = "fresh", "stale", "unknown"
+SECOND = 1_000_000_000
+
+
+class Value(NamedTuple):
+    """What is cached: it tells where it comes from. Survives msgpack as a list."""
+
+    key: str
+    began: int
+    """When its fetch began; of a set, when the set did."""
+    number: int
+    """Of the fetch: no two have the same."""
+    is_set: bool
+    ended: int = 0
+    """When its fetch returned."""
+    ttl_ns: int = 0
+    """0: for ever."""
+    grace_ns: int = 0
+    tags: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, cached: Sequence[object]) -> Value:
+        *fields, tags = cached
+        return cls(*fields, tuple(tags))  # type: ignore[arg-type]
+
+
+@dataclass(slots=True)
+class Read:
+    """A call that was answered; `value` None: a miss."""
+
+    verb: str
+    host: int
+    key: str
+    begin: int
+    end: int
+    value: Value | None
+    state: str
+    """FRESH, STALE, or UNKNOWN where the verb does not say."""
+    source: str = ""
+
+
+@dataclass(slots=True)
+class Write:
+    """A call that makes values void; of a set also `value`, which it stores."""
+
+    verb: str
+    host: int
+    begin: int
+    covers: Callable[[Value], bool]
+    about: str
+    """Key, tag or everything: for people."""
+    soft: bool = False
+    value: Value | None = None
+    end: int | None = None
+    """None: it never returned, for its process was killed or its caller gave up."""
+    refused: bool = False
+    """It says that it stored nothing."""
+    swapped: int = 0
+    """Version of the value that it was to take the place of."""
+
+
+class Violation(NamedTuple):
+    rule: str
+    text: str
+
+
+@dataclass
+class History:
+    """What was recorded."""
+
+    reads: list[Read] = field(default_factory=list)
+    writes: list[Write] = field(default_factory=list)
+    troubles: list[Violation] = field(default_factory=list)
+    """Of `endless` and `failed`, told by the recorder."""
+    settled: int | None = None
+    """From here on the fleet agrees; writes that began later are not judged so."""
+    patient: bool = True
+    """By then nothing is stale for a gap any more."""
+    _ends: dict[int, int | None] = field(default_factory=dict)
+    slack_ns: int = 5_000_000
+    """By which an answer may be older than its ttl: the time a look takes."""
+
+    def void(self, value: Value, write: Write) -> bool:
+        """Whether the write makes the value void: its fetch began before the write
+        did. A set takes effect at some time of its own, so it is older than a write
+        only if it had returned; one that never did may be later than all."""
+        if not value.is_set:
+            return value.began < write.begin and write.covers(value)
+        ended = self._set_ends().get(value.number)
+        return ended is not None and ended < write.begin and write.covers(value)
+
+    def _set_ends(self) -> dict[int, int | None]:
+        if len(self._ends) != len(self.writes):
+            self._ends = {
+                w.value.number if w.value else -i: w.end
+                for i, w in enumerate(self.writes, 1)
+            }
+        return self._ends
+
+    def _refused(self) -> set[int]:
+        return {w.value.number for w in self.writes if w.refused and w.value}
+
+    def _swapped(self) -> Iterable[Violation]:
+        done: dict[tuple[str, int], Write] = {}
+        for write in self.writes:
+            if write.swapped and write.end is not None and not write.refused:
+                other = done.setdefault((write.about, write.swapped), write)
+                if other is not write:
+                    yield Violation("swapped", f"{_named(other)}, {_named(write)}")
+
+    def check(
+        self, *, ages: bool = True, swaps: bool = True, softs: bool = True
+    ) -> list[Violation]:
+        """All violations. `ages`: nobody moved Redis' clock, nor touched a value;
+        `swaps`: nobody was cut off from the fleet; `softs`: nobody touched a value,
+        which makes a stale one fresh."""
+        found = list(self.troubles)
+        if swaps:
+            found += self._swapped()
+        for read in self.reads:
+            found += self._check_read(read, ages, softs)
+        found += self._resurrections()
+        if self.settled is not None:
+            found += self._apart(self.settled)
+        return found
+
+    def _check_read(self, read: Read, ages: bool, softs: bool) -> Iterable[Violation]:
+        value = read.value
+        if value is None:
+            return
+        if value.key != read.key or value.began > read.end:
+            yield Violation("invented", f"{_told(read)}")
+            return
+        if value.number in self._refused():
+            yield Violation("unwanted", f"{_told(read)}")
+        for write in self.writes:
+            if write.end is None or not self.void(value, write):
+                continue
+            if write.soft and (not softs or not _claims_freshness(read)):
+                continue
+            if write.host == read.host and write.end < read.begin:
+                yield Violation("stale", f"{_told(read)}; before it {_named(write)}")
+            elif (
+                self.settled is not None
+                and write.end < self.settled <= read.begin
+                and (self.patient or read.state == FRESH)
+            ):
+                yield Violation("unsettled", f"{_told(read)}; {_named(write)}")
+        if ages and value.ttl_ns:
+            life = value.ttl_ns + (0 if read.state == FRESH else value.grace_ns)
+            made = value.began if value.is_set else value.ended
+            if read.begin > made + life + self.slack_ns and read.source != "compute":
+                yield Violation("expired", f"{_told(read)}")
+
+    def _resurrections(self) -> Iterable[Violation]:
+        for late in self.reads:
+            old = late.value
+            if old is None or late.state != FRESH:
+                continue
+            for write in self.writes:
+                if write.soft or not self.void(old, write):
+                    continue
+                seen = self._seen_after(write, late)
+                if seen is not None:
+                    yield Violation(
+                        "resurrected",
+                        f"{_told(late)}; before it {_told(seen)}; {_named(write)}",
+                    )
+
+    def _seen_after(self, write: Write, late: Read) -> Read | None:
+        """A read on `late`'s host, ended before it, that shows the write was in force:
+        the set's own value, or a fetch begun after the write returned."""
+        for read in self.reads:
+            if (
+                read.host == late.host
+                and read.key == late.key
+                and read.end < late.begin
+                and read.value is not None
+                and read.source not in ("compute", "flight")  # it may stand nowhere
+                and (
+                    read.value == write.value
+                    or (write.end is not None and read.value.began > write.end)
+                )
+            ):
+                return read
+        return None
+
+    def _apart(self, settled: int) -> Iterable[Violation]:
+        last: dict[str, dict[int, Read]] = {}
+        for read in self.reads:
+            if read.begin >= settled and read.value and read.state == FRESH:
+                last.setdefault(read.key, {})[read.host] = read
+        for reads in last.values():
+            sets = {r.value for r in reads.values() if r.value and r.value.is_set}
+            if len(sets) > 1:
+                yield Violation("apart", "; ".join(map(_told, reads.values())))
+
+
+def _claims_freshness(read: Read) -> bool:
+    """Whether a soft write in force should have shown. Who waits for a fetch is
+    answered by it, though it was expired meanwhile."""
+    return read.state == FRESH and read.source not in ("compute", "flight")
+
+
+def _named(write: Write) -> str:
+    end = "killed" if write.end is None else _at(write.end)
+    own = f" = {write.value.number}" if write.value else ""
+    where = f"on host {write.host}, {_at(write.begin)}-{end}"
+    return f"{write.verb}({write.about}){own} {where}"
+
+
+def _told(read: Read) -> str:
+    value = read.value
+    made = "nothing" if value is None else f"{value.number}, begun {_at(value.began)}"
+    when = f"{_at(read.begin)}-{_at(read.end)}"
+    return (
+        f"{read.verb}({read.key}) on host {read.host}, {when}, answered {read.state} "
+        f"by {made} from {read.source or '?'}"
+    )
+
+
+def _at(ns: int) -> str:
+    return f"{ns / SECOND:.6f}"
