@@ -22,7 +22,7 @@ from .ask import NONE, WON, Answer, Invalidation
 from .errors import CacheError, TierUnavailable
 from .invalidation import Invalidations
 from .l1 import L1, OK
-from .l2 import L2
+from .l2 import FULL, L2, STORED
 from .lease import Leases
 from .record import DEAD, VALUE, Record
 
@@ -86,8 +86,7 @@ class Conditional:
             raise TierUnavailable("l2: whether a value stands is not known")
         l2 = self._l2
         assert l2 is not None
-        begun = {l2.partition(key): answer.clock}
-        return await self._invalidations.finish({key: record}, {key: token}, begun)
+        return await self._finish(key, record, token, answer)
 
     async def replace(self, key: bytes, record: Record, nonce: int) -> bool:
         """Store the record in place of the one that bears `nonce`; False if another
@@ -122,8 +121,19 @@ class Conditional:
         ):
             self._invalidations.give_back(key, token)
             return False
-        begun = {l2.partition(key): asked.answer.clock}
-        return await self._invalidations.finish({key: record}, {key: token}, begun)
+        return await self._finish(key, record, token, asked.answer)
+
+    async def _finish(
+        self, key: bytes, record: Record, token: bytes, answer: Answer
+    ) -> bool:
+        """Store under the lease; `TierUnavailable` if it cannot be known whether."""
+        assert self._l2 is not None
+        begun = {self._l2.partition(key): answer.clock}
+        tokens = {key: token}
+        (ended,) = await self._invalidations.finish({key: record}, tokens, begun)
+        if not ended:
+            raise TierUnavailable("l2: whether the value was stored is not known")
+        return ended in (STORED, FULL)
 
     def _raised(self, key: bytes, found: Record, record: Record, note: int) -> bool:
         """Whether what either bears was invalidated here since the note."""

@@ -151,15 +151,17 @@ class Invalidations:
             for key, record in records.items():
                 await self._store_here(key, record)
             return False
-        return await self.finish(records, tokens, begun)
+        answers = await self.finish(records, tokens, begun)
+        return all(answer in (STORED, FULL) for answer in answers)
 
     async def finish(
         self,
         records: Mapping[bytes, Record],
         tokens: Mapping[bytes, bytes],
         begun: Mapping[int, FleetClock],
-    ) -> bool:
-        """The second half of sets: fills, under leases that their first half took."""
+    ) -> list[str]:
+        """The second half of sets: fills, under leases that their first half took. What
+        L2 answered to each; "" nothing: it is not known whether it has it."""
         l2 = self._l2
         assert l2 is not None
         stamp = self._l1.table.clock()
@@ -178,7 +180,7 @@ class Invalidations:
         for (key, _, record, _), answer in zip(puts, answers, strict=True):
             if answer in (STORED, FULL):
                 await self._l1.put_patiently(key, record, newer_only=True)
-        return all(answer in (STORED, FULL) for answer in answers)
+        return answers
 
     def give_back(self, key: bytes, token: bytes) -> None:
         if self._l2 is not None and token:

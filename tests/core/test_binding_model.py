@@ -75,6 +75,8 @@ class TableMachine(RuleBasedStateMachine):
             return binding.MISS
         if self.now >= known.dead_at:
             return binding.DEAD
+        if soft > known.stamp and known.dead_at == known.fresh_until < FOREVER:
+            return binding.DEAD  # expired, and no grace to be stale in
         if max(soft, gap) > known.stamp or self.now >= known.fresh_until:
             return binding.STALE
         return binding.FRESH

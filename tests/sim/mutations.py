@@ -284,8 +284,8 @@ MUTATIONS = [
     Mutation(
         "what compare and set stores is as old as what it read",
         _REPLACE,
-        "    begun = {l2.partition(key): asked.answer.clock}\n",
-        "",
+        "token, asked.answer)",
+        "token, asked.answer._replace(clock=begun[l2.partition(key)]))",
         tried=200,
     ),
     Mutation(

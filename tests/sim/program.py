@@ -108,8 +108,8 @@ class Program:
         went back and a dead holder's lease outlives the timeout."""
         if isinstance(error, ComputeTimeout) and self.redis_jumped:
             return
-        if isinstance(error, TierUnavailable) and self.redis_lost:
-            return  # whether it was swapped cannot be known
+        if isinstance(error, TierUnavailable) and not self.quiet:
+            return  # whether it was stored cannot be known
         if not isinstance(error, (Broken, ComputeFailed)):
             self._trouble("failed", f"{call}: {error!r}")
 

@@ -1,4 +1,4 @@
-"""Each rule that looks odd is needed: without it some history goes wrong."""
+"""Rules that look odd: without those that have `tries` some history goes wrong."""
 
 from __future__ import annotations
 
