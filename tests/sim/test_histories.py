@@ -17,9 +17,9 @@ import pytest
 from tests.sim.fleet import Fleet
 from tests.sim.run import run
 
-HISTORIES = int(os.environ.get("SHMCACHE_HISTORIES", "10000"))
+HISTORIES = int(os.environ.get("SHMCACHE_HISTORIES", "1200"))
 FIRST = int(os.environ.get("SHMCACHE_SEED", "0"))
-SECONDS = float(os.environ.get("SHMCACHE_SECONDS", "40"))
+SECONDS = float(os.environ.get("SHMCACHE_SECONDS", "90"))
 
 
 @pytest.fixture(scope="module")
