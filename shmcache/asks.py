@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -39,8 +38,9 @@ from .record import Record
 from .resp import Command, NoScriptError, ProtocolError
 from .scripts import Names, Script, sound
 
-BATCH = 128
-"""Keys of one script: it must not hold up Redis for others."""
+BATCH = 32
+"""Keys of one script: while Redis works on a batch, we read the one before; and it
+must not hold up Redis for others."""
 TRIES = 3
 """Of a value that changes between script and GET."""
 
@@ -201,7 +201,7 @@ class Asks:
         names, prefix = self._names, self._names.values
         keys = [names.generations, names.stream]
         args: list[bytes | str | int] = [
-            os.urandom(8),
+            others[0].offer[:8] if others else b"",  # random, and only of a `:g`
             identity_bytes(self._expects()),
             self._lease_ms,
             len(reads),

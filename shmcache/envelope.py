@@ -110,9 +110,9 @@ def unpack_envelope(name: bytes, data: bytes, secret: bytes = b"") -> Envelope |
         return None
     if len(data) < _HEAD.size:
         raise CodecError("truncated envelope")
-    _, _, kind, ntags, flags, digest, ttl_ms, grace_ms, ends_ms, *rest = (
-        _HEAD.unpack_from(data)
-    )
+    head = _HEAD.unpack_from(data)
+    kind, ntags, flags, digest = head[2:6]
+    ttl_ms, grace_ms, ends_ms, incarnation, clock, nonce = head[6:]
     if kind > ERROR or ttl_ms < FOREVER_MS or not 0 <= grace_ms <= LIFE_MAX_MS - ttl_ms:
         raise CodecError("an envelope that we never wrote")
     start = _HEAD.size + 4 * ntags + _BODY.size
@@ -135,7 +135,6 @@ def unpack_envelope(name: bytes, data: bytes, secret: bytes = b"") -> Envelope |
     tags = struct.unpack_from(f"<{ntags}I", data, _HEAD.size) if ntags else ()
     if tags and max(tags) > TAG_MAX:
         raise CodecError("an envelope that we never wrote")
-    incarnation, clock, nonce = rest
     lives = (ttl_ms, grace_ms, ends_ms)
     return Envelope(value, kind, *lives, incarnation, clock, nonce, fill_us, tags)
 

@@ -44,6 +44,8 @@ from .wire import Wire
 __all__ = ["L2", "NONE", "WAIT", "WON", "Answer", "FleetClock"]
 
 STORED, FULL, RAISED, LOST = "stored", "full", "raised", "lost"
+STORES = 128
+"""Keys of one exchange that stores or invalidates."""
 BATCH_BYTES = 1 << 20
 """Of the values of one exchange, roughly."""
 
@@ -276,7 +278,7 @@ class L2:
         batches = [
             (part, some)
             for part, every in shares
-            for some in pieces(every, BATCH, lambda i: len(items[i][2].value))
+            for some in pieces(every, STORES, lambda i: len(items[i][2].value))
         ]
         ended = await asyncio.gather(
             *(part.put_many([items[i] for i in some]) for part, some in batches),
@@ -319,8 +321,8 @@ class L2:
         the items may have been done, or may be yet.
         """
         part, lost = self._parts[partition], set[int]()
-        for first in range(0, max(1, len(items)), BATCH):
-            some = items[first : first + BATCH]
+        for first in range(0, max(1, len(items)), STORES):
+            some = items[first : first + STORES]
             clock, refused = await part.invalidate(some, origin, probing)
             lost.update(first + i for i in refused)
         return Done(clock, frozenset(lost))

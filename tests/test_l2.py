@@ -19,7 +19,7 @@ from shmcache.asks import BATCH
 from shmcache.breaker import THRESHOLD
 from shmcache.clock import SYSTEM
 from shmcache.errors import ConfigError, TierUnavailable
-from shmcache.l2 import BATCH_BYTES, L2, pieces
+from shmcache.l2 import BATCH_BYTES, L2, STORES, pieces
 from shmcache.link import CONNECTIONS, Link, cut
 from shmcache.record import ERROR, FOREVER, FRESH, PASS, STALE
 from shmcache.scripts import Names
@@ -200,7 +200,7 @@ async def test_set_takes_the_lease_for_its_token(l2: L2) -> None:
 async def test_batch_larger_than_a_script_is_done_in_order(
     l2: L2, server: RedisServer
 ) -> None:
-    keys = [b"%d" % i for i in range(2 * BATCH + 1)]
+    keys = [b"%d" % i for i in range(2 * STORES + 1)]
     await fill(l2, keys[-1], record())
     done = await l2.invalidate([Invalidation(b"d", key) for key in keys])
     assert (done.clock.clock, done.lost) == (len(keys), frozenset())
@@ -211,12 +211,12 @@ async def test_batch_larger_than_a_script_is_done_in_order(
 
 async def test_lost_items_of_a_batch_are_told_by_their_place(l2: L2) -> None:
     mine, _ = await won(l2, b"k")
-    items = [Invalidation(b"d", b"%d" % i) for i in range(BATCH)]
+    items = [Invalidation(b"d", b"%d" % i) for i in range(STORES)]
     passed_on = Invalidation(b"d", b"k", 7, token(), token())
     stands = Invalidation(b"d", b"k", 7, token(), mine)
     done = await l2.invalidate([*items, passed_on, stands, passed_on])
-    assert done.lost == {BATCH, BATCH + 2}
-    assert done.clock.clock == BATCH + 1
+    assert done.lost == {STORES, STORES + 2}
+    assert done.clock.clock == STORES + 1
 
 
 async def test_nothing_to_invalidate_tells_the_clock(l2: L2) -> None:

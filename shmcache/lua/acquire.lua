@@ -17,26 +17,28 @@
 -- and because a raise after the grant must be above the clock that is answered.
 -- Whatever stands in a key, the others' part of the answer must not suffer: so no
 -- number is taken that would not fit there.
-local HEAD, HEAD_BYTES, FORMAT = '<c4BBBBc8i8i8i8c8I8c8', 64, 2
+local HEAD, HEAD_BYTES, FORMAT = '<i8i8i8c8I8c8', 64, 2    -- from its 17th byte on
 local LIFE_MAX = 9223372036854          -- ms
 local BYTES_MAX = 16 * 1048576 + 4096   -- of a value and its head; none of us is larger
 local LEASE_MAX = 5000                  -- ms; another host's may be longer than ours
-local EIGHT, NONE = string.rep('\0', 8), string.rep('\0', 16)
+local EIGHT = '\0\0\0\0\0\0\0\0'
+local NONE = EIGHT .. EIGHT
+local call, pcall, format, sub = redis.call, redis.pcall, string.format, string.sub
 local g, s, life, reads = KEYS[1], KEYS[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 
 -- What the command answers; false, and the key is deleted, if it is of another type.
 -- Any other error is raised: a right that we have not says nothing of the key.
 local function read(command, key, ...)
-    local reply = redis.pcall(command, key, ...)
+    local reply = pcall(command, key, ...)
     if type(reply) ~= 'table' then return reply end
     if not string.find(reply.err, 'WRONGTYPE', 1, true) then error(reply.err) end
-    redis.call('DEL', key)
+    call('DEL', key)
     return false
 end
 
-local time = redis.call('TIME')
+local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local meta = redis.call('HMGET', g, 'i', 'c', 'C', 'S')
+local meta = call('HMGET', g, 'i', 'c', 'C', 'S')
 local i, c = meta[1], meta[2]
 if not i or #i ~= 8 or (c and not (#c <= 16 and string.find(c, '^%d+$'))) then
     meta = {}           -- not one of ours: as if there was none
@@ -52,10 +54,10 @@ local function raised(head, ntags, clock)
     local fields = {}
     for i = 1, ntags do
         local at = HEAD_BYTES + 4 * i - 3
-        local n = string.format('%.0f', (struct.unpack('<I4', head, at)))
+        local n = format('%.0f', (struct.unpack('<I4', head, at)))
         fields[2 * i - 1], fields[2 * i] = 't' .. n, 'u' .. n
     end
-    local raises = redis.call('HMGET', g, unpack(fields))
+    local raises = call('HMGET', g, unpack(fields))
     for i = 1, 2 * ntags, 2 do
         hard = hard or above(raises[i], clock)
         soft = soft or above(raises[i + 1], clock)
@@ -65,7 +67,7 @@ end
 
 -- whether it is within its ttl, and what is left of its life
 local function lives(v, ttl, grace, ends)
-    local left = redis.call('PTTL', v)
+    local left = call('PTTL', v)
     if ttl < 0 then return left == -1, math.min(left, grace) end
     local until_end = ends - now
     if left < 0 or left > ttl + grace then      -- somebody lengthened it
@@ -78,9 +80,9 @@ end
 local function state(v)
     local head = read('GETRANGE', v, 0, HEAD_BYTES + 4 * 33 - 1)
     if not head or head == '' then return 0, 0, EIGHT end
-    if #head < 5 or string.sub(head, 1, 4) ~= 'SHMC'
-            or redis.call('GETRANGE', v, BYTES_MAX, BYTES_MAX) ~= '' then
-        redis.call('DEL', v)        -- foreign
+    if #head < 5 or sub(head, 1, 4) ~= 'SHMC'
+            or call('GETRANGE', v, BYTES_MAX, BYTES_MAX) ~= '' then
+        call('DEL', v)        -- foreign
         return 0, 0, EIGHT
     end
     if string.byte(head, 5) ~= FORMAT then      -- another version's: left alone
@@ -88,13 +90,12 @@ local function state(v)
     end
     local ntags = string.byte(head, 7) or 0
     if ntags > 33 or #head < HEAD_BYTES + 4 * ntags then
-        redis.call('DEL', v)
+        call('DEL', v)
         return 0, 0, EIGHT
     end
-    local _, _, _, _, _, _, ttl, grace, ends, incarnation, clock, nonce =
-        struct.unpack(HEAD, head)
+    local ttl, grace, ends, incarnation, clock, nonce = struct.unpack(HEAD, head, 17)
     if ttl < -1 or ttl > LIFE_MAX or grace < 0 or grace > LIFE_MAX then
-        redis.call('DEL', v)
+        call('DEL', v)
         return 0, 0, EIGHT
     end
     if incarnation ~= meta[1] then return 0, 0, nonce end
@@ -107,8 +108,8 @@ local function state(v)
 end
 
 local function make_g()
-    redis.call('DEL', g, s)     -- the stream's ids belong to the clock that was lost
-    redis.call('HSET', g, 'i', ARGV[1], 'r', ARGV[2])
+    call('DEL', g, s)     -- the stream's ids belong to the clock that was lost
+    call('HSET', g, 'i', ARGV[1], 'r', ARGV[2])
     meta[1] = ARGV[1]
 end
 
@@ -117,7 +118,7 @@ local memory        -- whether there is any, once that was asked
 -- A script's first write is refused where there is none: here one that changes nothing.
 local function has_memory(l)
     if memory == nil then
-        local probe = redis.pcall('SETRANGE', l, 0, '')
+        local probe = pcall('SETRANGE', l, 0, '')
         memory = type(probe) ~= 'table' or not string.find(probe.err, 'OOM', 1, true)
     end
     return memory
@@ -128,31 +129,31 @@ local function lease(l, w, e, offer, instead_of, waited, channel)
     has_memory(l)
     if waited ~= NONE then
         local failed = read('GET', e)
-        if failed and string.sub(failed, 1, 16) == waited then
-            return 3, 0, string.sub(failed, 17)
+        if failed and sub(failed, 1, 16) == waited then
+            return 3, 0, sub(failed, 17)
         end
     end
     local stands = read('GET', l)
     if stands and #stands ~= 16 then        -- foreign
-        redis.call('DEL', l)
+        call('DEL', l)
         stands = false
     end
     if not stands or stands == instead_of then
         if not memory then return 4, 0, '' end
         if not meta[1] then make_g() end
-        redis.call('SET', l, offer, 'PX', life)
+        call('SET', l, offer, 'PX', life)
         return 1, life, offer
     end
-    local left = redis.call('PTTL', l)
+    local left = call('PTTL', l)
     -- nobody of us makes one that has no end, or such a long one: Redis' clock was set
     -- back since, and the lease of a dead holder would stand until it is there again
     if left < 0 or left > math.max(life, LEASE_MAX) then
-        redis.call('PEXPIRE', l, life)
+        call('PEXPIRE', l, life)
         left = life
     end
     if channel ~= '' and memory then    -- a hint: who is not told asks again anyway
-        redis.pcall('SADD', w, channel)
-        redis.pcall('PEXPIRE', w, left + 1000)
+        pcall('SADD', w, channel)
+        pcall('PEXPIRE', w, left + 1000)
     end
     return 2, left, stands
 end
@@ -160,25 +161,24 @@ end
 local answers = {}
 for i = 1, reads do
     local worth, left, nonce = state(KEYS[2 + i])
-    answers[i + 1] = string.format('%d%17.0f', worth, left) .. nonce
+    answers[i + 1] = format('%d%17d', worth, left) .. nonce
 end
 for i = 1, #ARGV - 4 do
     local v, l, w, e = unpack(KEYS, reads + 4 * i - 1, reads + 4 * i + 2)
     local ask = ARGV[4 + i]
     local worth, left, nonce = state(v)
     local got, wait, words = 0, 0, ''
-    if worth ~= 2 or string.sub(ask, 1, 1) == '1' then
-        got, wait, words = lease(l, w, e, string.sub(ask, 2, 17),
-            string.sub(ask, 18, 33), string.sub(ask, 34, 49), string.sub(ask, 50))
+    if worth ~= 2 or sub(ask, 1, 1) == '1' then
+        got, wait, words = lease(l, w, e, sub(ask, 2, 17),
+            sub(ask, 18, 33), sub(ask, 34, 49), sub(ask, 50))
     end
-    words = string.sub(words, 1, 9999)
-    answers[reads + i + 1] = string.format('%d%17.0f', worth, left) .. nonce
-        .. string.format('%d%17.0f%5d', got, wait, #words) .. words
+    words = sub(words, 1, 9999)
+    answers[reads + i + 1] = format('%d%17d', worth, left) .. nonce
+        .. format('%d%17d%5d', got, wait, #words) .. words
 end
 -- A replica refuses a write, also one that changes nothing: so a master that was
 -- demoted is never believed.
-local probe = redis.pcall('PERSIST', g)
+local probe = pcall('PERSIST', g)
 if type(probe) == 'table' and probe.err then return probe end
-answers[1] = (meta[1] or EIGHT)
-    .. string.format('%17.0f%17.0f', meta[2] or 0, now)
+answers[1] = (meta[1] or EIGHT) .. format('%17d%17d', meta[2] or 0, now)
 return table.concat(answers)
