@@ -9,7 +9,8 @@ Compare and set
     what was read, with another life (`touch`), so it is as old as the read:
     1. the lease is won, and the value read; 2. one of its tags is deleted; 3. the set's
     delete; 4. its fill, begun under the clock of 3, would bring back what 2 removed.
-    So the fill bears the clock of 1, in Redis and here.
+    So the fill bears the clock of 1, in Redis and here. Without L2 the store is one
+    step, and the stamp that the record brings, from before the look, is left to it.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class Conditional:
     async def replace(self, key: bytes, record: Record, nonce: int) -> bool:
         """Store the record in place of the one that bears `nonce`; False if another
         stands, or none. `TierUnavailable` if it cannot be known: L2 went away in
-        between."""
+        between. Its stamp is the clock before that one was looked at."""
         asked = await self._lease(key, early=True)
         if asked is None:
             return await self._store_if(key, record, if_nonce=nonce)

@@ -274,6 +274,7 @@ class L1:
         With `claim` only if the claim still bears that word; with `raising` the key
         is invalidated and stored under one hold of the lock; with `absent_only` only
         if nothing stands, with `if_nonce` only in place of the record that bears it.
+        `raising` gives the record a stamp of its own, unless it has `if_nonce`.
         """
         if self._off:
             return DISABLED

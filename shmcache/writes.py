@@ -51,7 +51,8 @@ class Writes:
 
     async def replace(self, key: bytes, value: Any, terms: Terms, version: int) -> bool:
         """Store where just the fill `version` stands; whether it did."""
-        record = self._stored(value, terms)
+        stamp = self._parts.l1.table.clock()
+        record = self._stored(value, terms)._replace(stamp=stamp)
         await self._parts.start()
         return await self._parts.conditional.replace(key, record, version)
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from shmcache import Cache
+from shmcache.clock import FakeClock
 from shmcache.errors import CacheError, TierUnavailable
 from shmcache.l2 import L2
 from tests.caches import asking, held, landed, two_hosts, until
@@ -164,6 +165,59 @@ async def test_what_was_read_does_not_outlive_its_tags(
 
 async def unreachable(*_: object, **__: object) -> None:
     raise TierUnavailable("away")
+
+
+@pytest.mark.parametrize("how", ["expire", "expire_tags", "clear", "gap"])
+@pytest.mark.parametrize("verb", ["touch", "compare_and_set"])
+async def test_what_replaces_without_l2_is_as_old_as_the_look(
+    pair: tuple[Cache, Cache], clock: FakeClock, monkeypatch, verb: str, how: str
+) -> None:
+    """1. a store looks what stands: it is fresh; 2. that is expired, or entries of the
+    stream were missed; 3. the store: what was raised at 2 stands above it too."""
+    one, other = pair
+    await one.set("k", "old", ttl=60, grace=60, tags=("t",))
+    conditional, table = one._parts.conditional, one._l1.table
+    version, replace = one.entry("k").version, conditional._store_if
+
+    async def overtaken(*args: object, **how_: object) -> bool:
+        if how == "gap":
+            table.raise_gap(table.number(), clock.now())
+        else:
+            await {
+                "expire": lambda: other.expire("k"),
+                "expire_tags": lambda: other.expire_tags("t"),
+                "clear": lambda: other.clear(soft=True),
+            }[how]()
+        return await replace(*args, **how_)
+
+    monkeypatch.setattr(conditional, "_store_if", overtaken)
+    if verb == "touch":
+        assert await one.touch("k", 600)
+    else:
+        life = {"ttl": 600, "grace": 60, "tags": ("t",)}
+        assert await one.compare_and_set("k", "new", version=version, **life)
+    assert one.entry("k").version != version
+    assert other.entry("k").state == "stale"
+    clock.advance(5)
+    assert (one.entry("k") is None) == (how == "gap")
+
+
+async def test_fill_under_way_does_not_replace_what_replaced(
+    pair: tuple[Cache, Cache],
+) -> None:
+    """The key is raised all the same: 1. a refresh begins; 2. compare-and-set; 3. the
+    refresh ends, with what it was begun for before 2."""
+    one, other = pair
+    await one.set("k", "old", ttl=60, grace=60)
+    await one.expire("k")
+    origin = held("older")
+    await one.get_or_set("k", origin, ttl=600)
+    await origin.started.wait()
+    version = other.entry("k").version
+    assert await other.compare_and_set("k", "new", version=version, ttl=600)
+    origin.gate.set()
+    await landed(one)
+    assert one.peek("k") == "new"
 
 
 @pytest.fixture

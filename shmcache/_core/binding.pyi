@@ -135,7 +135,9 @@ class Table:
 
         `raise_`: take a number, raise the key to it and bear it as stamp, under one
         hold of the lock; RAISED then means that a tag or everything was raised
-        meanwhile, and the old record is gone too. At most 33 tags, else `ValueError`.
+        meanwhile, and the old record is gone too. With `if_nonce` the stamp stays as
+        it is given: what replaces a record is as old as the look at that, and is never
+        RAISED. At most 33 tags, else `ValueError`.
         """
     def drop(self, key: str | bytes, floor: int = 0, keep_nonce: int = 0) -> int:
         """Remove the record, unless it bears `keep_nonce` (not 0). OK, MISS, BUSY, or

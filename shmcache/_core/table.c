@@ -361,6 +361,13 @@ int shmc_refusal(shmc *t, const shmc_store *s, uint64_t hash,
 /* Whether a store may be made: SHMC_OK, or why not. With `raise` the stamp is
  * the number taken here, under the same hold of the lock as the store, so that
  * no reader finds the key without either value.
+ *
+ * What replaces one record may be that record with another life, and bears the
+ * stamp that it was looked at under:
+ * 1. a record is looked at  2. it is expired, or a gap is raised, and that
+ * returns  3. it is stored again, under a number above 2: fresh
+ * So nothing need be refused for 2: readers find it raised above the stamp. A
+ * delete at 2 whose drop is yet to come takes away what is stored.
  */
 static int admit(shmc *t, const shmc_store *s, uint64_t hash,
                  const shmc_found *standing, int64_t now, uint64_t *stamp)
@@ -370,10 +377,13 @@ static int admit(shmc *t, const shmc_store *s, uint64_t hash,
         int rc = shmc_unwelcome(t, s, hash, standing, now);
         if (rc != SHMC_OK)
             return rc;
-        *stamp = shmc_number(t);
+        uint64_t number = shmc_number(t);
         SHMC_STEP("admit.number");
-        shmc_raise_key(t, hash, *stamp, 0);
+        shmc_raise_key(t, hash, number, 0);
         SHMC_STEP("admit.raised");
+        if (s->if_nonce)
+            return SHMC_OK;
+        *stamp = number;
     }
     return shmc_refusal(t, s, hash, standing, *stamp, now);
 }

@@ -353,7 +353,8 @@ typedef struct shmc_store {
     int newer_only;             /* refused if a record of a later birth stands */
     int absent_only;            /* refused if a record that is not dead stands */
     uint64_t if_nonce;          /* not 0: refused unless one of this nonce does */
-    int raise;                  /* take a number, raise the key, bear it as stamp */
+    int raise;                  /* take a number, raise the key, bear it as stamp;
+                                   with if_nonce the stamp stays */
     int wait;                   /* for the shard's lock, at most 2 ms; 0: only try,
                                    and a value in pieces is left for later */
 } shmc_store;

@@ -259,6 +259,26 @@ def test_if_nonce_replaces_only_the_record_that_bears_it(
 
 
 @ways
+def test_replaced_in_raising_it_bears_the_stamp_it_brings(
+    table: Table, size: int
+) -> None:
+    """What stands may be stored again, with another life: what was raised above it
+    stands above that too. Fills under way are refused."""
+    put(table, "k", b"a" * size, nonce=7, stamp=table.number())
+    table.raise_key("k", table.number(), soft=True)
+    more: dict[str, Any] = {"raise_": True, "stamp": 1, "dead_at": FOREVER}
+    assert put(table, "k", b"b" * size, nonce=8, if_nonce=7, **more) == binding.OK
+    assert table.look("k", 0)[6] == 1 and table.look("k", 0)[1] == binding.STALE
+    assert table.highest("k") == table.clock() == 3
+    assert put(table, "k", stamp=2) == binding.RAISED
+    table.raise_gap(table.number(), 0)
+    again: dict[str, Any] = more | {"stamp": 3}
+    assert put(table, "k", b"c", nonce=9, if_nonce=8, **again) == binding.OK
+    assert table.look("k", 0)[1] == binding.STALE
+    assert table.look("k", 4 * 10**9) is None
+
+
+@ways
 def test_record_that_lacks_a_piece_does_not_stand(table: Table, size: int) -> None:
     put(table, "k", b"a" * BIG, nonce=7)
     index = table.words("index")
