@@ -85,8 +85,7 @@ class Conditional:
         if self._doubtful(key, asked):
             self._invalidations.give_back(key, token)
             raise TierUnavailable("l2: whether a value stands is not known")
-        l2 = self._l2
-        assert l2 is not None
+        record = record._replace(stamp=self._l1.table.clock())
         return await self._finish(key, record, token, answer)
 
     async def replace(self, key: bytes, record: Record, nonce: int) -> bool:
@@ -115,6 +114,9 @@ class Conditional:
             raise TierUnavailable("l2: whether the value was replaced is not known")
         if not begun:  # set or invalidated in between
             return False
+        # noted before the looks: 1. they find nothing; 2. we are stopped, and a sibling
+        # deletes a tag, which returns; 3. we go on: the store is refused
+        record = record._replace(stamp=self._l1.table.clock())
         # the key itself is raised by now, by us: who else did so has told Redis, where
         # the lease is gone then, or stands in the outbox
         if self._raised(_NO_KEY, found, record, asked.note) or self._pending(

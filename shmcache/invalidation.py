@@ -151,7 +151,9 @@ class Invalidations:
             for key, record in records.items():
                 await self._store_here(key, record)
             return False
-        answers = await self.finish(records, tokens, begun)
+        stamp = self._l1.table.clock()
+        stamped = {key: r._replace(stamp=stamp) for key, r in records.items()}
+        answers = await self.finish(stamped, tokens, begun)
         return all(answer in (STORED, FULL) for answer in answers)
 
     async def finish(
@@ -160,13 +162,13 @@ class Invalidations:
         tokens: Mapping[bytes, bytes],
         begun: Mapping[int, FleetClock],
     ) -> list[str]:
-        """The second half of sets: fills, under leases that their first half took. What
-        L2 answered to each; "" nothing: it is not known whether it has it."""
+        """The second half of sets: fills, under leases that their first half took, and
+        stamps noted since. What L2 answered to each; "" nothing: it is not known
+        whether it has it."""
         l2 = self._l2
         assert l2 is not None
-        stamp = self._l1.table.clock()
         puts = [
-            (key, tokens[key], record._replace(stamp=stamp), begun[l2.partition(key)])
+            (key, tokens[key], record, begun[l2.partition(key)])
             for key, record in records.items()
         ]
         try:

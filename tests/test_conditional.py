@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from shmcache import Cache
+from shmcache.ask import Invalidation
 from shmcache.clock import FakeClock
 from shmcache.errors import CacheError, TierUnavailable
 from shmcache.l2 import L2
@@ -165,6 +166,34 @@ async def test_what_was_read_does_not_outlive_its_tags(
 
 async def unreachable(*_: object, **__: object) -> None:
     raise TierUnavailable("away")
+
+
+async def test_tag_deleted_right_after_the_looks_is_not_outlived(
+    hosts: list[Host], monkeypatch
+) -> None:
+    """1. nothing that was read is found raised; 2. we are stopped, a sibling deletes
+    its tag, Redis is not told, and that returns; 3. the fill."""
+    host, _ = hosts
+    old = host.record(b"old", tags=(5,))
+    assert await host.invalidations.set(b"k", old)
+    pending, outbox = host.conditional._pending, host.invalidations.outbox
+    assert outbox is not None
+
+    def overtaken(*looks: object) -> bool:
+        found = pending(*looks)
+        items = [Invalidation(b"t", 5)]
+        outbox.add(items)
+        for floor in (False, True):
+            host.invalidations._apply(items, floor)
+        return found
+
+    monkeypatch.setattr(host.conditional, "_pending", overtaken)
+    touched = old._replace(nonce=old.nonce + 1)
+    await host.conditional.replace(b"k", touched, old.nonce)
+    assert host.state() is None
+    assert not host.l1.usable(b"k", (5,), host.l1.lowest())
+    await outbox.drain(0)
+    assert await host.from_l2() is None
 
 
 @pytest.mark.parametrize("how", ["expire", "expire_tags", "clear", "gap"])
