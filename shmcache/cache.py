@@ -30,7 +30,7 @@ from typing import Any, Self, TypeVar, Unpack, overload
 from . import entry, keys, policy, tags, terms
 from .clock import SYSTEM, Clock
 from .compute import shared_error
-from .config import CacheConfig, parse_size
+from .config import SIZE_MIN, CacheConfig, parse_size
 from .entry import MISSING, Entry
 from .errors import CacheError, CodecError, TierUnavailable
 from .fill import UNSET, Terms
@@ -75,7 +75,8 @@ class Cache:
         **settings: Any,
     ) -> Self:
         """A cache from its name; `settings` are `CacheConfig`'s."""
-        return cls(CacheConfig(name, parse_size(size), l2=l2, keep=keep, **settings))
+        size_bytes = parse_size(size, least=SIZE_MIN)
+        return cls(CacheConfig(name, size_bytes, l2=l2, keep=keep, **settings))
 
     @staticmethod
     def prepare(config: CacheConfig) -> Prepared:

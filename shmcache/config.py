@@ -13,16 +13,25 @@ _UNITS |= {u + "B": 1024**n for n, u in enumerate("KMGT", 1)}
 _UNITS |= {u: 1024**n for n, u in enumerate("KMGT", 1)}
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 """What a cache may be called: a piece of a file's name and of keys in Redis."""
+SIZE_MIN = 512 * 1024
+"""Bytes of a segment that has room for its tables and a few records."""
 _SIZE_MAX = 2**47
 """Bytes that a process can address at all."""
-_SCHEMES = (
-    *("redis", "rediss", "unix"),
-    *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
-)
+_URLS = {
+    "redis": "host:6379/0",
+    "rediss": "host:6379/0",
+    "unix": "/path/to/socket",
+    "redis+sentinel": "host:26379,host:26379/service",
+    "rediss+sentinel": "host:26379,host:26379/service",
+    "redis+cluster": "host:6379,host:6379",
+    "rediss+cluster": "host:6379,host:6379",
+}
+"""What stands behind each scheme, for example."""
 
 
-def parse_size(text: str | int, setting: str = "size") -> int:
-    """Bytes of `"64MiB"`, `"1 GB"` (1024-based alike) or a plain number."""
+def parse_size(text: str | int, setting: str = "size", least: int = 1) -> int:
+    """Bytes of `"64MiB"`, `"1 GB"` (1024-based alike) or a plain number; `ConfigError`
+    names the setting, also where they are fewer than `least`."""
     number: float
     if isinstance(text, int) and not isinstance(text, bool):
         number, unit = text, ""
@@ -30,12 +39,17 @@ def parse_size(text: str | int, setting: str = "size") -> int:
         match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", str(text))
         if not match or match[2] not in _UNITS:
             raise ConfigError(
-                f"{setting}={text!r}: expected a size such as 64MiB or 1GiB"
+                f"{setting}={text!r}: expected a number and B, KiB, MiB, GiB or TiB, "
+                "such as 64MiB"
             )
         number, unit = float(match[1]), match[2]
     size = number * _UNITS[unit]
     if not 1 <= size <= _SIZE_MAX:
         raise ConfigError(f"{setting}={text!r}: expected a size of 1 byte to 128 TiB")
+    if size < least:
+        raise ConfigError(
+            f"{setting}={text!r}: expected {least >> 10} KiB or more, such as 64MiB"
+        )
     return int(size)
 
 
@@ -82,12 +96,9 @@ class CacheConfig:
     bear a signature made with it. Empty: no signatures."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(NAME, self.name):
-            raise ConfigError(
-                f"name={self.name!r}: expected 1 to 64 letters, digits, '.', '_', '-'"
-            )
-        if self.app and not re.fullmatch(NAME, self.app):
-            raise ConfigError(f"app={self.app!r}: expected a name like `name`")
+        _check_name("name", self.name)
+        if self.app:
+            _check_name("app", self.app)
         if self.codec not in ("msgpack", "document"):
             raise ConfigError(f"codec={self.codec!r}: expected msgpack or document")
         if self.l2 is not None:
@@ -105,7 +116,7 @@ class CacheConfig:
             ("flights_max", 1, 2**31),
             ("waiters_max", 1, 2**31),
             ("record_bytes", 16, 2**30),
-            ("size_bytes", 1, _SIZE_MAX),
+            ("size_bytes", SIZE_MIN, _SIZE_MAX),
         ):
             value = getattr(self, setting)
             if isinstance(value, bool) or not isinstance(value, int | float):
@@ -114,12 +125,26 @@ class CacheConfig:
                 raise ConfigError(f"{setting}={value!r}: expected {low} to {high}")
 
 
+def _check_name(setting: str, name: str) -> None:
+    if isinstance(name, str) and re.fullmatch(NAME, name):
+        return
+    near = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(name)).strip("._-")[:64]
+    raise ConfigError(
+        f"{setting}={name!r}: expected 1 to 64 letters, digits, '.', '_', '-', the "
+        f"first a letter or a digit, such as {near or 'market'!r}"
+    )
+
+
 def _check_url(url: str) -> None:
     """That it names a Redis. A password may stand anywhere in what was meant as a URL,
     so no error repeats any of it."""
     scheme, separator, rest = str(url).partition("://")
-    if scheme not in _SCHEMES or not separator or not rest:
+    if scheme not in _URLS or not separator:
         raise ConfigError(
-            f"l2: expected a URL of scheme {', '.join(_SCHEMES)}, as in "
+            f"l2: expected a URL of scheme {', '.join(_URLS)}, as in "
             "redis://host:6379/0"
+        )
+    if not rest.strip("/"):
+        raise ConfigError(
+            f"l2: nothing behind {scheme}://, expected {scheme}://{_URLS[scheme]}"
         )

@@ -3,6 +3,7 @@
 import pytest
 
 from shmcache import CacheConfig, ConfigError, parse_size
+from shmcache.config import SIZE_MIN
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,46 @@ def test_size_of_wrong_form_is_named(text):
         parse_size(text, "l1_size")
 
 
+def test_size_below_the_least_is_told_with_an_example():
+    assert parse_size("512KiB", least=SIZE_MIN) == SIZE_MIN
+    with pytest.raises(ConfigError) as told:
+        parse_size("511KiB", "l1_size", SIZE_MIN)
+    words = "expected 512 KiB or more, such as 64MiB"
+    assert str(told.value) == f"l1_size='511KiB': {words}"
+
+
+def test_unit_that_is_none_is_told_what_there_are():
+    with pytest.raises(ConfigError) as told:
+        parse_size("64XB")
+    assert str(told.value) == (
+        "size='64XB': expected a number and B, KiB, MiB, GiB or TiB, such as 64MiB"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("shop/prices", "shop-prices"),
+        ("/tmp/cache", "tmp-cache"),
+        ("../x", "x"),
+        ("-v", "v"),
+        ("a" * 65, "a" * 64),
+        ("", "market"),
+        ("///", "market"),
+        (7, "7"),
+    ],
+)
+def test_name_that_no_file_may_bear_is_told_one_near(name, near):
+    for settings in ({"name": name}, {"name": "n", "app": name}):
+        if not settings.get("app", name):
+            continue
+        with pytest.raises(ConfigError) as told:
+            CacheConfig(**settings)
+        words = "the first a letter or a digit, such as "
+        assert str(told.value).endswith(f"{words}{near!r}")
+        assert CacheConfig(near).name == near
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
@@ -36,6 +77,7 @@ def test_size_of_wrong_form_is_named(text):
         ("name", "../x"),
         ("name", "a~1"),
         ("size_bytes", 0),
+        ("size_bytes", 1000),
         ("size_bytes", -1),
         ("size_bytes", 2**64),
         ("app", "a b"),
@@ -74,10 +116,27 @@ def test_url_of_a_redis_is_taken(url):
     assert CacheConfig("n", l2=url).l2 == url
 
 
-@pytest.mark.parametrize("url", ["", "redis", "redis://", "http://h", "localhost:1", 7])
+@pytest.mark.parametrize("url", ["", "redis", "http://h", "localhost:1", 7])
 def test_url_of_no_redis_is_refused(url):
     with pytest.raises(ConfigError, match="l2: expected a URL of scheme"):
         CacheConfig("n", l2=url)
+
+
+@pytest.mark.parametrize(
+    ("url", "whole"),
+    [
+        ("redis://", "redis://host:6379/0"),
+        ("rediss:///", "rediss://host:6379/0"),
+        ("unix://", "unix:///path/to/socket"),
+        ("redis+sentinel://", "redis+sentinel://host:26379,host:26379/service"),
+        ("rediss+cluster://", "rediss+cluster://host:6379,host:6379"),
+    ],
+)
+def test_url_of_nothing_is_told_a_whole_one(url, whole):
+    with pytest.raises(ConfigError) as told:
+        CacheConfig("n", l2=url)
+    scheme = url.partition("://")[0]
+    assert str(told.value) == f"l2: nothing behind {scheme}://, expected {whole}"
 
 
 @pytest.mark.parametrize(

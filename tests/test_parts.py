@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from shmcache import MISSING, Cache, CacheConfig, CacheError, ConfigError, SegmentError
+from shmcache import MISSING, Cache, CacheConfig, CacheError, ConfigError
 from shmcache.segment import SHM
 from tests.caches import SIZE, asking
 from tests.helpers import Origin, segment_name
@@ -54,16 +54,29 @@ def test_master_prepares_what_workers_attach():
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "words"),
+    ("settings", "words"),
     [
-        ({"size": "1KiB"}, SegmentError, "too small"),
-        ({"size": "huge"}, ConfigError, "size"),
-        ({"l2": "ftp://localhost"}, ConfigError, "l2"),
+        ({"size": 1000}, "size=1000: expected 512 KiB or more, such as 64MiB"),
+        ({"size": "huge"}, "size='huge': expected a number and B, KiB"),
+        ({"l2": "ftp://localhost"}, "l2: expected a URL of scheme redis, "),
+        ({"l2": "redis://"}, "l2: nothing behind redis://, expected redis://host:6379"),
+        ({"l2": "redis://:1"}, "l2: expected a host, redis://host:6379"),
+        ({"app": "a/b"}, "app='a/b': expected 1 to 64 letters, digits"),
     ],
 )
-def test_wrong_setting_is_named(settings, error, words):
-    with pytest.raises(error, match=words):
-        Cache.open(segment_name(), **settings)
+def test_wrong_setting_is_named_and_leaves_nothing(settings, words):
+    name = segment_name()
+    with pytest.raises(ConfigError) as told:
+        Cache.open(name, **settings)
+    assert str(told.value).startswith(words)
+    assert not list(SHM.glob(f"*{name}*"))
+
+
+def test_least_size_that_is_named_is_one():
+    cache = Cache.open(segment_name(), size="512KiB")
+    asyncio.run(cache.set("k", b"v" * 100))
+    assert cache.peek("k") == b"v" * 100
+    asyncio.run(cache.close())
 
 
 async def test_close_that_is_cancelled_goes_on():

@@ -29,6 +29,7 @@ _L2_SCHEMES = tuple(
     scheme + kind for scheme in ("redis", "rediss") for kind in ("", *_L2_KINDS)
 )
 _HOST = r"(\[[0-9A-Fa-f:.%]+\]|[^][\s:@/,]+)(:[0-9]+)?"
+_NAMED = "expected 1 to 64 letters, digits, '._-', the first a letter or a digit"
 _PLACES = re.compile(rf"{_HOST}(,{_HOST})*(/[\w.:-]*)*\Z")
 C = TypeVar("C", "ServerConfig", "OriginConfig", "L1Config", "L2Config", "LimitsConfig")
 
@@ -98,9 +99,7 @@ class L1Config:
     def __post_init__(self) -> None:
         _between("l1_record_bytes", self.record_bytes, 16, 2**30)
         if self.name and not _NAME.match(self.name):
-            raise ConfigError(
-                f"l1_name={self.name!r}: expected 1 to 64 letters, digits, '._-'"
-            )
+            raise ConfigError(f"l1_name={self.name!r}: {_NAMED}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +113,12 @@ class L2Config:
     def __post_init__(self) -> None:
         if self.url not in _L2_WORDS and not _redis(self.url):
             raise ConfigError(
-                "l2: expected redis://..., rediss://..., unix://..., "
-                "redis+sentinel://..., redis+cluster://..., embedded, none or auto"
+                "l2: expected redis://host:6379/0, unix:///path/to/socket, "
+                "redis+sentinel://host:26379/service, redis+cluster://host:6379, each "
+                "redis as rediss with TLS, or embedded, none or auto"
             )
         if not _NAME.match(self.app):
-            raise ConfigError(
-                f"app={self.app!r}: expected 1 to 64 letters, digits, '._-'"
-            )
+            raise ConfigError(f"app={self.app!r}: {_NAMED}")
         _between("deadline", self.deadline, 0.001, 60)
 
 
@@ -178,7 +176,8 @@ _TABLES: dict[str, type] = {
     "l2": L2Config,
     "limits": LimitsConfig,
 }
-_SIZES = {("l1", "size"), ("limits", "stored_body")}
+_SIZES = {("l1", "size"): 512 * 1024, ("limits", "stored_body"): 1}
+"""Keys that are sizes, and the least that each may be."""
 _FLAGS = {
     "origin": ("origin", "url"),
     "default_ttl": ("origin", "default_ttl"),
@@ -295,7 +294,7 @@ def _replaced(old: C, table: str, values: dict[str, Any]) -> C:
     """`old` with other values, each brought to the type of its default."""
     for key, value in values.items():
         if (table, key) in _SIZES:
-            values[key] = parse_size(value, f"{table}_{key}")
+            values[key] = parse_size(value, f"{table}_{key}", _SIZES[table, key])
             continue
         wanted = type(getattr(old, key))
         if wanted is float and type(value) is int:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from shmcache import ConfigError
+from shmcache.config import SIZE_MIN
 from shmcache_server import config as configs
 from shmcache_server.config import Config, OriginConfig, load, parse_address, redacted
 
@@ -74,6 +75,8 @@ def test_cache_is_told_its_limits_and_the_secret(tmp_path, monkeypatch) -> None:
         ("[l1]\nrecord_bytes = 3\n", ":2: l1_record_bytes=3: expected 16 to"),
         ("[l1]\nkeep = 1\n", ":2: keep=1: expected true or false"),
         ("[l1]\nsize = '3 parsecs'\n", ":2: l1_size='3 parsecs'"),
+        ("[l1]\nsize = 1000\n", ":2: l1_size=1000: expected 512 KiB or more"),
+        ("[l1]\nname = 'a/b'\n", ":2: l1_name='a/b': expected 1 to 64 letters"),
         ("[server\n", ": not TOML"),
         ("[origin]\nurl = 'ftp://a'\n", ":2: origin='ftp://a'"),
     ],
@@ -100,6 +103,7 @@ def test_wrong_file_names_file_line_and_key(tmp_path, text, words) -> None:
         ("bind", "127.0.0.1:65536", "bind="),
         ("workers", 0, "workers="),
         ("l1_size", "big", "l1_size="),
+        ("l1_size", "100KiB", "l1_size='100KiB': expected 512 KiB or more"),
         ("l1_name", "a/b", "l1_name="),
         ("l2", "http://a", "l2:"),
         ("l2", "redis://", "l2:"),
@@ -116,6 +120,11 @@ def test_wrong_flag_names_the_setting(flag, value, setting) -> None:
     with pytest.raises(ConfigError) as caught:
         load(None, ORIGIN | {flag: value})
     assert str(caught.value).startswith(setting)
+
+
+def test_least_size_is_one_that_the_library_takes() -> None:
+    assert load(None, ORIGIN | {"l1_size": "512KiB"}).cache("n", None).size_bytes
+    assert configs._SIZES["l1", "size"] == SIZE_MIN
 
 
 def test_origin_must_be_named() -> None:
