@@ -1,12 +1,18 @@
 """Address: where one Redis is, and what lets us in there.
 
 `ACL_RULES` is all that our user needs. No repr, message or log has the password.
+
+What is of another kind than the URL says (a Sentinel, a node of a Cluster, a single
+Redis) never works, so it is refused as it is entered, with the URL to write instead.
+Redis and Valkey name their mode by two names; who names none is let in.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
+from typing import Any
 
 from . import resolver
 from .errors import ConfigError
@@ -26,6 +32,13 @@ The scripts' own commands are among them: they run with the rights of their call
 
 
 _NO_TLS = "l2: no TLS with what answers there"
+_MODE = re.compile(rb"^(?:redis|server)_mode:(\w+)", re.MULTILINE)
+_KINDS = {
+    "standalone": "a single Redis",
+    "sentinel": "a Sentinel",
+    "cluster": "a node of a Cluster",
+}
+"""By mode, as INFO says it."""
 _HANDSHAKE = 0.8
 """Of the time to connect; in the rest it is found out whether TLS is spoken at all."""
 
@@ -61,16 +74,19 @@ class Address:
             tls=self._tls,
         )
 
-    async def open(self, seconds: float, *, any_role: bool = False) -> Wire:
-        """A connection to the master that is there; with `any_role` to whatever is,
-        and its identity is not asked. `seconds` bounds this, and each exchange."""
+    async def open(
+        self, seconds: float, *, mode: str = "standalone", any_role: bool = False
+    ) -> Wire:
+        """A connection to the master of that mode that is there; with `any_role` to
+        whatever is, and its identity is not asked. `seconds` bounds this, and each
+        exchange."""
         try:
             async with asyncio.timeout(seconds):
                 wire = await self._connected(seconds)
         except TimeoutError:
             raise TimeoutError(f"l2: {self!r} could not be reached in time") from None
         try:
-            await self._enter(wire, any_role)
+            await self._enter(wire, "" if any_role else mode)
         except BaseException:
             wire.drop()
             raise
@@ -112,8 +128,8 @@ class Address:
                 why = error
         raise why or OSError(f"l2: {self.host} has no address")
 
-    async def _enter(self, wire: Wire, any_role: bool) -> None:
-        """Log in and ask whose it is, in one round trip."""
+    async def _enter(self, wire: Wire, mode: str) -> None:
+        """Log in and ask whose it is, in one round trip; without `mode` just log in."""
         commands: list[Command] = []
         if self._user or self._password:
             user = (self._user,) if self._user else ()
@@ -121,14 +137,45 @@ class Address:
         if self._db:
             commands.append(("SELECT", self._db))
         entered = len(commands)
-        if not any_role:
+        if mode:
             commands += [("INFO", "server"), ("INFO", "replication")]
         replies = await wire.ask(*commands) if commands else []
+        found = _mode(replies[entered]) if mode else ""
+        if found not in ("", mode):  # first: it may refuse the rest for this
+            raise self._other(found)
         for command, reply in zip(commands, replies, strict=True):
             if isinstance(reply, ReplyError):
                 raise refused(reply, secret=command[0] == "AUTH")
-        if not any_role:
+        if mode:
             wire.note(*replies[entered:])
+            wire.mode = found or mode
+
+    async def why(self, wire: Wire, reply: ReplyError, mode: str) -> Exception:
+        """Why what answers here refuses what one of that mode is asked."""
+        (server,) = await wire.ask(("INFO", "server"))
+        found = _mode(server)
+        return refused(reply) if found in ("", mode) else self._other(found)
+
+    def _other(self, mode: str) -> ConfigError:
+        """What answers here is of that mode, and the URL is for another."""
+        scheme = "rediss" if self._tls else "redis"
+        host = f"[{self.host}]" if ":" in self.host else self.host or "host"
+        instead = {
+            "sentinel": f"{scheme}+sentinel://{host}:{self.port}/SERVICE, SERVICE being"
+            " the name by which it watches the master",
+            "cluster": f"{scheme}+cluster://{host}:{self.port}",
+        }
+        single = f"unix://{self.path}" if self.path else f"{scheme}://{self!r}/0"
+        return ConfigError(
+            f"l2: {_KINDS.get(mode, mode)} answers at {self!r}: expected a URL for it, "
+            f"{instead.get(mode, single)}"
+        )
+
+
+def _mode(server: Any) -> str:
+    """What INFO server says of it, "" if nothing."""
+    found = _MODE.search(server) if isinstance(server, bytes) else None
+    return found[1].decode() if found else ""
 
 
 async def _speaks_plainly(address: str, port: int) -> bool:

@@ -18,7 +18,7 @@ from binascii import crc_hqx
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .address import refused
+from .address import Address
 from .link import Link, Pace, StrangerError, check, cut
 from .resp import Command, ReplyError
 from .target import Target
@@ -109,7 +109,8 @@ class Cluster:
         if place not in self._nodes:
             address = self._target.at(*place)
             self._nodes[place] = Link(
-                lambda: address.open(self._timeout), connections=_NODE_CONNECTIONS
+                lambda: address.open(self._timeout, mode="cluster"),
+                connections=_NODE_CONNECTIONS,
             )
         return self._nodes[place]
 
@@ -171,14 +172,14 @@ class Cluster:
         await node.close()
 
     async def _ask_any(self) -> dict[int, Place]:
-        wire = await self._any()
+        node, wire = await self._any()
         try:
             (reply,) = await wire.ask(("CLUSTER", "SLOTS"))
+            if isinstance(reply, ReplyError):
+                raise await node.why(wire, reply, "cluster")
         finally:
             wire.drop()
-        if isinstance(reply, ReplyError):
-            raise refused(reply)
-        owners, asked = {}, wire.where.rpartition(":")[0]
+        owners, asked = {}, node.host
         for first, last, (host, port, *_), *_replicas in reply:
             # a node that does not know its own name is where we asked
             place = (host.decode() if host else asked, port)
@@ -187,17 +188,16 @@ class Cluster:
                     owners[slot.partition] = place
         return owners
 
-    async def _any(self) -> Wire:
+    async def _any(self) -> tuple[Address, Wire]:
         """To any node: the first that answers, in an order of chance."""
         places = list({*self._seeds, *self._owners.values()})
         random.shuffle(places)
         why: Exception | None = None
         for place in places:
             self._asked += 1
+            node = self._target.at(*place)
             try:
-                return await self._target.at(*place).open(
-                    self._timeout / _SHARE, any_role=True
-                )
+                return node, await node.open(self._timeout / _SHARE, any_role=True)
             except Exception as error:
                 why = error
         assert why is not None

@@ -14,7 +14,7 @@ import asyncio
 import random
 from weakref import WeakSet
 
-from .address import Address, refused
+from .address import Address
 from .errors import ConfigError
 from .link import cut, forever
 from .resp import ReplyError
@@ -102,17 +102,17 @@ class Sentinels:
     async def _named(self, sentinel: Address) -> Address | None:
         wire = await sentinel.open(self._timeout / _SHARE, any_role=True)
         try:
-            return await self._ask(wire)
+            return await self._ask(sentinel, wire)
         finally:
             wire.drop()
 
-    async def _ask(self, wire: Wire) -> Address | None:
+    async def _ask(self, sentinel: Address, wire: Wire) -> Address | None:
         """The master that a Sentinel names, None: it does not know the service."""
         (reply,) = await wire.ask(
             ("SENTINEL", "get-master-addr-by-name", self._service)
         )
         if isinstance(reply, ReplyError):
-            raise refused(reply)
+            raise await sentinel.why(wire, reply, "sentinel")
         return self._target.at(reply[0].decode(), int(reply[1])) if reply else None
 
     # -- whether it still is
@@ -127,7 +127,7 @@ class Sentinels:
             wire = await sentinel.open(self._timeout / _SHARE, any_role=True)
             try:
                 while True:
-                    self._follow(await self._ask(wire))
+                    self._follow(await self._ask(sentinel, wire))
                     self._answers += 1
                     await asyncio.sleep(_WATCH * random.uniform(0.8, 1))
             finally:

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from shmcache.cluster import PARTITIONS, Cluster
-from shmcache.errors import ConfigError
 from shmcache.link import StrangerError
 from shmcache.resp import ReplyError
 from shmcache.target import parse
@@ -202,17 +201,6 @@ async def test_hints_come_from_any_node(nodes: ClusterNodes, cluster: Cluster) -
         told = {(await wire.read())[2] for _ in nodes.nodes}
     assert told == {b"%d" % node.port for node in nodes.nodes}
     await wire.hang_up()
-
-
-async def test_single_redis_behind_a_cluster_url_is_a_setting(tmp_path) -> None:
-    server = RedisServer(tmp_path, free_port())
-    server.start()
-    try:
-        cluster = opened(f"redis+cluster://127.0.0.1:{server.port}")
-        with pytest.raises(ConfigError, match="cluster support disabled"):
-            await cluster.check()
-    finally:
-        server.kill()
 
 
 async def test_killed_node_costs_its_partitions_alone(

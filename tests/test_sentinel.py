@@ -90,13 +90,6 @@ async def test_unknown_service_is_a_setting(watched: Watched, sentinels) -> None
     assert refusal(failed.value)
 
 
-async def test_redis_for_a_sentinel_is_a_setting(watched: Watched, sentinels) -> None:
-    url = f"redis+sentinel://127.0.0.1:{watched.master.port}/{SERVICE}"
-    with pytest.raises(Exception, match="refused the connection") as failed:
-        await sentinels(url).open()
-    assert refusal(failed.value)
-
-
 async def test_nobody_there_is_no_wrong_setting(sentinels) -> None:
     with pytest.raises(OSError) as failed:
         await sentinels(f"redis+sentinel://127.0.0.1:{free_port()}/name").open()
