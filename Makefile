@@ -69,8 +69,8 @@ scale: $(BUILT)  ## what 1 to 16 hosts ask of one Redis; charts in build/scale.s
 redis-faults: $(BUILT)  ## hits, misses and connections while Redis hangs, is gone, is back
 	@$(PY) -m loadtest.redis_faults $(BENCH_ARGS)
 
-bench: $(BUILT)  ## a hit beside a bare aiohttp application; BENCH_ARGS='--json FILE'
-	$(PY) loadtest/peers/bench.py $(BENCH_ARGS)
+bench: $(BUILT) $(PEERS)  ## over HTTP beside nginx, Varnish, ...; BENCH_ARGS=--quick is a look
+	@$(PY) -m loadtest.peers.bench $(BENCH_ARGS)
 
 bench-l1: $(BUILT) $(PEERS) build/store  ## L1 beside its peers; BENCH_ARGS=--quick is a look
 	@$(PY) -m loadtest.l1 $(BENCH_ARGS)

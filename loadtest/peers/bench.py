@@ -1,8 +1,9 @@
-"""One hit, side by side: ours and its peers, measured in turn on the same two cores.
+"""Hits and misses over HTTP, ours beside its peers on the same core.
 
-Every server has one process on the first core; wrk has the second. Each round
-measures every row once, so that what the machine does to one it does to all; a row's
-figure is the median of its rounds, and what is quoted is the ratio of two rows.
+    python -m loadtest.peers.bench [--quick] [--only NAME,...] [--json FILE]
+
+Every server has the first core, wrk the second. NAME is a scene, a server, or some of
+both. README.md beside this file says what the rows are.
 """
 
 from __future__ import annotations
@@ -10,176 +11,112 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import secrets
-import shutil
-import socket
-import statistics
-import subprocess
+import resource
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-CONNECTIONS = 64
+from .. import command
+from . import figures, show
+from .install import install
+from .rounds import play, stage
+from .scenes import SCENES, Row, Scene, chosen
+from .servers import PEERS, ROOT, which
 
-
-@dataclass
-class Row:
-    """A server under measurement: its name and the command that runs it on a port."""
-
-    name: str
-    command: Callable[[int], list[str]]
-    expects: str = ""
-    """What its Cache-Status must say."""
-    port: int = 0
-    rounds: list[float] = field(default_factory=list)
-    p99_ms: list[float] = field(default_factory=list)
-
-    @property
-    def rate(self) -> float:
-        return statistics.median(self.rounds)
+ROUNDS, SECONDS = (3, 7), (1, 2)
+"""Of a look, and else."""
+REPORT = ROOT / "loadtest" / "report"
+FILES = 16_384
 
 
-def constant(kind: str) -> Callable[[int], list[str]]:
-    return lambda port: [sys.executable, str(HERE / "constant.py"), kind, str(port)]
+def names(text: str) -> list[str]:
+    """Scenes and servers."""
+    given = text.split(",")
+    known = [*(scene.name for scene in SCENES), *PEERS]
+    for name in given:
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+    return given
 
 
-def shmcache(origin: int) -> Callable[[int], list[str]]:
-    name = f"bench-{os.getpid()}-{secrets.token_hex(3)}"
-    return lambda port: [
-        *(sys.executable, "-m", "shmcache_server", "serve", "--workers", "1"),
-        *("--origin", f"http://127.0.0.1:{origin}", "--bind", f"127.0.0.1:{port}"),
-        *("--l1-size", "64MiB", "--l1-name", name, "--l2", "none"),
-    ]
-
-
-def rows(origin: int) -> list[Row]:
-    """What is compared; the first row is what the ratios are of."""
-    return [
-        Row("aiohttp web.Application, constant body", constant("application")),
-        Row("aiohttp web.Server, constant body", constant("server")),
-        Row("shmcache, hit, slow lane", shmcache(origin), expects="; hit"),
-    ]
-
-
-@contextmanager
-def running(command: Callable[[int], list[str]], core: int) -> Iterator[int]:
-    """The server on a free port, pinned to a core, answering; ended at the end."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    process = subprocess.Popen(
-        ["taskset", "-c", str(core), *command(port)], stderr=subprocess.DEVNULL
+def options(args: list[str] | None) -> argparse.Namespace:
+    summary = (__doc__ or "").splitlines()[0]
+    parser = argparse.ArgumentParser("loadtest.peers.bench", description=summary)
+    parser.add_argument("--quick", action="store_true", help="a look, in two minutes")
+    parser.add_argument(
+        "--only", type=names, default=[], metavar="NAME,...",
+        help="scenes or servers: " + ", ".join(s.name for s in SCENES) + "; "
+        + ", ".join(PEERS),
+    )  # fmt: skip
+    parser.add_argument(
+        "--rounds", type=command.positive, default=0, metavar="N",
+        help=f"of each scene ({ROUNDS[1]}; with --quick {ROUNDS[0]})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seconds", type=command.positive, default=0, metavar="N",
+        help=f"of each measurement ({SECONDS[1]}; with --quick {SECONDS[0]})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--json", metavar="FILE", type=command.writable, help="write all there too"
     )
-    try:
-        wait_for(port, process)
-        yield port
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    return parser.parse_args(args)
 
 
-def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 20
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/bench") as answer:
-                if answer.status == 200 and len(answer.read()) == 898:
-                    return
-        except OSError:
-            time.sleep(0.02)
-    raise SystemExit(f"bench: {process.args!r} does not answer")
+def main(args: list[str] | None = None) -> int:
+    asked = options(args)
+    scenes = chosen(asked.only, asked.quick)
+    install({peer for scene in scenes for peer in scene.peers})
+    if len(os.sched_getaffinity(0)) < 2 or not which("wrk"):
+        print("bench: skipped, it needs two cores and wrk (Debian: apt install wrk)")
+        return 0
+    may_open(FILES)
+    lacks = {peer: PEERS[peer].lacks() for scene in scenes for peer in scene.peers}
+    lacking = [f"{PEERS[peer].title}: {why}" for peer, why in lacks.items() if why]
+    scenes = [present for scene in scenes if (present := without(scene, lacks)).asks]
+    rounds = asked.rounds or ROUNDS[not asked.quick]
+    with stage(rounds, asked.seconds or SECONDS[not asked.quick]) as at:
+        rows = [row for scene in scenes for row in play(scene, at, Clock())]
+    tell(rows, lacking, asked)
+    return 0
 
 
-def wrk(port: int, core: int, seconds: int) -> tuple[float, float]:
-    """Requests per second and the 99th percentile in milliseconds."""
-    out = subprocess.run(
-        [
-            *("taskset", "-c", str(core), "wrk", "-t1", f"-c{CONNECTIONS}"),
-            *(f"-d{seconds}s", "--latency", f"http://127.0.0.1:{port}/bench"),
-        ],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    if "Non-2xx" in out or "Socket errors" in out:
-        raise SystemExit(f"bench: errors on port {port}\n{out}")
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", out)
-    p99 = re.search(r"99%\s+([\d.]+)(us|ms|s)", out)
-    if not rate or not p99:
-        raise SystemExit(f"bench: wrk said something else\n{out}")
-    unit = {"us": 1e-3, "ms": 1.0, "s": 1e3}[p99[2]]
-    return float(rate[1]), float(p99[1]) * unit
+def without(scene: Scene, lacks: dict[str, str]) -> Scene:
+    """The scene, less the rows of servers that are not there."""
+    return scene.having(lambda ask: not lacks[ask.peer])
 
 
-def measure(table: list[Row], rounds: int, seconds: int, cores: list[int]) -> None:
-    for row in table:
-        wrk(row.port, cores[1], 1)  # warm
-        with urllib.request.urlopen(f"http://127.0.0.1:{row.port}/bench") as answer:
-            if row.expects not in answer.headers.get("Cache-Status", ""):
-                raise SystemExit(f"bench: {row.name}: {answer.headers}")
-    for n in range(rounds):
-        for row in table:
-            rate, p99 = wrk(row.port, cores[1], seconds)
-            row.rounds.append(rate)
-            row.p99_ms.append(p99)
-        print(f"round {n + 1} of {rounds}", file=sys.stderr, flush=True)
+def may_open(files: int) -> None:
+    """Sockets enough for 2,000 connections, and for the servers that have them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        files = min(files, hard)
+    if soft != resource.RLIM_INFINITY and soft < files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
 
 
-def show(table: list[Row]) -> None:
-    base = table[0].rate
-    print("| server | requests/s | of the first | 99 % within |")
-    print("|---|---|---|---|")
-    for row in table:
-        p99 = statistics.median(row.p99_ms)
-        print(
-            f"| {row.name} | {row.rate:,.0f} | {row.rate / base:.2f} | {p99:.2f} ms |"
-        )
+class Clock:
+    """Says on stderr what is done, and since when we run."""
+
+    began = time.monotonic()
+
+    def __call__(self, done: str) -> None:
+        since = time.monotonic() - self.began
+        print(f"bench: {since:4.0f} s: {done}", file=sys.stderr, flush=True)
 
 
-def have_wrk() -> bool:
-    """Whether wrk can be run, installed by apt-get where that is ours to do."""
-    if not shutil.which("wrk") and os.geteuid() == 0 and shutil.which("apt-get"):
-        install = ["apt-get", "install", "--yes", "--quiet", "wrk"]
-        subprocess.run(install, stdout=subprocess.DEVNULL, check=False)
-    return bool(shutil.which("wrk"))
-
-
-def options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=5, help="of each measurement")
-    parser.add_argument("--json", metavar="FILE", help="write the rounds there too")
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = options()
-    cores = sorted(os.sched_getaffinity(0))[:2]
-    if not have_wrk():
-        return print("bench: skipped, wrk is not on PATH (Debian: apt install wrk)")
-    if len(cores) < 2:
-        return print("bench: skipped, it needs two cores")
-    with ExitStack() as stack:
-        origin = stack.enter_context(running(constant("origin"), cores[1]))
-        table = rows(origin)
-        for row in table:
-            row.port = stack.enter_context(running(row.command, cores[0]))
-        measure(table, args.rounds, args.seconds, cores)
-    show(table)
-    if args.json:
-        found = {r.name: {"rounds": r.rounds, "p99_ms": r.p99_ms} for r in table}
-        Path(args.json).write_text(json.dumps(found, indent=2) + "\n")
+def tell(rows: list[Row], lacking: list[str], asked: argparse.Namespace) -> None:
+    aims = list(figures.targets(figures.Rows(rows)))
+    text = show.report(rows, aims, lacking)
+    print(text)
+    REPORT.mkdir(exist_ok=True)
+    (REPORT / "peers.md").write_text(text)
+    drawn = show.plot(rows)
+    if drawn:
+        (REPORT / "peers.svg").write_text(drawn)
+    print(f"In {REPORT}: peers.md" + (", peers.svg" if drawn else ""))
+    if asked.json:
+        told = show.as_json(rows, aims, lacking)
+        asked.json.write_text(json.dumps(told, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run("bench", main))
