@@ -238,6 +238,7 @@ class Cache:
         raw, wanted = self._key(key), self._terms(**wishes)
         if not self._parts.ready:
             raise CacheError("the cache is closed, or not started: await start()")
+        self._parts.belongs()
         self._flights.refresh(raw, compute, wanted)
 
     # -- write path

@@ -118,12 +118,26 @@ class Parts:
             self._loop = loop
             self._starting = loop.create_task(self._start(), name="shmcache-start")
             self._starting.add_done_callback(_tell)
-        if self._loop is not loop or self.l1.segment.forked:
-            raise CacheError(
-                "a Cache belongs to one process and one event loop: open another here"
-            )
+        self.belongs()
         assert self._starting is not None
         return self._starting
+
+    def belongs(self) -> None:
+        """`CacheError` in a process or on a loop whose cache this is not."""
+        name = self.config.name
+        if self.l1.segment.forked:
+            raise CacheError(
+                f"cache {name!r} was used before this process was forked, so its slot, "
+                "tasks and connections are the parent's: open another one after the "
+                f"fork, Cache.open({name!r}, ...) in the child, or fork before its "
+                "first use"
+            )
+        if self._loop is not asyncio.get_running_loop():
+            raise CacheError(
+                f"cache {name!r} is in use on another event loop (each asyncio.run "
+                f"makes one), and belongs to one event loop: open another one, "
+                f"Cache.open({name!r}, ...), on this loop, or keep to one loop"
+            )
 
     async def _start(self) -> None:
         try:
