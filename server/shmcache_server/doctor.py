@@ -20,6 +20,8 @@ _SLOW_CLOCK = 200.0
 """Nanoseconds: by the vDSO it is tens, by a system call hundreds."""
 _TOLD = 10
 """Hot keys of each table that are printed."""
+_NAMES = 10
+"""Names that are told where none is the one that was given."""
 _INCIDENTS = (
     *("locks_recovered", "shards_wiped", "lock_timeouts", "claims_full", "no_slot"),
 )
@@ -224,11 +226,24 @@ def segments(name: str | None) -> list[str]:
     """The files that a command is about. `LookupError` where `name` is none's."""
     found = names(name)
     if name is not None and not found:
-        others = ", ".join(names()) or "none"
         raise LookupError(
-            f"no segment {name!r} of this user in /dev/shm; there: {others}"
+            f"no segment {name!r} of this user in /dev/shm; {_others(name)}"
         )
     return found
+
+
+def _others(name: str) -> str:
+    """The names that begin so, else that hold it, else all that there are."""
+    there = sorted({file.split(".", 2)[2] for file in names()})  # whatever the layout
+    for words, fits in (
+        ("these begin so", str.startswith),
+        ("these hold it", str.__contains__),
+        ("there are", lambda other, name: True),
+    ):
+        if near := [other for other in there if fits(other, name)]:
+            more = f" and {len(near) - _NAMES} more" if len(near) > _NAMES else ""
+            return f"{words}: {', '.join(near[:_NAMES])}{more}"
+    return "there is none at all"
 
 
 def _mib(size: int) -> str:

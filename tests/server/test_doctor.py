@@ -166,6 +166,36 @@ def test_unknown_name_is_one_line_and_exit_code_2(words, name) -> None:
     assert errors.count("\n") == 1
 
 
+@pytest.mark.parametrize("words", [("doctor",), ("doctor", "--clean"), ("hot",)])
+def test_beginning_of_names_lists_them_and_touches_none(words, live, name) -> None:
+    other = SHM / f"shmcache.00000001.{name}-2"  # as of another build
+    other.touch(0o600)
+    again = SHM / f"shmcache.00000001.{name}"
+    again.touch(0o600)
+    code, out, errors = shmcache(*words, name[:-1])
+    assert (code, out) == (2, "")
+    assert errors.startswith(f"shmcache: no segment {name[:-1]!r} of this user")
+    assert errors.endswith(f"; these begin so: {name}, {name}-2\n")
+    assert other.exists() and again.exists()
+    assert shmcache("doctor", name)[1].count(f"{name}: ") == 2  # every layout
+
+
+def test_names_that_are_near_are_told_first(monkeypatch) -> None:
+    def told(name: str, *there: str) -> str:
+        files = [f"shmcache.00000001.{other}" for other in there]
+        monkeypatch.setattr(doctor, "names", lambda name=None: [] if name else files)
+        with pytest.raises(LookupError) as error:
+            doctor.segments(name)
+        return str(error.value).partition("/dev/shm; ")[2]
+
+    assert told("ma", "market", "a.ma", "shop") == "these begin so: market"
+    assert told("op", "market", "shop") == "these hold it: shop"
+    assert told("x", "market", "shop") == "there are: market, shop"
+    assert told("x") == "there is none at all"
+    many = told("n", *(f"n{i:02}" for i in range(12)))
+    assert many.endswith("n08, n09 and 2 more")
+
+
 def test_all_segments_are_told_without_a_name(live) -> None:
     code, out, _ = shmcache("doctor")
     assert code in (0, 1)  # of other tests that run beside
