@@ -14,6 +14,7 @@ WRONG_SETTING = 2
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="shmcache", message="shmcache %(version)s")
 def commands() -> None:
     """One cache for all the worker processes of a host."""
 

@@ -8,6 +8,7 @@ import resource
 import socket
 import subprocess
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,15 @@ def test_gunicorn_says_the_same_of_a_wrong_file(tmp_path: Path) -> None:
 def test_help_names_what_there_is(command) -> None:
     said = CliRunner().invoke(commands, command)
     assert said.exit_code == 0 and "serve" in said.output
+
+
+def test_version_is_the_distributions() -> None:
+    process = python(
+        *("-m", "shmcache_server", "--version"), stdout=subprocess.PIPE, text=True
+    )
+    said, _ = process.communicate(timeout=30)
+    assert (process.returncode, said) == (0, f"shmcache {version('shmcache')}\n")
+    assert "--version" in CliRunner().invoke(commands, ["--help"]).output
 
 
 def test_every_flag_is_in_the_help() -> None:
