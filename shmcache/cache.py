@@ -373,9 +373,10 @@ class Cache:
 
     def stats(self) -> Stats:
         """Counters of the host, summed over its processes, and its occupancy."""
-        if self._parts.closing is not None:
+        parts, l2 = self._parts, self._l2
+        if parts.closing is not None:
             raise CacheError("the cache is closed")
-        return self._l1.stats("none" if self._l2 is None else self._l2.state)
+        return self._l1.stats("none" if l2 is None else l2.state, parts.following)
 
     # -- inside
 

@@ -225,6 +225,13 @@ class L1:
 
     # -- unfollowed
 
+    @property
+    def followed(self) -> bool:
+        """Whether some process has the follower's role, and has come to the end of
+        every stream since the host was last unfollowed."""
+        age = self.clock.now() - self._stream.load(BEAT)
+        return age < UNFOLLOWED_AFTER and not self._stream.load(UNFOLLOWED)
+
     def _mark_unfollowed(self) -> None:
         """Before a slot is taken: step 1 if nobody lives here, and step 2."""
         words, now = self._stream, self.clock.now()
@@ -393,7 +400,7 @@ class L1:
         """Add to a counter of this process."""
         self.table.count(INDEX[name], n)
 
-    def stats(self, l2: str = "none") -> Stats:
+    def stats(self, l2: str = "none", following: bool | None = None) -> Stats:
         """Counters summed over every process that ever attached, and occupancy."""
         sums = self.table.counters()
         geometry, shards = self.table.geometry, self._shards()
@@ -413,6 +420,7 @@ class L1:
             geometry=geometry | {"index_slots": slots},
             l1=("off" if self._off else self.lost) or "up",
             l2=l2,
+            following=following,
         )
 
 

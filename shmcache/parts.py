@@ -85,6 +85,15 @@ class Parts:
             self.l1.count("l2_foreign", self.l2.foreign - self._foreign)
             self._foreign = self.l2.foreign
 
+    @property
+    def following(self) -> bool | None:
+        """As of `Stats`."""
+        follower = self.invalidations.follower
+        if self.l2 is None or follower is None:
+            return None
+        placed = all(place.identity for place in follower.places)
+        return self.l2.available and self.l1.followed and placed
+
     # -- life
 
     async def start(self) -> None:

@@ -312,6 +312,18 @@ def test_who_joins_others_doubts_nothing(left, clock):
         l1.close(keep=False)
 
 
+def test_host_is_followed_once_the_role_beats_and_came_to_the_end(left, clock):
+    l1 = joined(left, clock)
+    words = l1.table.words("stream")
+    words.store(BEAT, clock.now())
+    assert not l1.followed
+    words.store(UNFOLLOWED, 0)
+    assert l1.followed
+    clock.advance(2.1)
+    assert not l1.followed
+    l1.close(keep=False)
+
+
 def test_host_without_a_fleet_doubts_nothing(left, clock):
     l1 = joined(left, clock, follows=False)
     assert l1.peek(b"k") == b"old"

@@ -7,10 +7,11 @@ import sys
 import pytest
 
 from shmcache import MISSING, Cache, CacheConfig, CacheError, ConfigError
+from shmcache.breaker import THRESHOLD
 from shmcache.segment import SHM
 from tests.caches import SIZE, asking
 from tests.helpers import Origin, segment_name
-from tests.redis_server import eventually
+from tests.redis_server import eventually, redis_server
 
 
 async def test_closed_cache_says_so_and_leaves_nothing():
@@ -261,6 +262,42 @@ async def test_close_during_the_start_is_told_as_closed():
     await cache.close()
     with pytest.raises(CacheError, match="closed"):
         await asked
+
+
+async def test_host_says_whether_it_follows():
+    """None: there is nobody to follow. Only opened, nobody does; nor while Redis is
+    known to be away."""
+    async with Cache.open(segment_name(), size=SIZE) as alone:
+        assert (alone.stats().l2, alone.stats().following) == ("none", None)
+    with redis_server() as server:
+        cache = Cache.open(segment_name(), size=SIZE, l2=server.url)
+        assert (cache.stats().l2, cache.stats().following) == ("up", False)
+        async with cache:
+            await eventually(lambda: cache.stats().following)
+            server.kill()
+            for i in range(THRESHOLD):
+                await cache.get(f"absent {i}")
+            assert (cache.stats().l2, cache.stats().following) == ("down", False)
+            server.start()
+            await eventually(lambda: cache.stats().following, 10)
+            assert cache.stats().l2 == "up"
+
+
+async def test_host_that_was_away_follows_from_the_end_of_the_stream_on(server):
+    """Its stale hits have a reason that can be seen, while L2 is not known to be
+    away."""
+    settings = {"size": SIZE, "l2": server.url, "app": segment_name()}
+    name = segment_name()
+    async with Cache.open(name, keep=True, **settings) as cache:
+        await cache.set("k", "v", ttl=600)
+        await eventually(lambda: cache.stats().following)
+    server.stop()
+    async with Cache.open(name, **settings) as cache:
+        entry, stats = cache.entry("k"), cache.stats()
+        assert (entry.state, stats.l2, stats.following) == ("stale", "up", False)
+        server.cont()
+        await eventually(lambda: cache.stats().following)
+        assert cache.entry("k").state == "fresh"
 
 
 async def test_unsent_delete_outlives_a_clean_stop(server, caplog):

@@ -45,7 +45,7 @@ async def test_stats_are_those_of_the_cache(client) -> None:
         1,
         "none",
     )
-    assert stats["l1"] == "up"
+    assert (stats["l1"], stats["following"]) == ("up", None)
     (shard,) = stats["shards"]
     assert (shard["records"], shard["disabled"]) == (1, False)
     assert shard["capacity_bytes"] == 64 * stats["geometry"]["extent_bytes"]
