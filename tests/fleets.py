@@ -1,4 +1,5 @@
-"""Redis as fleets run it: a Cluster, a master with replicas and Sentinel, TLS, ACL.
+"""Redis as fleets run it: a Cluster, several partitions without one, a master with
+replicas and Sentinel, TLS, ACL.
 
 Real processes on the loopback, killed at the end by their ids.
 """
@@ -12,11 +13,19 @@ import socket
 import ssl
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
+from unittest import mock
+from zlib import crc32
 
+from shmcache.cluster import PARTITIONS
+from shmcache.link import Link
+from shmcache.target import parse
+from shmcache.wire import Wire
 from tests.helpers import free_port, until
 from tests.redis_server import RedisServer, redis_server
 
@@ -141,6 +150,63 @@ def _free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+# --- partitions without a Cluster -------------------------------------------------
+
+
+class Divided:
+    """A topology of several partitions, each on one of a few plain servers, in turn."""
+
+    def __init__(
+        self,
+        servers: Sequence[RedisServer],
+        partitions: int,
+        timeout: float,
+        expects: Callable[[int], int] | None,
+    ) -> None:
+        self.partitions = partitions
+        opens = [partial(parse(s.url).addresses[0].open, timeout) for s in servers]
+        self._links = [
+            Link(
+                opens[p % len(opens)],
+                expects=None if expects is None else partial(expects, p),
+            )
+            for p in range(partitions)
+        ]
+
+    def link(self, partition: int) -> Link:
+        return self._links[partition]
+
+    async def connect(self) -> Wire:
+        return await self._links[0].connect()
+
+    async def close(self) -> None:
+        for link in self._links:
+            await link.close()
+
+
+@contextmanager
+def divided(*servers: RedisServer, partitions: int = PARTITIONS) -> Iterator[None]:
+    """Meanwhile whoever opens an L2 has this many partitions, on these servers."""
+
+    def opened(
+        url: str,
+        app: str,
+        *,
+        timeout: float,
+        expects: Callable[[int], int] | None = None,
+    ) -> Divided:
+        return Divided(servers, partitions, timeout, expects)
+
+    with mock.patch("shmcache.l2.open_topology", opened):
+        yield
+
+
+def key_in(partition: int, n: int = 0, partitions: int = PARTITIONS) -> bytes:
+    """The n-th key that lies in a partition."""
+    found = (b"k%d" % i for i in count() if crc32(b"k%d" % i) % partitions == partition)
+    return next(islice(found, n, None))
 
 
 # --- Sentinel ---------------------------------------------------------------------

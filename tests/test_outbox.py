@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from zlib import crc32
 
 import pytest
 
-from shmcache.ask import WON, Invalidation
+from shmcache.ask import WON, Done, FleetClock, Invalidation
+from shmcache.cluster import PARTITIONS
+from shmcache.errors import TierUnavailable
 from shmcache.l1 import ALL_SENT, L1
-from shmcache.outbox import LEFT_NS
+from shmcache.outbox import BATCH, LEFT_NS, LOST, PIECE, Outbox
 from shmcache.scripts import Names
+from tests.fleets import divided, key_in
 from tests.helpers import end, python
 from tests.redis_server import RedisServer, eventually, redis_server
 from tests.scene import Host, applied, forget, gone, stale
@@ -192,6 +196,262 @@ async def test_overflow_during_the_clear_is_not_lost(
     monkeypatch.setattr(outbox, "tell", told)
     await outbox.drain(0)
     assert len(clears) == 2 and table.outbox_overflow() == 0
+
+
+# -- several partitions
+
+
+class Fleet:
+    """What an outbox needs of L2, and what each partition was told."""
+
+    partitions = PARTITIONS
+
+    def __init__(self) -> None:
+        self.told: list[list[Invalidation]] = [[] for _ in range(PARTITIONS)]
+        self.away: set[int] = set()
+        self.on_told: Callable[[], None] = lambda: None
+
+    def partition(self, key: bytes) -> int:
+        return crc32(key) % PARTITIONS
+
+    def up(self, partition: int) -> bool:
+        return partition not in self.away
+
+    @property
+    def available(self) -> bool:
+        return not self.away
+
+    async def invalidate(
+        self, items: Sequence[Invalidation], *, partition: int, **_: object
+    ) -> Done:
+        await asyncio.sleep(0)
+        if partition in self.away:
+            raise TierUnavailable("away")
+        self.told[partition] += items
+        self.on_told()
+        return Done(FleetClock(b"incarnat", 1, 0), frozenset())
+
+    def names(self, partition: int) -> list[bytes | int]:
+        return [item.name for item in self.told[partition]]
+
+
+@pytest.fixture
+def fleet() -> Fleet:
+    return Fleet()
+
+
+@pytest.fixture
+def outbox(l1: L1, fleet: Fleet) -> Iterator[Outbox]:
+    yield Outbox(l1, fleet, b"origin")  # type: ignore[arg-type]
+    forget(l1)
+
+
+def unsent(l1: L1) -> list[tuple[int, bytes]]:
+    found = l1.table.outbox_unsent(2**63 - 1, 2**31 - 1)
+    return [(kind, name) for _, _, kind, name in found]
+
+
+def overflow(l1: L1) -> None:
+    while l1.table.outbox_add(ord("d"), bytes(1000)):
+        pass
+    for number, *_ in l1.table.outbox_unsent(2**63 - 1, 2**31 - 1):
+        l1.table.outbox_sent(number)
+
+
+def deletes(*keys: bytes) -> list[Invalidation]:
+    return [Invalidation(b"d", key) for key in keys]
+
+
+TAG = Invalidation(b"t", 5)
+EVERYWHERE = [
+    TAG,
+    Invalidation(b"u", 5),
+    Invalidation(b"c", b""),
+    Invalidation(b"y", b""),
+]
+of_all = pytest.mark.parametrize(
+    "item", EVERYWHERE, ids=["tag", "expire-tag", "clear", "expire-all"]
+)
+
+
+async def test_each_partition_is_told_what_concerns_it(
+    outbox: Outbox, fleet: Fleet
+) -> None:
+    a, b, c = key_in(2), key_in(5), key_in(2, 1)
+    answers = await outbox.tell([*deletes(a), TAG, *deletes(b, c)])
+    assert set(answers) == set(range(PARTITIONS))
+    assert fleet.names(2) == [a, 5, c] and fleet.names(5) == [5, b]
+    assert all(fleet.names(p) == [5] for p in range(PARTITIONS) if p not in (2, 5))
+
+
+async def test_partitions_are_told_though_one_is_away(
+    outbox: Outbox, fleet: Fleet, monkeypatch
+) -> None:
+    """And it does not end before all have: what is raised then is above them all."""
+    fleet.away, slow = {0}, asyncio.Event()
+    invalidate = fleet.invalidate
+
+    async def held(
+        items: Sequence[Invalidation], *, partition: int, **_: object
+    ) -> Done:
+        if partition == 9:
+            await slow.wait()
+        return await invalidate(items, partition=partition)
+
+    monkeypatch.setattr(fleet, "invalidate", held)
+    telling = asyncio.ensure_future(outbox.tell([TAG]))
+    await eventually(lambda: fleet.told[15])
+    assert not telling.done() and not fleet.told[9]
+    slow.set()
+    with pytest.raises(TierUnavailable):
+        await telling
+    assert all(fleet.names(p) == [5] for p in range(1, PARTITIONS))
+
+
+@of_all
+async def test_entry_of_all_partitions_is_not_sent_by_one(
+    l1: L1, outbox: Outbox, fleet: Fleet, item: Invalidation
+) -> None:
+    """1. a tag is deleted, Redis is not told; 2. one partition is back, and has it;
+    3. marked sent, values of the others would be believed."""
+    outbox.add([item])
+    for partition in range(PARTITIONS):
+        await outbox.drain(partition)
+        assert fleet.told[partition] == [item]
+        assert len(unsent(l1)) == 1 and l1.lowest() != ALL_SENT
+
+
+@of_all
+async def test_entry_of_all_partitions_is_sent_when_all_have_it(
+    l1: L1, outbox: Outbox, fleet: Fleet, monkeypatch, item: Invalidation
+) -> None:
+    monkeypatch.setattr("shmcache.outbox.LEFT_NS", -(10**12))
+    outbox.add([item])
+    fleet.away = {7}
+    await outbox.send_left()
+    assert len(unsent(l1)) == 1 and not any(fleet.told)
+    fleet.away = set()
+    await outbox.send_left()
+    assert fleet.told == [[item]] * PARTITIONS
+    assert unsent(l1) == [] and l1.lowest() == ALL_SENT
+
+
+async def test_partition_that_fails_meanwhile_leaves_the_entry_unsent(
+    l1: L1, outbox: Outbox, fleet: Fleet, monkeypatch
+) -> None:
+    """Its breaker was closed as it was asked."""
+    monkeypatch.setattr("shmcache.outbox.LEFT_NS", -(10**12))
+    monkeypatch.setattr(fleet, "up", lambda partition: True)
+    outbox.add([TAG])
+    fleet.away = {7}
+    with pytest.raises(TierUnavailable):
+        await outbox.send_left()
+    assert len(unsent(l1)) == 1 and fleet.told[8] == [TAG]
+
+
+async def test_drain_sends_what_concerns_its_partition_in_order(
+    l1: L1, outbox: Outbox, fleet: Fleet
+) -> None:
+    a, b, c, d = key_in(2), key_in(5), key_in(2, 1), key_in(2, 2)
+    outbox.add([*deletes(a, b), TAG, *deletes(c)])
+
+    def added() -> None:
+        fleet.on_told = lambda: None
+        outbox.add(deletes(d))
+
+    fleet.on_told = added
+    await outbox.drain(2)
+    assert fleet.names(2) == [a, 5, c, d] and not fleet.told[5]
+    assert unsent(l1) == [(ord("d"), b), (ord("t"), (5).to_bytes(4, "little"))]
+
+
+async def test_many_entries_of_a_partition_away_hide_no_others(
+    l1: L1, outbox: Outbox, fleet: Fleet
+) -> None:
+    theirs = [key_in(5, n) for n in range(0, 8)]
+    outbox.add(deletes(*theirs * (PIECE // 8 + 1), *[key_in(2)] * (BATCH + 1)))
+    fleet.away = {5}
+    await outbox.drain(2)
+    assert fleet.names(2) == [key_in(2)] * (BATCH + 1)
+    assert {name for _, name in unsent(l1)} == set(theirs)
+
+
+async def test_left_entries_wait_for_their_own_partitions_alone(
+    l1: L1, outbox: Outbox, fleet: Fleet, monkeypatch
+) -> None:
+    monkeypatch.setattr("shmcache.outbox.LEFT_NS", -(10**12))
+    outbox.add([*deletes(key_in(5)), TAG, *deletes(key_in(2))])
+    fleet.away = {5}
+    await outbox.send_left()
+    assert fleet.names(2) == [key_in(2)] and len(unsent(l1)) == 2
+    fleet.away = set()
+    await outbox.send_left()
+    assert fleet.names(5) == [key_in(5), 5] and unsent(l1) == []
+
+
+async def test_overflow_is_made_up_for_in_every_partition(
+    l1: L1, outbox: Outbox, fleet: Fleet
+) -> None:
+    """Before a partition is used it is cleared; what was lost may concern others."""
+    overflow(l1)
+    fleet.away = {7}
+    await outbox.drain(2)
+    await outbox.send_left()
+    assert fleet.told[2] == [LOST] and not fleet.told[3]
+    assert l1.table.outbox_overflow() and l1.lowest() != ALL_SENT
+    fleet.away = set()
+    await outbox.send_left()
+    assert all(LOST in told for told in fleet.told)
+    assert not l1.table.outbox_overflow() and l1.lowest() == ALL_SENT
+
+
+@pytest.mark.parametrize("away", [{7}, set()], ids=["untold", "told"])
+async def test_overflow_stands_until_the_clear_was_told(
+    l1: L1, outbox: Outbox, fleet: Fleet, monkeypatch, away: set[int]
+) -> None:
+    """1. the mark is taken back; 2. a get reads that all is sent; 3. Redis has what was
+    deleted still, and the clear may yet fail."""
+    monkeypatch.setattr(Fleet, "available", True)
+    overflow(l1)
+    seen = []
+    fleet.away, fleet.on_told = away, lambda: seen.append(l1.lowest())
+    try:
+        await outbox.send_left()
+    except TierUnavailable:
+        assert away
+    assert len(seen) == PARTITIONS - len(away) and ALL_SENT not in seen
+    assert bool(l1.table.outbox_overflow()) == bool(away)
+
+
+def test_entry_voids_records_of_its_key_or_of_its_tags(outbox: Outbox) -> None:
+    outbox.add([*deletes(key_in(2)), TAG])
+    assert outbox.holds(key_in(2), ()) and outbox.holds(key_in(3), (4, 5))
+    assert not outbox.holds(key_in(3), (4,))
+    outbox.add([Invalidation(b"c", b"")])
+    assert outbox.holds(key_in(3), ())
+
+
+async def test_tag_is_kept_while_one_of_two_servers_hangs(server: RedisServer) -> None:
+    """The partitions that were told are followed; the others have it when they are
+    back."""
+    with redis_server() as second, divided(server, second):
+        ours, other = Host(server.url), Host(server.url)
+        for host in (ours, other):
+            await host.follows()
+        other.store(b"k", tags=(5,))
+        second.stop()
+        assert not await ours.invalidations.delete_tags(5)
+        second.cont()
+        assert entries(ours) == [(b"t", (5).to_bytes(4, "little"))]
+        assert not ours.l1.usable(b"k", (5,), ours.l1.lowest())
+        await eventually(lambda: gone(other.l1, b"k"))
+        await eventually(lambda: ours.l1.lowest() == ALL_SENT)
+        for partition in range(PARTITIONS):
+            on = (server, second)[partition % 2]
+            found = on.command("XRANGE", Names("app", partition).stream, "-", "+")
+            assert (b"t", b"5") in [(fields[b"k"], fields[b"n"]) for _, fields in found]
+        for host in (ours, other):
+            await host.close()
 
 
 async def fill(host: Host, key: bytes) -> None:
