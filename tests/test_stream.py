@@ -9,12 +9,14 @@ import pytest
 
 from shmcache.ask import Invalidation
 from shmcache.clock import SYSTEM
+from shmcache.cluster import PARTITIONS
 from shmcache.l1 import L1, OK, RAISED
 from shmcache.l2 import L2
 from shmcache.record import FRESH, Record
 from shmcache.scripts import Names
 from shmcache.stream import Place, Stream, raise_and_drop
-from tests.helpers import segment_name
+from shmcache.wire import NotMasterError
+from tests.helpers import free_port, segment_name
 from tests.redis_server import RedisServer, eventually, redis_server
 from tests.scene import SECOND, applied, following, gaps, gone, stale, store, tell
 
@@ -184,6 +186,18 @@ async def test_killed_in_a_gap_it_is_found_again(
         assert not stale(l1, b"after")
 
 
+def test_places_of_partitions_share_no_word(l1: L1) -> None:
+    words = l1.table.words("stream")
+    before = [words.load(i) for i in range(8)]
+    places = [Place(words, p) for p in range(PARTITIONS)]
+    for p, at in enumerate(places, 1):
+        assert at.renew(at.mark, p, 100 * p)
+        at.note((0, p), (0, 50 + p))
+    found = [(at.position, at.incarnation, at.identity) for at in places]
+    assert found == [(100 * p, p, 50 + p) for p in range(1, PARTITIONS + 1)]
+    assert [words.load(i) for i in range(8)] == before  # the role's
+
+
 def test_stopped_follower_moves_no_position_of_another_incarnation(l1: L1) -> None:
     """1. it reads behind 0, and is stopped; 2. `:g` is lost, a sibling takes position 0
     of the next; 3. it goes on: what it applied is no entry of that one."""
@@ -289,6 +303,40 @@ async def test_another_redis_makes_every_value_dead(l1: L1) -> None:
             assert stale(l1, b"k")
             await tell(l2, b"d", b"other")
             await eventually(lambda: applied(l1) == 1)
+        await l2.close()
+
+
+async def test_demoted_master_is_not_read_on(l1: L1) -> None:
+    """A connection outlives the demotion, and `:g` there names the old identity still:
+    1. a master is demoted, and hears nothing of the new one; 2. another host deletes,
+    there; 3. the old one's clock says that nothing is left to be read."""
+    with redis_server() as own:
+        l2 = L2(own.url, "app")
+        wire = await l2.topology.link(0).connect()
+        stream = Stream(l1, l2, 0, place(l1), wire, 1)
+        assert not await stream.heartbeat() and await stream.heartbeat()
+        own.command("REPLICAOF", "127.0.0.1", free_port())
+        with pytest.raises(NotMasterError):
+            await stream.heartbeat()
+        await wire.hang_up()
+        await l2.close()
+
+
+async def test_master_of_another_history_is_not_read_on(l1: L1) -> None:
+    """1. a master is demoted; 2. it is promoted again, with what it missed missing: its
+    connections are those of before."""
+    with redis_server() as own:
+        l2 = L2(own.url, "app")
+        wire = await l2.topology.link(0).connect()
+        stream = Stream(l1, l2, 0, place(l1), wire, 1)
+        assert not await stream.heartbeat() and await stream.heartbeat()
+        own.command("REPLICAOF", "127.0.0.1", free_port())
+        own.command("REPLICAOF", "NO", "ONE")
+        noted = place(l1).identity
+        with pytest.raises(ConnectionError, match="not the Redis that it was"):
+            await stream.heartbeat()
+        assert place(l1).identity == noted != wire.identity
+        await wire.hang_up()
         await l2.close()
 
 
