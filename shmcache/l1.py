@@ -111,7 +111,8 @@ class L1:
             return _disagreement(binding.describe(header), mine, size)
 
         def attach() -> Segment:
-            return Segment.open(segment_name(name), size, prepare, verdict)
+            mapped = binding.Mapping
+            return Segment.open(segment_name(name), size, prepare, verdict, mapped)
 
         l1 = cls._on(attach(), clock)
         if l1 is None:

@@ -45,11 +45,11 @@ import secrets
 import signal
 import stat
 import struct
-import sys
 import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from . import room
 from .errors import LayoutMismatch, SegmentError, SegmentGone
@@ -71,6 +71,18 @@ Verdict = Callable[[mmap.mmap, int], str | None]
 UNFINISHED = "it was never finished"
 
 
+class Memory(Protocol):
+    """A mapping of the file, a buffer."""
+
+    def __len__(self) -> int: ...
+    def advise(self, advice: int) -> None: ...
+
+
+Mapped = Callable[[int, int], Memory]
+"""Maps so many bytes of a file; it keeps no descriptor, which would be one more for
+each attachment that ended, for their mappings stay."""
+
+
 MADE, ATTACHED, REPLACED = "made", "attached", "replaced"
 BUSY, IN_USE, AGAIN = "busy", "in use", "again"
 """What `_settle` answers."""
@@ -82,7 +94,7 @@ class Segment:
     """One attachment to the file. The mapping outlives `close`: a thread may be
     inside, and robust lists point into it."""
 
-    def __init__(self, path: Path, fd: int, memory: mmap.mmap, note: str) -> None:
+    def __init__(self, path: Path, fd: int, memory: Memory, note: str) -> None:
         self.path = path
         self.memory = memory
         self.note = note
@@ -95,7 +107,9 @@ class Segment:
         _attached.add(self)
 
     @classmethod
-    def open(cls, name: str, size: int, prepare: Prepare, verdict: Verdict) -> Segment:
+    def open(
+        cls, name: str, size: int, prepare: Prepare, verdict: Verdict, mapped: Mapped
+    ) -> Segment:
         """Attach to `name`, making it with `size` bytes where it is not there.
 
         `LayoutMismatch` if it is in use and differs; `SegmentError` if it cannot be
@@ -109,7 +123,7 @@ class Segment:
             try:
                 answer, why = _settle(path, fd, size, prepare, verdict)
                 if answer in (MADE, ATTACHED):
-                    return cls(path, fd, _map(path, fd), note or answer)
+                    return cls(path, fd, _map(path, fd, mapped), note or answer)
             except BaseException:
                 os.close(fd)
                 raise
@@ -332,16 +346,13 @@ def _reserve(fd: int, size: int) -> None:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _map(path: Path, fd: int) -> mmap.mmap:
+def _map(path: Path, fd: int, mapped: Mapped) -> Memory:
     """Map the file through a description of its own: the mapping keeps it, and would
-    keep the flock with it after `detach`. Python before 3.13 keeps a descriptor too."""
+    keep the flock with it after `detach`."""
     again = _open_again(fd)
     size = os.fstat(again).st_size
     try:
-        if sys.version_info >= (3, 13):
-            memory = mmap.mmap(again, size, trackfd=False)
-        else:
-            memory = mmap.mmap(again, size)
+        memory = mapped(again, size)
     except OSError as e:
         raise SegmentError(
             f"size: a segment of {size} bytes cannot be mapped: {e.strerror}; choose "
@@ -351,7 +362,7 @@ def _map(path: Path, fd: int) -> mmap.mmap:
         os.close(again)
     for advice in (mmap.MADV_DONTDUMP, mmap.MADV_HUGEPAGE):
         with contextlib.suppress(OSError):  # a kernel without it
-            memory.madvise(advice)
+            memory.advise(advice)
     return memory
 
 

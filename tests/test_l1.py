@@ -156,7 +156,8 @@ def test_counters_stand_in_lines_of_their_own_slot(l1):
     assert {b - a for a, b in pairwise(offsets)} == {1024}
     l1.count("coalesced", 77)
     at = offsets[l1.table.slot] + 64 + 8 * INDEX["coalesced"]
-    assert int.from_bytes(l1.segment.memory[at : at + 8], "little") == 77
+    found = memoryview(l1.segment.memory)[at : at + 8]
+    assert int.from_bytes(found, "little") == 77
 
 
 def test_shards_tell_what_stands_in_them(clock):

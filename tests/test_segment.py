@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from shmcache import room, segment
+from shmcache import Cache, CacheConfig, room, segment
 from shmcache.config import NAME
 from shmcache.errors import LayoutMismatch, SegmentError, SegmentGone
 from shmcache.l1 import L1, segment_name
 from shmcache.segment import CUT, REMOVED, SHM, TAKEN, Segment
 from tests.helpers import segment_name as unique
 from tests.helpers import until
+from tests.redis_server import eventually
 
 SIZE = 2 << 20
 
@@ -740,18 +741,30 @@ def test_creator_that_never_ends_is_told(name, monkeypatch):
     os.close(fd)
 
 
-def test_attachment_that_ended_leaves_the_descriptor_of_its_mapping_at_most(name):
-    """Which Python itself keeps, before 3.13."""
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
 
-    def descriptors():
-        return len(os.listdir("/proc/self/fd"))
 
-    begun = descriptors()
-    ended = []
-    for _ in range(5):
+def test_attachment_that_ended_leaves_no_descriptor(name):
+    """Its mapping stays, for a thread may be inside."""
+    begun, ended = descriptors(), []
+    for _ in range(50):
         l1 = L1.open(name, SIZE)
         l1.join()
-        l1.close(keep=False)
+        l1.close(keep=True)
         ended.append(l1)
-    left = 0 if sys.version_info >= (3, 13) else len(ended)
-    assert descriptors() - begun == left
+    assert descriptors() == begun
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    assert sum(line.endswith(str(l1.segment.path)) for line in maps) == len(ended)
+
+
+@pytest.mark.parametrize("l2", [False, True], ids=["lone", "fleet"])
+async def test_cache_that_was_closed_leaves_no_descriptor(name, server, l2):
+    config = CacheConfig(name, SIZE, keep=True, l2=server.url if l2 else None)
+    async with Cache(config) as cache:  # what the process makes once
+        await cache.set("k", 0)
+    begun = descriptors()
+    for i in range(50):
+        async with Cache(config) as cache:
+            await cache.set("k", i)
+    await eventually(lambda: descriptors() <= begun)

@@ -70,6 +70,17 @@ def describe(buffer: Any) -> dict[str, Any] | None:
 def tag_number(name: str | bytes) -> int:
     """The 20-bit unkeyed number of a tag or a namespace, the same on every host."""
 
+class Mapping:
+    """The first `size` bytes of an open file, shared and writable: a buffer, unmapped
+    when nobody has it. Unlike `mmap.mmap` before Python 3.13 it keeps no descriptor.
+    `OSError` if it cannot be mapped."""
+
+    def __init__(self, fd: int, size: int) -> None: ...
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def advise(self, advice: int) -> None:
+        """madvise for all of it, by a number of `mmap.MADV_...`; `OSError`."""
+
 class Words:
     """The 64-bit atomic words of a region; made by `Table.words`."""
 

@@ -3,15 +3,20 @@
 """The C core as Python sees it: buffers in, bytes out, status to exception."""
 
 from cpython.buffer cimport (
-    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release,
+    PyObject_GetBuffer,
 )
 from cpython.bytes cimport (
     PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
 )
+from cpython.exc cimport PyErr_SetFromErrno
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
 from cpython.unicode cimport PyUnicode_Check
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
+from posix.mman cimport (
+    MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, madvise, mmap, munmap,
+)
 
 from shmcache._core.ctable cimport *
 from shmcache.errors import KeyRejected, LayoutMismatch, SegmentError
@@ -224,6 +229,32 @@ def describe(buffer):
         }
     finally:
         PyBuffer_Release(&view)
+
+
+cdef class Mapping:
+    cdef void *at
+    cdef Py_ssize_t n
+
+    def __cinit__(self, int fd, Py_ssize_t size):
+        cdef void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+        if at == MAP_FAILED:
+            PyErr_SetFromErrno(OSError)
+        self.at = at
+        self.n = size
+
+    def __dealloc__(self):
+        if self.at is not NULL:
+            munmap(self.at, self.n)
+
+    def __len__(self):
+        return self.n
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.at, self.n, False, flags)
+
+    def advise(self, int advice):
+        if madvise(self.at, self.n, advice):
+            PyErr_SetFromErrno(OSError)
 
 
 cdef class Words:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import random
 import subprocess
 import sys
@@ -200,6 +201,42 @@ def test_full_segment_loses_the_oldest_and_serves_on(table: Table) -> None:
     assert len(kept) == table.usage()["records"]
     assert kept[-1000:] == list(range(5000, 6000))
     assert len(kept) / (6000 - kept[0]) > 0.99  # but for want of a slot
+
+
+# ---- mapping
+
+
+def test_mapping_is_the_file_and_keeps_no_descriptor(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(8192))
+    begun = os.listdir("/proc/self/fd")
+    with path.open("r+b") as file:
+        memory = binding.Mapping(file.fileno(), 8192)
+    assert os.listdir("/proc/self/fd") == begun and len(memory) == 8192
+    view = memoryview(memory)
+    view[4096:4099] = b"abc"
+    assert path.read_bytes()[4096:4099] == b"abc"
+    path.write_bytes(b"x" + bytes(8191))
+    assert view[0] == ord("x")
+    memory.advise(mmap.MADV_DONTDUMP)
+    with pytest.raises(OSError, match="Invalid argument"):
+        memory.advise(-1)
+    del memory  # the view has it still
+    assert view[0] == ord("x") and mapped(path)
+    del view
+    assert not mapped(path)
+
+
+def mapped(path: Path) -> bool:
+    return str(path) in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize("size", [0, -1, 1 << 62])
+def test_what_cannot_be_mapped_is_an_error(tmp_path: Path, size: int) -> None:
+    with (tmp_path / "file").open("w+b") as file, pytest.raises(OSError):
+        binding.Mapping(file.fileno(), size)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        binding.Mapping(-1, 4096)
 
 
 # ---- conditions
