@@ -1,20 +1,17 @@
 """Redis as fleets run it: a Cluster, several partitions without one, a master with
-replicas and Sentinel, TLS, ACL.
+replicas and Sentinels, ACL.
 
 Real processes on the loopback, killed at the end by their ids.
 """
 
 from __future__ import annotations
 
-import asyncio
 import random
 import re
 import socket
-import ssl
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
@@ -27,10 +24,12 @@ from shmcache.link import Link
 from shmcache.target import parse
 from shmcache.wire import Wire
 from tests.helpers import free_port, until
-from tests.redis_server import RedisServer, redis_server
+from tests.redis_server import RedisServer
 
 SERVICE = "cache"
 SLOTS = 16384
+Each = Callable[[int], tuple[str, ...]]
+"""Further flags of the server on a port."""
 
 
 def info(server: RedisServer, section: str) -> dict[str, Any]:
@@ -114,9 +113,10 @@ def cluster_node() -> Iterator[RedisServer]:
 
 
 @contextmanager
-def redis_cluster(*flags: str) -> Iterator[ClusterNodes]:
+def redis_cluster(*flags: str, each: Each = lambda _: ()) -> Iterator[ClusterNodes]:
     """A running Cluster of three, which serves what it has when a node is gone."""
-    with _servers(*_cluster_ports(3), flags=(*_CLUSTER, *flags)) as nodes:
+    ports = _cluster_ports(3)
+    with _servers(*ports, flags=(*_CLUSTER, *flags), each=each) as nodes:
         for i, node in enumerate(nodes):
             share = range(i * SLOTS // 3, (i + 1) * SLOTS // 3)
             node.command("CLUSTER", "ADDSLOTS", *share)
@@ -215,13 +215,22 @@ def key_in(partition: int, n: int = 0, partitions: int = PARTITIONS) -> bytes:
 class SentinelServer(RedisServer):
     """A Sentinel; it keeps what it knows in a file of its own."""
 
-    def __init__(self, folder: Path, port: int, master: RedisServer) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        master: RedisServer,
+        quorum: int = 1,
+        lines: tuple[str, ...] = (),
+    ) -> None:
+        """`lines` stand in its file before the others."""
         super().__init__(folder, port)
         self._config = folder / "sentinel.conf"
         self._config.write_text(
-            f"port {port}\nbind 127.0.0.1\ndir {folder}\nlogfile redis.log\n"
+            "\n".join([*(lines or [f"port {port}"]), ""])
+            + f"bind 127.0.0.1\ndir {folder}\nlogfile redis.log\n"
             f"unixsocket {self.socket}\n"
-            f"sentinel monitor {SERVICE} 127.0.0.1 {master.port} 1\n"
+            f"sentinel monitor {SERVICE} 127.0.0.1 {master.port} {quorum}\n"
             f"sentinel down-after-milliseconds {SERVICE} 300\n"
             f"sentinel failover-timeout {SERVICE} 2000\n"
         )
@@ -231,16 +240,25 @@ class SentinelServer(RedisServer):
 
 
 class Watched:
-    """A master, its replica, and the Sentinel that watches them."""
+    """A master, its replica, and the Sentinels that watch them."""
 
     def __init__(
-        self, master: RedisServer, replica: RedisServer, sentinel: SentinelServer
+        self,
+        master: RedisServer,
+        replica: RedisServer,
+        sentinels: list[SentinelServer],
     ) -> None:
-        self.master, self.replica, self.sentinel = master, replica, sentinel
+        self.master, self.replica, self.sentinels = master, replica, sentinels
+
+    @property
+    def sentinel(self) -> SentinelServer:
+        """The last of them."""
+        return self.sentinels[-1]
 
     @property
     def url(self) -> str:
-        return f"redis+sentinel://127.0.0.1:{self.sentinel.port}/{SERVICE}"
+        places = ",".join(f"127.0.0.1:{one.port}" for one in self.sentinels)
+        return f"redis+sentinel://{places}/{SERVICE}"
 
     def named(self) -> int:
         """The port of the master that Sentinel names."""
@@ -255,18 +273,26 @@ class Watched:
 
 
 @contextmanager
-def redis_watched() -> Iterator[Watched]:
-    """Running, and the Sentinel knows of the replica."""
-    with _servers(free_port(), free_port()) as (master, replica):
+def redis_watched(
+    sentinels: int = 1, *, each: Each = lambda _: (), lines: Each | None = None
+) -> Iterator[Watched]:
+    """Running, and the Sentinels know of the replica and of each other. `each` and
+    `lines` tell what else is set of a Redis and of a Sentinel."""
+    with ExitStack() as stack:
+        ports = free_port(), free_port()
+        master, replica = stack.enter_context(_servers(*ports, each=each))
         replicate(replica, master)
-        with tempfile.TemporaryDirectory(prefix="shmr-") as folder:
-            sentinel = SentinelServer(Path(folder), free_port(), master)
-            try:
-                sentinel.start()
-                until(lambda: _replicas(sentinel) == 1, 15, "the replica known")
-                yield Watched(master, replica, sentinel)
-            finally:
-                sentinel.kill()
+        watching = []
+        for _ in range(sentinels):
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="shmr-"))
+            port, quorum = free_port(), sentinels // 2 + 1
+            more = lines(port) if lines else ()
+            one = SentinelServer(Path(folder), port, master, quorum, more)
+            watching.append(stack.enter_context(closing(one)))
+            one.start()
+        for one in watching:
+            until(lambda one=one: _known(one) == (1, sentinels - 1), 15, "all known")
+        yield Watched(master, replica, watching)
 
 
 def replicate(replica: RedisServer, master: RedisServer) -> None:
@@ -279,21 +305,26 @@ def replicate(replica: RedisServer, master: RedisServer) -> None:
     )
 
 
-def _replicas(sentinel: RedisServer) -> int:
-    found = sentinel.command("SENTINEL", "replicas", SERVICE)
-    return sum(_flag(replica) == "slave" for replica in found)
+def _known(sentinel: RedisServer) -> tuple[int, int]:
+    """How many replicas that are well it knows, and how many other Sentinels."""
+    replicas = sentinel.command("SENTINEL", "replicas", SERVICE)
+    others = sentinel.command("SENTINEL", "sentinels", SERVICE)
+    well = [_flag(one) for one in others].count("sentinel")
+    return [_flag(one) for one in replicas].count("slave"), well
 
 
-def _flag(replica: Any) -> str:
+def _flag(known: Any) -> str:
     """A reply of pairs, or what the client library made of it."""
-    if not isinstance(replica, dict):
-        replica = dict(zip(replica[::2], replica[1::2], strict=True))
-    flags = replica.get("flags", replica.get(b"flags"))
+    if not isinstance(known, dict):
+        known = dict(zip(known[::2], known[1::2], strict=True))
+    flags = known.get("flags", known.get(b"flags"))
     return flags.decode() if isinstance(flags, bytes) else str(flags)
 
 
 @contextmanager
-def _servers(*ports: int, flags: tuple[str, ...] = ()) -> Iterator[list[RedisServer]]:
+def _servers(
+    *ports: int, flags: tuple[str, ...] = (), each: Each = lambda _: ()
+) -> Iterator[list[RedisServer]]:
     """One for each port, each in a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="shmr-") as folder:
         servers = []
@@ -301,113 +332,12 @@ def _servers(*ports: int, flags: tuple[str, ...] = ()) -> Iterator[list[RedisSer
             for port in ports:
                 own = Path(folder) / str(port)
                 own.mkdir()
-                servers.append(RedisServer(own, port, *flags))
+                servers.append(RedisServer(own, port, *flags, *each(port)))
                 servers[-1].start()
             yield servers
         finally:
             for server in servers:
                 server.kill()
-
-
-# --- TLS --------------------------------------------------------------------------
-
-
-class TlsRelay:
-    """Ends TLS before a Redis that has none, in a thread of its own."""
-
-    def __init__(self, server: RedisServer, folder: Path) -> None:
-        import trustme
-
-        self.ca_file = folder / "ca.pem"
-        self.client_file = folder / "client.pem"
-        ca = trustme.CA()
-        ca.cert_pem.write_to_path(str(self.ca_file))
-        client = ca.issue_cert("client@example.com")
-        client.private_key_and_cert_chain_pem.write_to_path(str(self.client_file))
-        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        ca.issue_cert("localhost").configure_cert(self._context)
-        ca.configure_trust(self._context)
-        self._server = server
-        self._loop = asyncio.new_event_loop()
-        self._stopped = asyncio.Event()
-        self._ready = threading.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._thread = threading.Thread(target=self._run, name="tls-relay")
-        self.port = 0
-
-    @property
-    def url(self) -> str:
-        return f"rediss://localhost:{self.port}/0?ssl_ca_certs={self.ca_file}"
-
-    def demand_client_certificate(self) -> None:
-        self._context.verify_mode = ssl.CERT_REQUIRED
-
-    def start(self) -> None:
-        self._thread.start()
-        assert self._ready.wait(10)
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._stopped.set)
-        self._thread.join()
-
-    def _run(self) -> None:
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
-
-    async def _serve(self) -> None:
-        listening = await asyncio.start_server(
-            self._accept, "localhost", 0, ssl=self._context, family=socket.AF_INET
-        )
-        self.port = listening.sockets[0].getsockname()[1]
-        self._ready.set()
-        await self._stopped.wait()
-        listening.close()
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _accept(self, *client: Any) -> None:
-        task = asyncio.get_running_loop().create_task(self._relay(*client))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _relay(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        there, back = await asyncio.open_unix_connection(str(self._server.socket))
-        copies = [
-            asyncio.create_task(_copy(reader, back)),
-            asyncio.create_task(_copy(there, writer)),
-        ]
-        try:
-            await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for copy in copies:
-                copy.cancel()
-            await asyncio.gather(*copies, return_exceptions=True)
-            for end in (writer, back):
-                end.transport.abort()
-
-
-async def _copy(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
-    while data := await source.read(1 << 16):
-        to.write(data)
-        await to.drain()
-
-
-@contextmanager
-def tls_redis(
-    prepare: Callable[[TlsRelay], None] = lambda relay: None,
-) -> Iterator[TlsRelay]:
-    """A Redis behind TLS; `prepare` sees the relay before it listens."""
-    with redis_server() as server, tempfile.TemporaryDirectory() as folder:
-        relay = TlsRelay(server, Path(folder))
-        prepare(relay)
-        relay.start()
-        try:
-            yield relay
-        finally:
-            relay.stop()
 
 
 # --- ACL --------------------------------------------------------------------------

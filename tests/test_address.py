@@ -22,9 +22,10 @@ from shmcache.lease import Leases
 from shmcache.link import Link, check
 from shmcache.record import FRESH, Record
 from shmcache.target import parse
-from tests.fleets import TlsRelay, add_user, tls_redis
+from tests.fleets import add_user
 from tests.helpers import free_port
 from tests.redis_server import RedisServer, eventually, redis_server
+from tests.tls import TlsRedis, TlsServer, tls_redis
 
 TIMEOUT = 0.5
 PASSWORD = "hunter2"
@@ -37,7 +38,7 @@ def server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="module")
-def relay() -> Iterator[TlsRelay]:
+def relay() -> Iterator[TlsRedis]:
     with tls_redis() as running:
         yield running
 
@@ -161,7 +162,7 @@ async def test_user_with_an_empty_password_is_logged_in(server: RedisServer) -> 
 # --- TLS --------------------------------------------------------------------------
 
 
-async def test_tls_carries_exchanges(relay: TlsRelay) -> None:
+async def test_tls_carries_exchanges(relay: TlsRedis) -> None:
     address = parse(relay.url).addresses[0]
     link = Link(lambda: address.open(TIMEOUT))
     value = bytes(1 << 20)
@@ -169,12 +170,12 @@ async def test_tls_carries_exchanges(relay: TlsRelay) -> None:
     await link.close()
 
 
-async def test_certificate_of_another_authority_is_a_setting(relay: TlsRelay) -> None:
+async def test_certificate_of_another_authority_is_a_setting(relay: TlsRedis) -> None:
     with pytest.raises(ConfigError, match="the certificate of Redis was refused"):
         await checked(relay.url.partition("?")[0])
 
 
-async def test_certificate_of_another_host_is_a_setting(relay: TlsRelay) -> None:
+async def test_certificate_of_another_host_is_a_setting(relay: TlsRedis) -> None:
     with pytest.raises(ConfigError, match=r"refused: .*127\.0\.0\.1"):
         await checked(relay.url.replace("localhost", "127.0.0.1"))
     await checked(
@@ -209,7 +210,7 @@ async def test_alert_of_tls_is_a_setting() -> None:
 
 
 async def test_certificate_of_ours_lets_us_in() -> None:
-    with tls_redis(TlsRelay.demand_client_certificate) as relay:
+    with tls_redis(TlsServer.demand_client_certificate) as relay:
         await checked(f"{relay.url}&ssl_certfile={relay.client_file}")
         with pytest.raises((OSError, ConfigError)):
             await checked(relay.url)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,10 +13,11 @@ from shmcache import Cache
 from shmcache.errors import ConfigError
 from shmcache.link import StrangerError
 from shmcache.topology import open_topology
-from tests.caches import SIZE
+from tests.caches import SIZE, two_hosts
 from tests.fleets import SERVICE, SentinelServer, cluster_node
 from tests.helpers import Origin, free_port, segment_name
 from tests.redis_server import RedisServer, eventually, redis_server
+from tests.tls import speaks_tls, tls_cluster, tls_watched
 
 
 @pytest.mark.parametrize(
@@ -124,3 +126,89 @@ async def test_other_kind_is_told_by_the_log_of_who_never_asked(
         told = "not followed (partition 0): ConfigError: l2: a Sentinel answers"
         await eventually(lambda: told in caplog.text)
         assert cache.stats().l2_errors
+
+
+# --- TLS with Cluster and with Sentinel -------------------------------------------
+
+
+@pytest.fixture(params=["relayed", "its-own"])
+def native(request: pytest.FixtureRequest) -> bool:
+    """TLS of a relay before each server, or the server's own."""
+    own: bool = request.param == "its-own"
+    if own and not speaks_tls():
+        pytest.skip("this redis-server has no TLS: SHMCACHE_REDIS_SERVER names another")
+    return own
+
+
+async def carries(url: str) -> None:
+    """A fleet of two hosts does all that it does."""
+    async with two_hosts(url, l2_deadline=2.0) as (one, other):
+        for i in range(20):
+            assert await one.get_or_set(f"k{i}", Origin(i), ttl=60) == i
+            assert await other.get_or_set(f"k{i}", Origin("another"), ttl=60) == i
+        await eventually(lambda: one.stats().following and other.stats().following)
+        await one.delete_many([f"k{i}" for i in range(20)])
+        await eventually(lambda: all(not other.entry(f"k{i}") for i in range(20)))
+        assert one.stats().l2_errors == other.stats().l2_errors == 0
+        for cache in (one, other):
+            assert cache._parts.leases.subscriptions == 1
+
+
+def without_trust(url: str) -> str:
+    return url.partition("?")[0]
+
+
+async def refused(url: str) -> Any:
+    topology = open_topology(url, "app", timeout=1)
+    try:
+        with pytest.raises(ConfigError) as told:
+            await topology.check()
+    finally:
+        await topology.close()
+    return str(told.value)
+
+
+async def test_cluster_behind_tls(native: bool) -> None:
+    with tls_cluster(native=native) as (nodes, url):
+        topology = open_topology(url, "app", timeout=1)
+        await topology.check()
+        for p in range(topology.partitions):
+            key = f"shmcache:{{app:{p}}}:v:k"
+            assert await topology.link(p).exchange(("SET", key, p)) == [b"OK"]
+        slot = topology.link(1).number
+        source = nodes.owner(slot)
+        to = nodes.other(source)
+        nodes.begin_move(slot, source, to)
+        nodes.move_keys(slot, source, to)
+        nodes.end_move(slot, to)
+        key = "shmcache:{app:1}:v:k"  # what says that it moved names a port of TLS
+        assert await topology.link(1).exchange(("GET", key)) == [b"1"]
+        await topology.close()
+        await carries(url)
+        said = await refused(without_trust(url))
+        assert said.startswith("l2: the certificate of Redis was refused")
+
+
+async def test_sentinel_behind_tls(native: bool) -> None:
+    with tls_watched(native=native) as watched:
+        await carries(watched.url)
+        topology = open_topology(watched.url, "app", timeout=1)
+        await topology.check()
+        link = topology.link(0)
+        before = await link.connect()
+        watched.fail_over()
+        await eventually(lambda: not before.quiet, 5)  # Sentinel names another
+        after = await eventually(lambda: _master(link), 5)
+        assert after.where != before.where and after.identity != before.identity
+        await after.hang_up()
+        await topology.close()
+        said = await refused(without_trust(watched.url))
+        assert said.startswith("l2: the certificate of Redis was refused")
+
+
+async def _master(link: Any) -> Any:
+    """A connection to one that says that it is."""
+    try:
+        return await link.connect()
+    except OSError:
+        return None

@@ -17,9 +17,10 @@ from click.testing import CliRunner
 from shmcache import l1
 from shmcache.address import ACL_RULES
 from shmcache_server.cli import commands
-from tests.fleets import add_user, tls_redis
+from tests.fleets import add_user
 from tests.helpers import SHM, end, free_port, python, segment_name, shm_names
 from tests.redis_server import RedisServer, redis_server
+from tests.tls import tls_redis
 
 ORIGIN = ("--origin", "http://127.0.0.1:1")
 
@@ -114,8 +115,8 @@ def test_redis_of_another_kind_is_one_line(redis, scheme, words) -> None:
 
 
 def test_certificate_that_is_not_trusted_is_one_line() -> None:
-    with tls_redis() as relay:
-        said = refused(*flags(l2=relay.url.partition("?")[0]))
+    with tls_redis() as redis:
+        said = refused(*flags(l2=redis.url.partition("?")[0]))
     assert "l2: the certificate of Redis was refused" in said
 
 
