@@ -7,17 +7,21 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
+from shmcache import Cache
 from shmcache.address import refusal
+from shmcache.scripts import Names
 from shmcache.sentinel import Sentinels
 from shmcache.target import parse
 from shmcache.topology import open_topology
 from shmcache.wire import NotMasterError
+from tests.caches import SIZE
 from tests.fleets import SERVICE, Watched, info, redis_watched, replicate
-from tests.helpers import free_port
-from tests.redis_server import eventually
+from tests.helpers import Origin, free_port, segment_name
+from tests.redis_server import RedisServer, eventually
 
 TIMEOUT = 0.5
 
@@ -129,3 +133,53 @@ async def test_failover_is_followed_and_is_another_identity() -> None:
         for wire in (hints, after):
             await wire.hang_up()
         await topology.close()
+
+
+# --- several Sentinels ------------------------------------------------------------
+
+
+async def used(cache: Cache, on: RedisServer) -> bool:
+    """Whether what is computed now stands in that Redis."""
+    key = os.urandom(8).hex()
+    assert await cache.get_or_set(key, Origin("v"), ttl=60) == "v"
+    name = Names(cache.config.app).value(key.encode())
+    return bool(await asyncio.to_thread(on.command, "EXISTS", name))
+
+
+@pytest.mark.parametrize("fault", ["hangs", "is gone"])
+async def test_first_of_three_sentinels_may_fail_and_so_may_the_master(
+    fault: str,
+) -> None:
+    """1. it failed before anybody opened the cache; 2. the others promote the replica
+    for the master that hangs; 3. another one fails, which was asked until then."""
+    with redis_watched(sentinels=3) as watched:
+        first, second, third = watched.sentinels
+        os.kill(first.pid, signal.SIGSTOP if fault == "hangs" else signal.SIGKILL)
+        settings = {"size": SIZE, "l2": watched.url, "app": segment_name()}
+        async with Cache.open(segment_name(), **settings) as cache:
+            await eventually(lambda: used(cache, watched.master), 3)
+            assert await cache.check_l2() is None
+            os.kill(watched.master.pid, signal.SIGSTOP)
+            await eventually(lambda: used(cache, watched.replica), 20)
+            os.kill(second.pid, signal.SIGSTOP)
+            asked = cache._l2.topology._link._open.__self__._sentinels
+            await eventually(lambda: repr(asked[0]) == f"127.0.0.1:{third.port}", 5)
+            errors = cache.stats().l2_errors
+            assert await used(cache, watched.replica)
+            assert cache.stats().l2_errors == errors
+            await eventually(lambda: cache.stats().following, 5)
+
+
+async def test_sentinels_that_all_hang_cost_no_caller_the_value() -> None:
+    with ExitStack() as stack:  # they never accept
+        listening = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            for _ in range(3)
+        ]
+        hosts = ",".join(f"127.0.0.1:{s.getsockname()[1]}" for s in listening)
+        url = f"redis+sentinel://{hosts}/{SERVICE}"
+        async with Cache.open(segment_name(), size=SIZE, l2=url) as cache:
+            for i in range(8):
+                assert await cache.get_or_set(f"k{i}", Origin(i), ttl=60) == i
+            assert cache.stats().l2 == "down" and cache.stats().l2_errors >= 5
+            assert "no answer" in str(await cache.check_l2())
