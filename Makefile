@@ -16,7 +16,8 @@ CORE    := shmcache/_core
 C_FILES := $(filter-out $(CORE)/binding.c,$(wildcard $(CORE)/*.c))
 C_TESTS := $(wildcard tests/core/test_*.c)
 C_HELP  := $(wildcard tests/core/*.h) Makefile
-BINDING := $(wildcard $(CORE)/*.pyx $(CORE)/*.pxd)
+SERVER  := server/shmcache_server
+BINDING := $(wildcard $(CORE)/*.pyx $(CORE)/*.pxd $(SERVER)/*.pyx)
 HEADERS := $(wildcard $(CORE)/*.h)
 
 INSTALLED := $(VENV)/.stamp-installed
@@ -86,7 +87,7 @@ bench-eviction: $(BUILT) $(PEERS)  ## hit ratios beside libcachesim's; TRACES='A
 
 clean:  ## remove what was built; .venv stays
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -f $(CORE)/*.so $(CORE)/binding.c $(BUILT)
+	rm -f $(CORE)/*.so $(CORE)/binding.c $(SERVER)/*.so $(SERVER)/_splice.c $(BUILT)
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 distclean: clean  ## remove .venv too

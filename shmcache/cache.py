@@ -36,6 +36,7 @@ from .errors import CacheError, CodecError, TierUnavailable
 from .fill import UNSET, Terms
 from .job import Outcome
 from .keys import Key
+from .l1 import Hit
 from .parts import Parts, Prepared, open_l1
 from .policy import Ttl
 from .record import DEAD, ERROR, FRESH, STALE, VALUE, Record
@@ -63,6 +64,10 @@ class Cache:
         self._invalidations = parts.invalidations
         self._writes = Writes(parts)
         self._prefix = b""
+        self.hit: Callable[[bytes], Hit | None] = parts.l1.hit
+        """What L1 has, looked up as fast as can be, for who answers many: document
+        (undecoded), whether it is stale, age and what is left of its ttl in whole
+        seconds, rounded down. None: `entry` tells more. Knows no namespace."""
 
     @classmethod
     def open(

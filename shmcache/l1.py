@@ -64,6 +64,9 @@ _BUSY_STEP, _BUSY_TRIES = 0.005, 20
 _LOOK_SECONDS = 1
 """How often at most stores that are refused look for disabled shards."""
 
+Hit = tuple[bytes, bool, int, int]
+"""A document, whether it is stale, its age and what is left of its ttl, in seconds."""
+
 log = logging.getLogger("shmcache")
 
 
@@ -73,6 +76,9 @@ class L1:
     peek: Callable[[bytes | str], bytes | None]
     """The document of a fresh value, else None. No lock; counts a hit. It is the
     table's own method, without a Python frame between."""
+    hit: Callable[[bytes | str], Hit | None]
+    """The same of a stale value too, with what is told of it. None also where there is
+    more to say of it than that."""
 
     def __init__(self, segment: Segment, clock: Clock = SYSTEM) -> None:
         self.segment = segment
@@ -86,7 +92,10 @@ class L1:
         self._disabled: set[int] = set()
         self._look_at = 0
         self._told_too_large = False
-        self.peek = self._fast = self.table.peek if clock is SYSTEM else self._peek_at
+        own = clock is not SYSTEM
+        self.peek = self._fast = self._peek_at if own else self.table.peek
+        self.hit = self._hit_at if own else self.table.hit
+        self.table.count_hits(INDEX["fast_hits"])
 
     @classmethod
     def open(
@@ -193,6 +202,7 @@ class L1:
 
     def _turn_off(self) -> None:
         self._off, self.peek, self._fast = True, _nothing, _nothing
+        self.table.unsure = True
 
     # -- records
 
@@ -224,6 +234,9 @@ class L1:
         """`peek` on a clock of tests."""
         return self.table.peek_at(key, self.clock.now())
 
+    def _hit_at(self, key: bytes | str) -> Hit | None:
+        return self.table.hit(key, self.clock.now())
+
     # -- unfollowed
 
     @property
@@ -244,6 +257,7 @@ class L1:
             words.lift(UNFOLLOWED, self.table.number())
         self._unfollowed = bool(self._bound())
         self.peek = self._peek_unfollowed if self._unfollowed else self._fast
+        self.table.unsure = self._unfollowed
 
     def _bound(self) -> int:
         """Records of a lower stamp count as stale; 0 once that is over."""
@@ -255,7 +269,7 @@ class L1:
         """Whether a fresh record may have been deleted elsewhere."""
         bound = self._bound()
         if not bound:
-            self._unfollowed = False
+            self._unfollowed = self.table.unsure = False
             self.peek = self._fast
         return record.state == FRESH and record.stamp < bound
 

@@ -54,6 +54,7 @@ ABOVE = (
     "gaps",  # times that the stream had lost some
     "outbox_overflows",  # times that the outbox lost some, and everything goes
     "l2_foreign",  # values in L2 that are not ours, or not whole: deleted
+    "fast_hits",  # of hits and stale hits, those looked up for the server's fast lane
 )
 """Counted above the core, behind its own."""
 

@@ -18,10 +18,12 @@ ROWS = [
     {"shmcache_server.arbiter", "shmcache_server.doctor"},
     {"shmcache_server.worker", "shmcache_server.embedded"},
     {"shmcache_server.app"},
+    {"shmcache_server.fastlane"},
     {"shmcache_server.handler", "shmcache_server.admin"},
     {"shmcache_server.fetch"},
     {"shmcache_server.live"},
-    {"shmcache_server.origins", "shmcache_server.answer", "shmcache_server.stored"},
+    {"shmcache_server.origins", "shmcache_server.answer"},
+    {"shmcache_server.key", "shmcache_server.stored", "shmcache_server._splice"},
     {
         "shmcache_server.config",
         "shmcache_server.connections",

@@ -9,8 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 
-from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
+from multidict import CIMultiDictProxy
+
+from .rfc9111 import validation
+from .stored import StoredResponse
 
 _JOIN_MAX = 64 * 1024
 """Bytes up to which copying head and body together is cheaper than two writes."""
@@ -46,6 +50,23 @@ class Answer(web.StreamResponse):
             await writer.write(self.payload)
         self._body_length = len(self.payload)
         await writer.write_eof()
+
+
+def from_store(
+    method: str, fields: CIMultiDictProxy[str], found: StoredResponse, ours: bytes
+) -> Answer:
+    """A stored response to a GET or HEAD with these fields, or 304 where the client's
+    own copy still holds; `ours` are the lines behind its head."""
+    # RFC 9110 §13.2.1: only where the answer without the condition would be a 2xx.
+    if found.status == 200 and validation.not_modified(
+        fields.getall(hdrs.IF_NONE_MATCH, ()),
+        fields.get(hdrs.IF_MODIFIED_SINCE),
+        found.etag,
+        found.last_modified,
+    ):
+        return Answer(304, found.not_modified_head() + ours)
+    body = b"" if method == "HEAD" else found.body
+    return Answer(found.status, found.head + ours, body)
 
 
 class Stream(web.StreamResponse):

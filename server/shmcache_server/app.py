@@ -20,6 +20,7 @@ from shmcache import Cache, CacheConfig, ConfigError
 
 from . import admin as admins
 from .config import Config
+from .fastlane import FastServer, Lane
 from .handler import Handler
 from .origins import Origin
 
@@ -59,7 +60,7 @@ class CacheRunner(web.AppRunner):
 
     async def _make_server(self) -> Server:
         try:
-            self.cache = Cache(self._cache_config)
+            self.cache = self._open_cache(self._cache_config)
             await self.cache.start()
             self._origin = Origin(self._config)
             self.handler = Handler(self.cache, self._origin, self._config)
@@ -69,7 +70,11 @@ class CacheRunner(web.AppRunner):
             raise
         self.handler.ready = True
         loop = asyncio.get_running_loop()
-        return Server(self.handler, loop=loop, **self._kwargs)
+        lane = Lane(self.cache, self.handler, self._config)
+        return FastServer(lane, self.handler, loop=loop, **self._kwargs)
+
+    def _open_cache(self, config: CacheConfig) -> Cache:
+        return Cache(config)
 
     async def shutdown(self) -> None:
         """Draining: the listener is closed, requests under way go on."""

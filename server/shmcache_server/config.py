@@ -23,6 +23,7 @@ from urllib.parse import SplitResult, urlsplit
 from shmcache import CacheConfig, ConfigError, parse_size
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
+_PLAIN_HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+")
 _L2_WORDS = ("auto", "none", "embedded")
 _L2_KINDS = ("+sentinel", "+cluster")
 _L2_SCHEMES = tuple(
@@ -45,6 +46,9 @@ class ServerConfig:
     keepalive: float = 75.0
     graceful_timeout: float = 10.0
     access_log: bool = False
+    access_log_every: int = 1
+    hosts: tuple[str, ...] = ()
+    fast_lane: bool = True
 
     def __post_init__(self) -> None:
         port = parse_address(self.bind, "bind")[1]
@@ -56,6 +60,12 @@ class ServerConfig:
                     "of its own"
                 )
         _between("workers", self.workers, 1, 60)  # of 128 slots; a reload runs two sets
+        _between("access_log_every", self.access_log_every, 1, 2**31)
+        for host in self.hosts:
+            if not _PLAIN_HOST.fullmatch(host):
+                raise ConfigError(
+                    f"hosts={host!r}: expected names as example.org, without a port"
+                )
         _between("keepalive", self.keepalive, 1, 86400)
         _between("graceful_timeout", self.graceful_timeout, 1, 3600)
         if self.loop not in ("uvloop", "asyncio"):
@@ -299,13 +309,23 @@ def _replaced(old: C, table: str, values: dict[str, Any]) -> C:
         wanted = type(getattr(old, key))
         if wanted is float and type(value) is int:
             values[key] = float(value)
+        elif wanted is tuple and type(value) is list:
+            if not all(type(one) is str for one in value):
+                raise ConfigError(f"{key}={value!r}: expected {_WORDS[tuple]}")
+            values[key] = tuple(value)
         elif type(value) is not wanted:
             said = key if key == "url" else f"{key}={value!r}"  # it has a password
             raise ConfigError(f"{said}: expected {_WORDS[wanted]}")
     return replace(old, **values)
 
 
-_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+_WORDS = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    tuple: "a list of texts",
+}
 
 
 def _line(text: str, key: str, table: str) -> int:

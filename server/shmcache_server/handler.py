@@ -1,40 +1,27 @@
 """Every request: from its key to its answer.
 
-    GET, HEAD     a fresh record answers; a stale one too, while one refresh runs;
-                  else the key's fetch does (`fetch.py`), streamed while it is stored
-    all others, and ranges, bodies on a GET, conditions that are not for a cache:
-                  passed through both ways; an unsafe method that succeeds invalidates
-                  its URL (RFC 9111 §4.4)
-
-The key
-    {origin}{encoding}{length of host}:{host}{target}: a digest of the configured
-    origin, a letter for whether the client takes gzip, the host without its port (two
-    servers of a fleet may listen on different ones, and the origin is not told it),
-    path and query as they came. No two requests share a key by accident: the length
-    tells where the host ends. A long key ends in a digest of the whole.
-
-    A request that bears credentials (Authorization, or a Cookie) is answered by what
-    stands under that key, too. Where nothing does, it goes by a key of its own, with
-    one letter more, so that an answer which is only its client's never has the others
-    fetch for themselves.
+GET, HEAD     a fresh record answers; a stale one too, while one refresh runs;
+              else the key's fetch does (`fetch.py`), streamed while it is stored
+all others, and ranges, bodies on a GET, conditions that are not for a cache:
+              passed through both ways; an unsafe method that succeeds invalidates
+              its URL (RFC 9111 §4.4)
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import re
 from collections.abc import AsyncIterator
-from hashlib import blake2b
 
 from aiohttp import HttpVersion11, hdrs, web
 
 from shmcache import Cache, CacheError, ComputeFailed, ComputeTimeout, Entry, Overloaded
 
 from . import stored
-from .answer import Answer, Stream, abort
+from .answer import Answer, Stream, abort, from_store
 from .config import Config
 from .fetch import Fetches, Wanted
+from .key import Fields, Keys, Refused, credentialed, for_a_cache, plain_host
 from .live import LiveResponse, Reader
 from .origins import (
     Answering,
@@ -44,27 +31,16 @@ from .origins import (
     OriginTimeout,
     request_fields,
 )
-from .rfc9111 import directives, status, storing, validation, vary
+from .rfc9111 import directives, status, storing, vary
 from .stored import StoredResponse
 from .upload import Upload
 
 log = logging.getLogger("shmcache")
 
-KEY_MAX = 1024
-_KEY_KEPT = 900
-_PREFIX = 17
-"""Characters of a key before its host: the digest and the encoding's letter."""
-_CREDENTIALED = "c"
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]*)(?::[0-9]*)?\Z")
-_HOSTS_MAX = 1024
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _RETRY_AFTER = 1
 """Seconds; a flight more is soon to be had."""
 _HEALTH, _READY = "/healthz", "/readyz"
-
-
-class BadRequest(Exception):
-    """A request that has no key."""
 
 
 class Handler:
@@ -77,10 +53,8 @@ class Handler:
         self._cache = cache
         self._origin = origin
         self._stall = config.origin.timeout
+        self.keys = Keys(config)
         self._fetches = Fetches(cache, origin, config)
-        digest = blake2b(config.origin.base.encode(), digest_size=8).hexdigest()
-        self._prefix = digest
-        self._prefixes: dict[tuple[str, str | None], str] = {}
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer to a request; whatever happens there is one."""
@@ -93,16 +67,17 @@ class Handler:
         if target in (_HEALTH, _READY):
             return self._own_path(target)
         try:
-            key = self._key(request, target)
-        except BadRequest as e:
-            return _plain(400, status.BYPASS, str(e), close=True)
+            key = self.keys.of(request.headers, target)
+        except Refused as e:
+            return _plain(e.status, status.BYPASS, str(e), close=True)
         if method not in ("GET", "HEAD"):
             return await self._pass(request, status.METHOD)
-        if _not_for_a_cache(request):
+        # A body on a GET or HEAD has no defined meaning: RFC 9110 §9.3.1.
+        if request.body_exists or not for_a_cache(request.headers):
             return await self._pass(request, status.BYPASS)
         answer = self._stored(request, key)
         if isinstance(answer, str) and _credentials(request):
-            key = _credentialed(key)
+            key = credentialed(key)
             answer = self._stored(request, key)
         if isinstance(answer, str):
             return await self._miss(request, key, answer)
@@ -120,6 +95,13 @@ class Handler:
             self._fetches.refresh(self._wanted(request, key))
         return _hit(request, entry, found)
 
+    def refresh(
+        self, key: str, target: str, fields: Fields, remote: str, scheme: str
+    ) -> None:
+        """See that one background refresh of a stale response runs, for a client at
+        `remote` that asked by `scheme`."""
+        self._fetches.refresh(_wanted(key, target, fields, remote, scheme))
+
     async def close(self) -> None:
         """End what is being fetched."""
         await self._fetches.close()
@@ -129,50 +111,9 @@ class Handler:
             return _plain(503, status.BYPASS, "not ready")
         return _plain(200, status.BYPASS, "ok")
 
-    # -- the key
-
-    def _key(self, request: web.BaseRequest, target: str) -> str:
-        headers = request.headers
-        which = (headers.get(hdrs.HOST, ""), headers.get(hdrs.ACCEPT_ENCODING))
-        prefix = self._prefixes.get(which)
-        if prefix is None:
-            prefix = self._prefix_of(*which)
-        # aiohttp takes the host of an absolute target over the Host field's: one of
-        # the two would be outside the key.
-        if target[:1] != "/" or not target.isascii() or "#" in target:
-            raise BadRequest("the target must be a path, in ASCII")
-        return _shortened(prefix + target)
-
-    def _prefix_of(self, host: str, accept: str | None) -> str:
-        name = _host(host)
-        if name is None:
-            raise BadRequest("Host is not a host")
-        made = f"{self._prefix}{vary.letter(accept)}{len(name)}:{name}"
-        if len(self._prefixes) >= _HOSTS_MAX:
-            self._prefixes.clear()
-        self._prefixes[host, accept] = made
-        return made
-
-    def _keys(self, request: web.BaseRequest) -> list[str]:
-        """The keys of a request's URL: either encoding, with credentials or without."""
-        host = _host(request.headers.get(hdrs.HOST, "")) or ""
-        rest = f"{len(host)}:{host}{request.raw_path}"
-        keys = [_shortened(f"{self._prefix}{e}{rest}") for e in vary.LETTERS]
-        return keys + [_credentialed(key) for key in keys]
-
     def _wanted(self, request: web.BaseRequest, key: str) -> Wanted:
-        headers = request.headers
-        return Wanted(
-            key=key,
-            target=request.raw_path,
-            fields=headers,
-            letter=vary.letter(headers.get(hdrs.ACCEPT_ENCODING)),
-            forwarded=_forwarded(request),
-            asked=storing.Asked(
-                authorization=hdrs.AUTHORIZATION in headers,
-                cookie=hdrs.COOKIE in headers,
-            ),
-        )
+        target, fields = request.raw_path, request.headers
+        return _wanted(key, target, fields, request.remote or "", request.scheme)
 
     # -- a miss
 
@@ -222,7 +163,7 @@ class Handler:
             return _failed(e, told)
         try:
             if request.method not in _SAFE and answering.status < 400:
-                for key in self._keys(request):
+                for key in self.keys.all(request.headers, request.raw_path):
                     await self._cache.delete(key)
             age = _age(answering)
             body = None if answering.empty else answering.chunks()
@@ -278,23 +219,8 @@ def _from_store(
     request: web.BaseRequest, age: float, told: str, found: StoredResponse
 ) -> Answer:
     """A stored response, or 304 where the client's own copy still holds."""
-    headers = request.headers
-    ours = f"Age: {int(age)}\r\nCache-Status: {told}\r\n".encode()
-    conditional = hdrs.IF_NONE_MATCH in headers or hdrs.IF_MODIFIED_SINCE in headers
-    # RFC 9110 §13.2.1: only where the answer without the condition would be a 2xx.
-    if (
-        conditional
-        and found.status == 200
-        and validation.not_modified(
-            headers.getall(hdrs.IF_NONE_MATCH, ()),
-            headers.get(hdrs.IF_MODIFIED_SINCE),
-            found.etag,
-            found.last_modified,
-        )
-    ):
-        return Answer(304, found.not_modified_head() + ours)
-    body = b"" if request.method == "HEAD" else found.body
-    return Answer(found.status, found.head + ours, body)
+    ours = (status.FIELDS % (age, told)).encode()
+    return from_store(request.method, request.headers, found, ours)
 
 
 async def _asking(request: web.BaseRequest, upload: Upload) -> Asking:
@@ -303,7 +229,7 @@ async def _asking(request: web.BaseRequest, upload: Upload) -> Asking:
     fields = request_fields(headers)
     if hdrs.ACCEPT_ENCODING in headers:
         fields[hdrs.ACCEPT_ENCODING] = ", ".join(headers.getall(hdrs.ACCEPT_ENCODING))
-    fields.extend(_forwarded(request))
+    fields.extend(_forwarded(headers, request.remote or "", request.scheme))
     body = None
     if request.body_exists:
         body = upload.chunks()
@@ -318,48 +244,30 @@ async def _asking(request: web.BaseRequest, upload: Upload) -> Asking:
     return Asking(request.method, request.raw_path, fields, body)
 
 
-def _not_for_a_cache(request: web.BaseRequest) -> bool:
-    """A body on a GET or HEAD has no defined meaning (RFC 9110 §9.3.1); ranges, and
-    conditions on the state at the origin, are the origin's to answer."""
-    headers = request.headers
-    return (
-        hdrs.RANGE in headers
-        or request.body_exists
-        or hdrs.IF_MATCH in headers
-        or hdrs.IF_UNMODIFIED_SINCE in headers
+def _wanted(key: str, target: str, fields: Fields, remote: str, scheme: str) -> Wanted:
+    return Wanted(
+        key=key,
+        target=target,
+        fields=fields,
+        letter=vary.letter(fields.get(hdrs.ACCEPT_ENCODING)),
+        forwarded=_forwarded(fields, remote, scheme),
+        asked=storing.Asked(
+            authorization=hdrs.AUTHORIZATION in fields, cookie=hdrs.COOKIE in fields
+        ),
     )
 
 
-def _forwarded(request: web.BaseRequest) -> tuple[tuple[str, str], ...]:
+def _forwarded(fields: Fields, remote: str, scheme: str) -> tuple[tuple[str, str], ...]:
     """Whom we ask for. Without the port, which is not in the key."""
     return (
-        ("X-Forwarded-For", request.remote or "unknown"),
-        ("X-Forwarded-Host", _host(request.headers.get(hdrs.HOST, "")) or ""),
-        ("X-Forwarded-Proto", request.scheme),
+        ("X-Forwarded-For", remote or "unknown"),
+        ("X-Forwarded-Host", plain_host(fields.get(hdrs.HOST, "")) or ""),
+        ("X-Forwarded-Proto", scheme),
     )
-
-
-def _host(field: str) -> str | None:
-    """The host of a Host field in lower case, without its port; None if it is none."""
-    match = _HOST.match(field)
-    return match[1].lower() if match else None
 
 
 def _credentials(request: web.BaseRequest) -> bool:
     return hdrs.COOKIE in request.headers or hdrs.AUTHORIZATION in request.headers
-
-
-def _credentialed(key: str) -> str:
-    """The key of requests with credentials, beside that of those without."""
-    return _shortened(f"{key[:_PREFIX]}{_CREDENTIALED}{key[_PREFIX:]}")
-
-
-def _shortened(key: str) -> str:
-    """A key that fits. A shortened one holds a `#`, which no target does."""
-    if len(key) <= KEY_MAX:
-        return key
-    digest = blake2b(key.encode(), digest_size=32).hexdigest()
-    return f"{key[:_KEY_KEPT]}#{digest}"
 
 
 def _age(answering: Answering) -> bytes:
@@ -392,6 +300,7 @@ _REASONS = {
     400: "Bad Request",
     405: "Method Not Allowed",
     408: "Request Timeout",
+    421: "Misdirected Request",
     501: "Not Implemented",
     502: "Bad Gateway",
     503: "Service Unavailable",

@@ -1,7 +1,10 @@
 """A stored response: the msgpack document that is its record's value.
 
-    {"v": version, "s": status, "e": ETag or nil, "m": Last-Modified or nil,
-     "h": head as bin, "b": body as bin}
+    {"v": version, "o": offset of the head, "p": offset of the body, "s": status,
+     "e": ETag or nil, "m": Last-Modified or nil, "h": head as bin, "b": body as bin}
+
+The first three are of fixed width and come first, so that head and body are sliced
+from the document without unpacking it.
 
 The head is status line and fields as they go out, each ending in CRLF, Content-Length
 among them; what differs from answer to answer (Age, Cache-Status, Connection) is added
@@ -10,16 +13,25 @@ behind it. Its times are the record's own.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
 import msgpack  # type: ignore[import-untyped]
 
 from .rfc9111 import freshness
 
-VERSION = 1
+VERSION = 2
 _OF_304 = (b"cache-control", b"content-location", b"date", b"etag", b"expires", b"vary")
 """What a 304 repeats (RFC 9110 §15.4.5), beside the fields of the way."""
 _OF_THE_WAY = (b"via", b"cache-status")
+
+MARK = b"\x88\xa1v" + bytes([VERSION])
+"""How a document of ours begins: a map of eight, the version first."""
+OFFSETS = struct.Struct(">7xI3xI")
+"""Of head and body, as they stand behind the mark."""
+BODY_KEY = 7
+"""Bytes between head and body: the body's name and its length, as bin 32."""
+_BEFORE = struct.Struct(">4s3sI3sI")
 
 
 @dataclass(slots=True)
@@ -54,18 +66,13 @@ def pack(head: bytes, status: int, body: bytes) -> bytes:
                 etag = value.strip().decode("utf-8", "surrogateescape")
             case b"last-modified":
                 last_modified = freshness.parse_date(value.strip().decode("latin-1"))
-    packed: bytes = msgpack.packb(
-        {
-            "v": VERSION,
-            "s": status,
-            "e": etag,
-            "m": last_modified,
-            "h": head,
-            "b": body,
-        },
-        unicode_errors="surrogateescape",
+    about = b"".join(map(_packed, ("s", status, "e", etag, "m", last_modified, "h")))
+    about += b"\xc6" + len(head).to_bytes(4)
+    at = _BEFORE.size + len(about)
+    before = _BEFORE.pack(
+        *(MARK, b"\xa1o\xce", at, b"\xa1p\xce", at + len(head) + BODY_KEY)
     )
-    return packed
+    return b"".join((before, about, head, b"\xa1b\xc6", len(body).to_bytes(4), body))
 
 
 def unpack(document: bytes) -> StoredResponse | None:
@@ -77,3 +84,8 @@ def unpack(document: bytes) -> StoredResponse | None:
         return StoredResponse(*(found[name] for name in "semhb"))
     except (ValueError, TypeError, KeyError, msgpack.UnpackException):
         return None
+
+
+def _packed(value: object) -> bytes:
+    packed: bytes = msgpack.packb(value, unicode_errors="surrogateescape")
+    return packed

@@ -107,12 +107,22 @@ class Table:
     early: float
     """How many of its own fill times before it ends a fresh record is no more
     answered by `peek`, so that its caller may draw for an early refresh; 0: none."""
+    unsure: bool
+    """While it is set `hit` answers None: there is more to ask than the record."""
     def peek(self, key: str | bytes) -> bytes | None:
         """The value of a fresh record of kind VALUE, else None. Counts a hit only:
         what else it was is counted by `get`. Takes the time of the kernel's last tick
         for now: a record may be found for some milliseconds after its time."""
     def peek_at(self, key: str | bytes, now: int) -> bytes | None:
         """As `peek`, at a time of the caller's."""
+    def hit(
+        self, key: str | bytes, now: int = -1
+    ) -> tuple[bytes, bool, int, int] | None:
+        """As `peek`, but of a stale value too: value, whether it is stale, and in whole
+        seconds, rounded down, its age and what is left of its ttl. Counts a hit or a
+        stale hit, and in the counter of `count_hits`."""
+    def count_hits(self, counter: int) -> None:
+        """Which counter `hit` adds to."""
     def get(self, key: str | bytes, now: int = -1) -> tuple[Any, ...] | None:
         """(value, state, kind, birth, fresh_until, dead_at, stamp, nonce, fill_us,
         tags), dead ones included; None where nothing stands. Counts stale hits and

@@ -93,6 +93,11 @@ cdef inline int64_t lately() noexcept:
     return tick_began
 
 
+cdef inline int64_t seconds(int64_t ns) noexcept:
+    """Whole seconds, rounded down."""
+    return ns // 1000000000
+
+
 cdef inline int read_key(object key, const char **p, Py_ssize_t *n) except -1:
     """Point into `key`, which the caller keeps; KeyRejected."""
     if PyUnicode_Check(key) and PyUnicode_IS_COMPACT_ASCII(key):
@@ -294,6 +299,8 @@ cdef class Words:
 
 cdef class Table:
     cdef public double early  # first: beside what every call reads anyway
+    cdef public bint unsure
+    cdef uint32_t hit_counter
     cdef shmc t
     cdef readonly dict geometry
     cdef readonly object value_max
@@ -336,31 +343,57 @@ cdef class Table:
     # ---- records
 
     def peek(self, key):
-        return self.fresh(key, lately())
+        cdef shmc_found f
+        return self.served(key, lately(), &f, False)
 
     def peek_at(self, key, int64_t now):
-        return self.fresh(key, now)
+        cdef shmc_found f
+        return self.served(key, now, &f, False)
 
-    cdef bytes fresh(self, object key, int64_t now):
+    def count_hits(self, uint32_t counter):
+        if counter >= SHMC_COUNTERS:
+            raise IndexError(counter)
+        self.hit_counter = counter
+
+    def hit(self, key, int64_t now=-1):
+        cdef shmc_found f
+        cdef bytes value = None
+        if now == -1:
+            now = lately()
+        if not self.unsure:
+            value = self.served(key, now, &f, True)
+        if value is None:
+            return None
+        shmc_count(&self.t, self.hit_counter, 1)
+        return (
+            value, f.state == SHMC_STALE,
+            seconds(max(0, now - f.head.birth)), seconds(f.head.fresh_until - now),
+        )
+
+    cdef bytes served(self, object key, int64_t now, shmc_found *f, bint stale):
+        """The value if it is fresh, or `stale` and not dead; `f` tells of it then."""
         cdef const char *p
         cdef Py_ssize_t n
-        cdef shmc_found f
         cdef uint64_t hash_
         cdef int i, rc
         cdef bytes value
         read_key(key, &p, &n)
         hash_ = shmc_hash(&self.t, p, n)
         for i in range(READS):
-            if shmc_find(&self.t, p, <uint32_t>n, hash_, now, &f) != SHMC_OK \
-                    or f.state != SHMC_FRESH \
+            if shmc_find(&self.t, p, <uint32_t>n, hash_, now, f) != SHMC_OK \
+                    or f.state != SHMC_FRESH and not (stale and f.state == SHMC_STALE) \
                     or f.head.kind & SHMC_KIND_MASK != SHMC_VALUE \
-                    or self.early and self.expiring(&f, now):
+                    or self.early and self.expiring(f, now):
                 return None
             value = PyBytes_FromStringAndSize(NULL, f.length)
-            rc = shmc_copy(&self.t, &f, PyBytes_AS_STRING(value))
+            rc = shmc_copy(&self.t, f, PyBytes_AS_STRING(value))
             if rc == SHMC_OK:
-                shmc_touch(&self.t, &f)
-                shmc_count(&self.t, SHMC_C_HITS, 1)
+                shmc_touch(&self.t, f)
+                shmc_count(
+                    &self.t,
+                    SHMC_C_HITS if f.state == SHMC_FRESH else SHMC_C_STALE_HITS,
+                    1,
+                )
                 return value
             if rc == SHMC_MISS:
                 return None

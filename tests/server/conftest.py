@@ -83,7 +83,8 @@ class Front:
     def key(self, path: str, accept: str | None = None) -> str:
         handler = self.runner.handler
         assert handler
-        return handler._prefix_of("127.0.0.1", accept) + path
+        fields = {"Host": "127.0.0.1"} | ({"Accept-Encoding": accept} if accept else {})
+        return handler.keys.prefix(CIMultiDictProxy(CIMultiDict(fields))) + path
 
     async def ask(self, method: str, path: str = "/", **options: Any) -> Got:
         options.setdefault("skip_auto_headers", ("Accept-Encoding",))

@@ -13,7 +13,7 @@ import http_sf
 import pytest
 from aiohttp import web
 
-from shmcache_server.handler import _credentialed
+from shmcache_server.key import credentialed
 from tests.server.conftest import Front, RawOrigin, Upstream, eventually, fronting
 
 
@@ -397,7 +397,7 @@ async def test_refresh_that_lacks_credentials_leaves_the_stale_record(
     fields = upstream.fields
     fields["Cache-Control"] = "public, max-age=1, stale-while-revalidate=60"
     await front.get(Authorization="Basic x")
-    key = _credentialed(front.key("/"))
+    key = credentialed(front.key("/"))
     await eventually(lambda: front.cache.entry(key).state == "stale")
     upstream.status, upstream.body = 401, b"who are you?"
     assert (await front.get(Authorization="Basic x")).status == 200

@@ -11,14 +11,17 @@ import math
 CACHE = "shmcache"
 BYPASS = f"{CACHE}; fwd=bypass"
 """§2.2: not handled by the cache: ranges, bodies, conditions it leaves alone."""
+FIELDS = "Age: %d\r\nCache-Status: %s\r\n"
+"""What is written behind a stored head, after RFC 9111 §5.1."""
 METHOD = f"{CACHE}; fwd=method"
 """§2.2: the method is never answered from the cache."""
-HIT = f"{CACHE}; hit; ttl="
+HIT = f"{CACHE}; hit; ttl=%d"
+"""Answered from the cache, fresh for so many seconds; below zero if stale (§2.4)."""
 
 
 def hit(ttl: float) -> str:
-    """Answered from the cache, fresh for `ttl` seconds; below zero if stale (§2.4)."""
-    return f"{HIT}{math.floor(ttl)}"
+    """`HIT` for a time that is no whole number."""
+    return HIT % math.floor(ttl)
 
 
 def forwarded(

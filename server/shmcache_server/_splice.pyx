@@ -1,0 +1,86 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: initializedcheck=False, cdivision=True, embedsignature=False
+"""The answer to a hit in one piece: stored head, what is told of it, stored body."""
+
+from cpython.bytes cimport (
+    PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
+)
+from libc.stdint cimport int64_t
+from libc.string cimport memcmp, memcpy
+
+from .rfc9111 import status
+from .stored import BODY_KEY, MARK
+
+cdef bytes MARKED = MARK
+cdef bytes AGE, TOLD, END
+AGE, TOLD = status.FIELDS.replace("%s", status.HIT).encode().split(b"%d", 1)
+TOLD, END = TOLD.split(b"%d")
+END += b"\r\n"  # the head's
+
+cdef enum:
+    DIGITS = 20
+    FIXED = 18  # bytes of a document before what is of any length
+cdef Py_ssize_t NAME = BODY_KEY
+
+
+cdef inline Py_ssize_t offset(const unsigned char *at) noexcept:
+    """Big-endian."""
+    return (<Py_ssize_t>at[0] << 24) | (at[1] << 16) | (at[2] << 8) | at[3]
+
+
+cdef inline int decimal(int64_t n, char *digits) noexcept:
+    """Write `n` to the end of DIGITS bytes; how many it took."""
+    cdef int at = DIGITS
+    cdef bint negative = n < 0
+    if negative:
+        n = -n
+    while True:
+        at -= 1
+        digits[at] = <char>(48 + n % 10)
+        n //= 10
+        if n == 0:
+            break
+    if negative:
+        at -= 1
+        digits[at] = 45
+    return DIGITS - at
+
+
+cdef inline char *append(char *out, const void *data, Py_ssize_t size) noexcept:
+    memcpy(out, data, size)
+    return out + size
+
+
+def splice(bytes document not None, int64_t age, int64_t ttl, bint body=True):
+    cdef const char *p = PyBytes_AS_STRING(document)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(document)
+    cdef Py_ssize_t head, ends, begins
+    cdef char[DIGITS] aged
+    cdef char[DIGITS] left
+    cdef int aged_digits, left_digits
+    cdef bytes answer
+    cdef char *out
+    if size < FIXED or memcmp(p, PyBytes_AS_STRING(MARKED), 4) != 0:
+        return None
+    head = offset(<const unsigned char *>p + 7)
+    begins = offset(<const unsigned char *>p + 14)
+    ends = begins - NAME
+    if not FIXED <= head <= ends or begins > size:
+        return None
+    aged_digits = decimal(age, aged)
+    left_digits = decimal(ttl, left)
+    answer = PyBytes_FromStringAndSize(
+        NULL,
+        ends - head + PyBytes_GET_SIZE(AGE) + aged_digits + PyBytes_GET_SIZE(TOLD)
+        + left_digits + PyBytes_GET_SIZE(END) + (size - begins if body else 0),
+    )
+    out = PyBytes_AS_STRING(answer)
+    out = append(out, p + head, ends - head)
+    out = append(out, PyBytes_AS_STRING(AGE), PyBytes_GET_SIZE(AGE))
+    out = append(out, aged + DIGITS - aged_digits, aged_digits)
+    out = append(out, PyBytes_AS_STRING(TOLD), PyBytes_GET_SIZE(TOLD))
+    out = append(out, left + DIGITS - left_digits, left_digits)
+    out = append(out, PyBytes_AS_STRING(END), PyBytes_GET_SIZE(END))
+    if body:
+        append(out, p + begins, size - begins)
+    return answer

@@ -1,0 +1,340 @@
+"""The fast lane: a hit answered in `data_received`, before aiohttp builds a request.
+
+What it may answer
+    One or several complete requests, each a GET or HEAD whose header block has a known
+    verdict, and whose record is fresh, or stale inside its grace once the refresh was
+    handed on. All else goes on to aiohttp as it came, and so do the misses.
+
+Verdicts
+    There is no second HTTP parser here. A request that aiohttp's parser has read whole
+    leaves a verdict under the exact bytes of its header block: whether a cache may
+    answer such a request, and what its key begins with. Clients repeat these bytes.
+    The target alone differs; it is made of characters that aiohttp takes as they are.
+
+Level
+    A verdict holds only where a request begins. An idle handler does not tell that:
+    1. A client sends `GET /a HTTP/1.1` and half a field. The handler is idle, and the
+       half is in aiohttp's parser. 2. It sends what looks like a whole request, which
+       is the rest of the field's value.
+    So a connection is *level* only if its parser is known to be between two requests:
+    at its beginning, and after a chunk that ended in the only blank line within it and
+    gave exactly one request without a body. And only what a level connection's parser
+    read leaves a verdict, for else some of its fields are not in the chunk.
+
+Order
+    While a request of the slow lane is under way the handler is not idle, and what
+    comes goes behind it. A client that does not read is the slow lane's to pause.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import Any, NamedTuple
+
+from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.http import RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_server import Server
+
+from shmcache import Cache, CacheError
+
+from . import stored
+from ._splice import splice
+from .answer import from_store
+from .config import Config
+from .handler import Handler
+from .key import Fields, Refused, conditional, for_a_cache
+from .rfc9111 import status
+from .stored import OFFSETS
+
+REQUEST_MAX = 4096
+"""Bytes of a request that may leave a verdict, and..."""
+REPEATED_MAX = 1024
+"""...of one that is known as a whole: such memory is bounded in bytes."""
+VERDICTS, REPEATED = 1024, 4096
+"""Of each at most; of verdicts as many more that were not used lately."""
+PIPELINED_MAX = 64
+"""Answers at one go; the rest goes to the slow lane, which pauses the client."""
+SPLICE_MAX = 16 * 1024
+"""Bytes up to which one copy is cheaper than two pieces to write."""
+
+_LINE_END = b" HTTP/1.1\r\n"
+_METHODS = {b"GET /": 4, b"HEAD ": 5}
+_TARGET = re.compile(rb"/[!\"$-~]*")
+"""Visible ASCII but `#`, which ends a target."""
+
+
+class Verdict(NamedTuple):
+    """What is known of a header block that a cache may answer."""
+
+    prefix: bytes
+    """Of the key; the target follows."""
+    plain: bool
+    """No condition: the answer is the whole response."""
+    fields: Fields
+
+
+class Asked(NamedTuple):
+    """A request that is known."""
+
+    key: bytes
+    whole: bool
+    """A GET without a condition."""
+    method: str
+    target: bytes
+    verdict: Verdict
+
+
+class Lane:
+    """What the connections of a worker share."""
+
+    def __init__(self, cache: Cache, handler: Handler, config: Config) -> None:
+        self.open = config.server.fast_lane
+        self._hit = cache.hit
+        self._handler = handler
+        self._request_max = min(REQUEST_MAX, config.limits.line)
+        self._verdicts = Memo(VERDICTS)
+        self._repeated: dict[bytes, Asked] = {}
+        self._logging = config.server.access_log
+        self._fast, self._slow = (
+            itertools.cycle(range(config.server.access_log_every)) for _ in range(2)
+        )
+
+    def answer(self, connection: Connection, data: bytes) -> bool:
+        """Answer what is known; whether that was all of it. Else nothing was done, or
+        the connection was given the rest."""
+        asked = self._repeated.get(data) or self._recognised(data)
+        if asked is None:
+            return self._answer_each(connection, data)
+        return self._answer(connection, asked)
+
+    def logs(self, sampled: bool) -> bool:
+        """Whether a request of the slow lane is logged."""
+        return sampled or not next(self._slow)
+
+    def learn(self, data: bytes, message: RawRequestMessage) -> None:
+        """Keep a verdict on the header block of `data`, which aiohttp's parser has
+        read from its first byte as this one message."""
+        at = data.find(_LINE_END)
+        start = _METHODS.get(data[:5])
+        if start is None or at < 0 or len(data) > self._request_max:
+            return
+        fields = message.headers
+        if (
+            message.method != data[: start - 1].decode()
+            or message.path.encode("utf-8", "surrogateescape") != data[start:at]
+            or message.version != HttpVersion11
+            or message.should_close
+            or message.upgrade
+            or message.chunked
+            or hdrs.CONTENT_LENGTH in fields
+            or hdrs.TRANSFER_ENCODING in fields
+            or hdrs.EXPECT in fields
+            or not for_a_cache(fields)
+        ):
+            return
+        try:
+            prefix = self._handler.keys.prefix(fields).encode()
+        except Refused:
+            return
+        verdict = Verdict(prefix, not conditional(fields), fields)
+        self._verdicts.put(data[at:], verdict)
+
+    # -- inside
+
+    def _recognised(self, data: bytes) -> Asked | None:
+        """By its header block."""
+        at = data.find(_LINE_END)
+        start = _METHODS.get(data[:5])
+        if start is None or at < 0 or len(data) > self._request_max:
+            return None
+        verdict = self._verdicts.get(data[at:])
+        if verdict is None:
+            return None
+        target = data[start:at]
+        if not _TARGET.fullmatch(target):
+            return None
+        whole = verdict.plain and start == 4
+        method = "GET" if start == 4 else "HEAD"
+        asked = Asked(verdict.prefix + target, whole, method, target, verdict)
+        if len(data) <= REPEATED_MAX:
+            if len(self._repeated) >= REPEATED:
+                self._repeated.clear()
+            self._repeated[data] = asked
+        return asked
+
+    def _answer_each(self, connection: Connection, data: bytes) -> bool:
+        """Several requests in one chunk, if every one is known: whoever sends what is
+        none is answered as aiohttp does, from the first on."""
+        known: list[tuple[int, Asked]] = []
+        start = 0
+        while start < len(data):
+            end = data.find(b"\r\n\r\n", start) + 4
+            whole = end >= 4 and end - start < len(data)
+            asked = self._recognised(data[start:end]) if whole else None
+            if asked is None:
+                return False
+            known.append((start, asked))
+            start = end
+        for at, (start, asked) in enumerate(known):
+            if (
+                at == PIPELINED_MAX
+                or not connection.idle
+                or not self._answer(connection, asked)
+            ):
+                if start:
+                    connection.go_slow(data[start:])
+                return start > 0
+        return True
+
+    def _answer(self, connection: Connection, asked: Asked) -> bool:
+        if self._logging and not next(self._fast):
+            connection.sampled = True
+            return False
+        try:
+            key, whole = asked[:2]
+            found = self._hit(key)
+            if found is None:
+                return False
+            document, stale, age, ttl = found
+            if stale:
+                self._refresh(connection, asked)
+        except CacheError:  # a key too long as it stands, or a cache that is closing
+            return False
+        transport = connection.transport
+        assert transport is not None  # data came by it
+        if not whole:
+            answer = _rarer(asked, document, age, ttl)
+        elif len(document) <= SPLICE_MAX:
+            answer = splice(document, age, ttl)
+        else:
+            answer = splice(document, age, ttl, False)
+            if answer is not None:
+                body = OFFSETS.unpack_from(document)[1]
+                transport.writelines((answer, memoryview(document)[body:]))
+                return True
+        if answer is None:  # another version's
+            return False
+        transport.write(answer)
+        return True
+
+    def _refresh(self, connection: Connection, asked: Asked) -> None:
+        peer = connection.peername
+        self._handler.refresh(
+            asked.key.decode(),
+            asked.target.decode(),
+            asked.verdict.fields,
+            str(peer[0] if isinstance(peer, list | tuple) else peer or ""),
+            "https" if connection.ssl_context else "http",
+        )
+
+
+def _rarer(asked: Asked, document: bytes, age: int, ttl: int) -> bytes | None:
+    """The answer to a HEAD, or to a client that has a copy."""
+    found = stored.unpack(document)
+    if found is None:
+        return None
+    ours = (status.FIELDS % (age, status.HIT % ttl)).encode()
+    answer = from_store(asked.method, asked.verdict.fields, found, ours)
+    return answer.head + b"\r\n" + answer.payload
+
+
+class Memo:
+    """Verdicts by header block, bounded: it forgets what was not used lately."""
+
+    def __init__(self, size: int) -> None:
+        self._young: dict[bytes, Verdict] = {}
+        self._old: dict[bytes, Verdict] = {}
+        self._size = size
+
+    def get(self, block: bytes) -> Verdict | None:
+        found = self._young.get(block)
+        if found is None and (found := self._old.get(block)) is not None:
+            self.put(block, found)
+        return found
+
+    def put(self, block: bytes, verdict: Verdict) -> None:
+        if len(self._young) >= self._size:
+            self._old, self._young = self._young, {}
+        self._young[block] = verdict
+
+
+class Connection(RequestHandler):
+    """A connection of aiohttp's server whose hits take the fast lane."""
+
+    __slots__ = ("_lane", "_level", "sampled")
+
+    def __init__(self, manager: Server, lane: Lane, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._lane = lane
+        self._level = lane.open
+        """Whether aiohttp's parser is between two requests."""
+        self.sampled = False
+        """Whether the request that goes the slow lane is to be logged."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether what comes now may be answered now."""
+        waiter = self._waiter
+        return waiter is not None and not waiter.done() and not self._paused
+
+    def data_received(self, data: bytes) -> None:
+        waiter = self._waiter
+        if (
+            self._level
+            and waiter is not None
+            and not waiter.done()
+            and not self._paused
+            and self._lane.answer(self, data)
+        ):
+            self._next_keepalive_close_time = (
+                self._loop.time() + self._keepalive_timeout
+            )
+        else:
+            self.go_slow(data)
+
+    def go_slow(self, data: bytes) -> None:
+        """Give it to aiohttp, and see where that leaves its parser."""
+        was_level, before = self._level, self._request_count
+        super().data_received(data)
+        if not data:  # the parser goes on with what it has kept
+            return
+        self._level = False
+        if (
+            self._request_count != before + 1
+            or self._upgraded
+            or self._buffer_paused  # it keeps what it has not read yet
+            or self._reading_paused
+            or data.find(b"\r\n\r\n") != len(data) - 4
+            or data.count(b"\n") != data.count(b"\r\n")
+            or not self._messages
+        ):
+            return
+        message, payload = self._messages[-1]
+        if payload is EMPTY_PAYLOAD and isinstance(message, RawRequestMessage):
+            self._level = self._lane.open
+            if was_level:
+                self._lane.learn(data, message)
+
+    def log_access(
+        self,
+        request: web.BaseRequest,
+        response: web.StreamResponse,
+        time: float | None,
+    ) -> None:
+        if self._lane.logs(self.sampled):
+            super().log_access(request, response, time)
+        self.sampled = False
+
+
+class FastServer(Server):
+    """aiohttp's server, with our connections."""
+
+    def __init__(self, lane: Lane, handler: Handler, **options: Any) -> None:
+        super().__init__(handler, **options)
+        self._lane = lane
+
+    def __call__(self) -> Connection:
+        return Connection(self, self._lane, loop=self._loop, **self._kwargs)
