@@ -17,7 +17,7 @@ END = b"\r\n\r\n"
 @contextmanager
 def crowd(port: int, path: str, count: int, body_bytes: int) -> Iterator[float]:
     """Seconds from the first connect until the last whole answer; within the block
-    the connections are open and idle."""
+    the connections are open and idle. `Failed` if one has none in time."""
     request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
     with ExitStack() as stack:
         poll = stack.enter_context(select.epoll())
@@ -29,7 +29,10 @@ def crowd(port: int, path: str, count: int, body_bytes: int) -> Iterator[float]:
             one.connect_ex(("127.0.0.1", port))
             poll.register(one, select.EPOLLOUT)
             members[one.fileno()] = one
-        _answered(poll, members, request, body_bytes, began + WITHIN)
+        try:
+            _answered(poll, members, request, body_bytes, began + WITHIN)
+        except OSError as e:
+            raise Failed(f"a connection broke: {e}") from e
         yield time.perf_counter() - began
 
 

@@ -34,6 +34,13 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return ticks / TICK
 
 
+def busy_seconds() -> float:
+    """CPU time of everything on the machine, the kernel's included."""
+    with open("/proc/stat") as file:
+        user, nice, system, _, _, irq, softirq, steal = file.readline().split()[1:9]
+    return sum(map(int, (user, nice, system, irq, softirq, steal))) / TICK
+
+
 def pss_bytes(pids: Iterable[int]) -> int:
     """Their memory, what several map being shared out among them."""
     return 1024 * sum(_field(pid, "smaps_rollup", "Pss") for pid in pids)
@@ -41,6 +48,15 @@ def pss_bytes(pids: Iterable[int]) -> int:
 
 def rss_bytes(pids: Iterable[int]) -> int:
     return 1024 * sum(_field(pid, "status", "VmRSS") for pid in pids)
+
+
+def file_bytes(folder: Path) -> int:
+    """What its files take, in whole blocks; some may go meanwhile."""
+    blocks = 0
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            blocks += file.stat().st_blocks
+    return 512 * blocks
 
 
 def identity(pid: int) -> str | None:

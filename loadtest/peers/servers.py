@@ -27,7 +27,9 @@ from .wrk import Failed
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 STORAGE = "256MiB"
-"""What each cache may keep; nginx.conf says so too."""
+"""What a cache may keep; nginx.conf says its own."""
+SEGMENT = 16 * 1024
+"""Bytes that surely go in one write."""
 UP_WITHIN, DOWN_WITHIN = 30.0, 15.0
 
 
@@ -45,13 +47,19 @@ class Place:
 
 @dataclass(frozen=True)
 class Server:
-    """One that runs: its port and its first process."""
+    """One that runs: its port, its first process, and its folder on tmpfs."""
 
     port: int
     pid: int
+    folder: Path
 
     def processes(self) -> list[int]:
         return processes.tree(self.pid)
+
+    def memory_bytes(self) -> int:
+        """Of its processes, and of what it keeps in files on tmpfs."""
+        kept = processes.file_bytes(self.folder / "cache")
+        return processes.pss_bytes(self.processes()) + kept
 
 
 Command = Callable[[Place, Path], list[str]]
@@ -100,7 +108,19 @@ def ours(place: Place, folder: Path) -> list[str]:
 
 
 def nginx(place: Place, folder: Path) -> list[str]:
-    file = filled("nginx.conf", place, folder)
+    """As its manual has it."""
+    nopush = "on" if place.size < SEGMENT else "off"
+    return _nginx(place, folder, SENDFILE="on", NOPUSH=nopush, OPEN_FILES="off")
+
+
+def nginx_tuned(place: Place, folder: Path) -> list[str]:
+    """As one who has measured small answers has it: files stay open, and are read."""
+    held = "max=200000 inactive=60m"
+    return _nginx(place, folder, SENDFILE="off", NOPUSH="off", OPEN_FILES=held)
+
+
+def _nginx(place: Place, folder: Path, **files: str) -> list[str]:
+    file = filled("nginx.conf", place, folder, **files)
     return [which("nginx") or "nginx", "-p", str(folder), "-c", str(file)]
 
 
@@ -129,6 +149,9 @@ PEERS: Mapping[str, Peer] = {
     "nginx": Peer(
         "nginx proxy_cache", nginx, "nginx", package="nginx", files=("nginx.conf",)
     ),
+    "nginx-tuned": Peer(
+        "nginx, tuned (servers.py)", nginx_tuned, "nginx", package="nginx"
+    ),
     "varnish": Peer(
         "Varnish", varnish, "varnishd", package="varnish", files=("default.vcl",)
     ),
@@ -149,7 +172,7 @@ PEERS: Mapping[str, Peer] = {
 }
 
 
-def filled(name: str, place: Place, folder: Path) -> Path:
+def filled(name: str, place: Place, folder: Path, **more: str) -> Path:
     """A peer's configuration with its names set, in its folder."""
     text = (HERE / name).read_text()
     values = {
@@ -157,6 +180,7 @@ def filled(name: str, place: Place, folder: Path) -> Path:
         "ORIGIN": place.origin,
         "WORKERS": place.workers,
         "FOLDER": folder,
+        **more,
     }
     for word, value in values.items():
         text = text.replace(f"@{word}@", str(value))
@@ -199,7 +223,7 @@ def started(command: list[str], place: Place, folder: Path) -> Iterator[Server]:
         )
     try:
         wait_for(process, place, log)
-        yield Server(place.port, process.pid)
+        yield Server(place.port, process.pid, folder)
     finally:
         end(process)
 

@@ -27,10 +27,11 @@ def report(rows: Sequence[Row], aims: Sequence[Target], lacking: Iterable[str]) 
     parts = []
     if runs:
         found = Rows(rows)
-        parts += [NOTE, table(HEAD, [_line(row, found) for row in runs], names=2)]
+        parts += [NOTE + _others(runs)]
+        parts += [table(HEAD, [_line(row, found) for row in runs], names=2)]
     crowds = [row for row in rows if row not in runs]
     if crowds:
-        head = ["load", "server", "median", "worst", "of"]
+        head = ["load", "server", "median", "worst", "unit"]
         parts.append(table(head, map(_crowd, crowds), names=2))
     failed = [f"- {name(row)}: {row.failed}" for row in rows if row.failed]
     failed += [f"- {reason}" for reason in lacking]
@@ -38,6 +39,15 @@ def report(rows: Sequence[Row], aims: Sequence[Target], lacking: Iterable[str]) 
         parts.append("\n".join(["Not measured:", "", *failed]))
     parts += ["Targets:", targets_table(aims), _configurations(rows)]
     return "\n\n".join(parts) + "\n"
+
+
+def _others(rows: Sequence[Row]) -> str:
+    """How quiet the machine was."""
+    hits = [row for row in rows if row.scene.kind == "hits"]
+    share = median([each for row in hits for each in row.all("others_busy")])
+    if share is None:
+        return ""
+    return f" All else took {max(0, share):.0%} of the\nmachine's cores meanwhile."
 
 
 def name(row: Row) -> str:

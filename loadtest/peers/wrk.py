@@ -25,7 +25,7 @@ class Asked:
     keys: int = 1
     connections: int = 64
     each: bool = False
-    first: int = 1
+    first: int = 0
 
     def arguments(self) -> list[str]:
         mode = "each" if self.each else "zipf"
@@ -51,10 +51,10 @@ class Found:
         return self.requests / self.seconds
 
 
-def run(port: int, asked: Asked, seconds: float, core: int | None = None) -> Found:
+def run(port: int, asked: Asked, seconds: int, cores: set[int]) -> Found:
     """`Failed` if an answer was an error, or did not come."""
     command = [
-        *("wrk", "-t1", f"-c{asked.connections}", f"-d{seconds:g}s"),
+        *("wrk", "-t1", f"-c{asked.connections}", f"-d{seconds}s"),
         *("--timeout", f"{TIMEOUT}s", "--script", str(SCRIPT)),
         *(f"http://127.0.0.1:{port}/", "--", *asked.arguments()),
     ]
@@ -63,7 +63,7 @@ def run(port: int, asked: Asked, seconds: float, core: int | None = None) -> Fou
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=None if core is None else lambda: os.sched_setaffinity(0, {core}),
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )
     found = read(done.stdout)
     if found is None:
