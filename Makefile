@@ -25,7 +25,7 @@ BUILT     := $(VENV)/.stamp-built
 PEERS     := $(VENV)/.stamp-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help build serve test check check-c c-programs stress chaos bench bench-l1 bench-l2 \
+.PHONY: help build serve test check check-c c-programs stress fuzz chaos bench bench-l1 bench-l2 \
         bench-eviction waves scale redis-faults clean distclean
 
 help:  ## this list
@@ -56,6 +56,11 @@ stress: $(BUILT) build/check/fast/stress  ## every long count; HISTORIES=1000000
 	  $(PYTEST_ARGS)
 	$(PY) -m pytest tests/model/full.py $(PYTEST_ARGS)
 	$(PY) -m tests.sim 0 --histories $(HISTORIES) --jobs 2
+
+# Random requests through both lanes of the server; of which `make test` runs a hundredth.
+REQUESTS ?= 1000000
+fuzz: $(BUILT)  ## whether the lanes agree, two minutes; REQUESTS=10000000
+	$(PY) -m tests.server.fuzz_lanes --requests $(REQUESTS)
 
 # Real hosts, a real Redis behind a fault proxy, a seeded schedule; every answer checked.
 chaos: $(BUILT)  ## five minutes of faults; CHAOS_ARGS='--seconds 60 --seed 7'

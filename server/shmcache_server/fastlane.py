@@ -32,7 +32,7 @@ import itertools
 import re
 from typing import Any, NamedTuple
 
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import hdrs, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
@@ -125,7 +125,6 @@ class Lane:
         if (
             message.method != data[: start - 1].decode()
             or message.path.encode("utf-8", "surrogateescape") != data[start:at]
-            or message.version != HttpVersion11
             or message.should_close
             or message.upgrade
             or message.chunked
@@ -299,8 +298,6 @@ class Connection(RequestHandler):
         """Give it to aiohttp, and see where that leaves its parser."""
         was_level, before = self._level, self._request_count
         super().data_received(data)
-        if not data:  # the parser goes on with what it has kept
-            return
         self._level = False
         if (
             self._request_count != before + 1

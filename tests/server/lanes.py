@@ -65,12 +65,13 @@ class Origin(asyncio.Protocol):
         while b"\r\n\r\n" in self._data:
             head, _, rest = self._data.partition(b"\r\n\r\n")
             fields = head.lower()
-            if b"content-length: " in fields:
-                size = int(fields.split(b"content-length: ")[1].split(b"\r\n")[0])
+            if b"\r\ncontent-length: " in fields:
+                size = fields.split(b"\r\ncontent-length: ")[1].split(b"\r\n")[0]
+                size = int(size)
                 if len(rest) < size:
                     return
                 rest = rest[size:]
-            elif b"transfer-encoding" in fields:
+            elif b"\r\ntransfer-encoding: " in fields:
                 if b"0\r\n\r\n" not in rest:
                     return
                 rest = rest.partition(b"0\r\n\r\n")[2]
@@ -206,6 +207,7 @@ class Lanes:
             if self.cache.entry(key) is None:
                 age = AGE + (TTL if target == "/stale" else 0)
                 fill = Fill(document, ttl=TTL, grace=GRACE, age=age)
+                await self.cache.delete(key)  # the mark of an answer that was not shared
                 await self.cache.get_or_set(key, lambda fill=fill: fill)
 
     def key(self, target: str) -> str:
