@@ -128,7 +128,9 @@ class Wire(asyncio.Protocol):
         about = _fields(server) | _fields(replication)
         version = about.get(b"redis_version", b"").split(b".")[:2]
         self.version = tuple(int(n) for n in version if n.isdigit())
-        self.mode = about.get(b"redis_mode", b"").decode()
+        # Valkey 8 has another name for it
+        mode = about.get(b"redis_mode", about.get(b"server_mode", b""))
+        self.mode = mode.decode()
         if about.get(b"role", b"master") != b"master":
             self.identity = 0
             raise NotMasterError("l2: a replica answers there, not a master")
