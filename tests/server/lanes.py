@@ -207,7 +207,7 @@ class Lanes:
             if self.cache.entry(key) is None:
                 age = AGE + (TTL if target == "/stale" else 0)
                 fill = Fill(document, ttl=TTL, grace=GRACE, age=age)
-                await self.cache.delete(key)  # the mark of an answer that was not shared
+                await self.cache.delete(key)  # it may be marked as not shared
                 await self.cache.get_or_set(key, lambda fill=fill: fill)
 
     def key(self, target: str) -> str:
