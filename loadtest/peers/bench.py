@@ -109,9 +109,10 @@ def tell(rows: list[Row], lacking: list[str], asked: argparse.Namespace) -> None
     print(text)
     REPORT.mkdir(exist_ok=True)
     (REPORT / "peers.md").write_text(text)
-    drawn = show.plot(rows)
+    drawn, picture = show.plot(rows), REPORT / "peers.svg"
+    picture.unlink(missing_ok=True)
     if drawn:
-        (REPORT / "peers.svg").write_text(drawn)
+        picture.write_text(drawn)
     print(f"In {REPORT}: peers.md" + (", peers.svg" if drawn else ""))
     if asked.json:
         told = show.as_json(rows, aims, lacking)

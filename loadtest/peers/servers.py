@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import importlib.util
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shmcache_server.embedded import die_with_parent
-from tests.helpers import free_port
+from tests.helpers import SHM, free_port
 
 from . import processes
 from .document import document, path
@@ -102,8 +101,7 @@ def ours(place: Place, folder: Path) -> list[str]:
         *(sys.executable, "-m", "shmcache_server", "serve"),
         *("--origin", f"http://127.0.0.1:{place.origin}"),
         *("--bind", f"127.0.0.1:{place.port}", "--workers", str(place.workers)),
-        *("--l1-name", f"bench-{os.getpid()}-{secrets.token_hex(3)}"),
-        *("--l1-size", STORAGE, "--l2", place.l2),
+        *("--l1-name", folder.name, "--l1-size", STORAGE, "--l2", place.l2),
     ]
 
 
@@ -125,11 +123,12 @@ def _nginx(place: Place, folder: Path, **files: str) -> list[str]:
 
 
 def varnish(place: Place, folder: Path) -> list[str]:
-    """In the foreground, its log in shared memory on tmpfs; all else by default: two
-    thread pools of 100 to 5,000 threads."""
+    """In the foreground, as who we are, its log in shared memory on tmpfs; all else by
+    default: two thread pools of 100 to 5,000 threads."""
     file = filled("default.vcl", place, folder)
     return [
-        *(which("varnishd") or "varnishd", "-F", "-n", str(folder / "work")),
+        *(which("varnishd") or "varnishd", "-F", "-j", "none"),
+        *("-n", str(folder / "work")),
         *("-f", str(file), "-a", f"127.0.0.1:{place.port}"),
         *("-s", f"malloc,{STORAGE.removesuffix('iB').lower()}"),
     ]
@@ -195,11 +194,14 @@ def running(name: str, place: Place) -> Iterator[Server]:
 
     `Failed` says why it does not.
     """
-    with tempfile.TemporaryDirectory(prefix="bench-", dir="/dev/shm") as folder:
-        os.chmod(folder, 0o755)  # varnishd gives up being root
-        command = PEERS[name].command(place, Path(folder))
-        with started(command, place, Path(folder)) as server:
-            yield server
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=SHM) as text:
+        folder = Path(text)
+        try:
+            with started(PEERS[name].command(place, folder), place, folder) as server:
+                yield server
+        finally:
+            for left in SHM.glob(f"shmcache.*.{folder.name}*"):  # it was killed
+                left.unlink()
 
 
 @contextmanager
