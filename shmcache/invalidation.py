@@ -18,7 +18,8 @@ A set is a delete that takes the lease, and a fill
     stamp. A late first half is a miss, a late second half is refused. Without an answer
     it is stored nowhere: the stamp is above all that was applied here, also above a
     delete of another host that came between the halves. The entry in the
-    stream bears the nonce of the record, by which followers spare just that one.
+    stream bears the nonce of the record, by which followers spare just that one; that
+    of this host passes the entry over, once step 4 is done and the script answered.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from .l1 import L1, OK, RAISED, TOO_LARGE
 from .l2 import FULL, L2, STORED
 from .outbox import Outbox
 from .record import Record
-from .stream import raise_and_drop
+from .stream import Settled, raise_and_drop
 
 BATCH = 128
 """Names of one round; a longer list takes several."""
@@ -53,6 +54,7 @@ class Invalidations:
         self.closed = False
         self.follower: Follower | None = None
         self.outbox: Outbox | None = None
+        self._settled = Settled(l1.table.words("stream"))
         if l2 is not None:
             self.outbox = Outbox(l1, l2, os.urandom(8))
             self.follower = Follower(l1, l2, self.outbox)
@@ -220,6 +222,9 @@ class Invalidations:
                 self.outbox.sent(numbers)
         if told is None:
             return None
+        for item in items:
+            if item.nonce:
+                self._settled.add(item.nonce)
         return {p: done.clock for p, done in told.items() if not done.lost}
 
     def _apply(self, items: Sequence[Invalidation], floor: bool) -> None:

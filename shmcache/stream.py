@@ -7,6 +7,9 @@ What is applied
     1. a fetch without a lease is under way here; 2. another host sets the key, and its
     record is promoted here; 3. the entry is applied; 4. the fetch ends. Not raised at
     3, its older value would take the place of the set's.
+        And a set of this host that is settled: its sender raised and dropped the key
+    after the script's answer, which is all that its entry could do. Applied still, it
+    would often come between the set's stamp and its store, which were refused then.
 
 Gaps
     Ids are the fleet's clock, so a first id that is not position + 1 tells of entries
@@ -42,6 +45,8 @@ _PLACES, _PLACE = 8, 4
 incarnation, identity."""
 _POSITION_BITS, _PIECE_BITS = 44, 20
 _POSITIONS = 1 << _POSITION_BITS
+_SETTLED, _SETS = 256, 256
+"""Words behind those: nonces of sets."""
 BLOCK = 0.5
 """Seconds that a read waits for entries; half of the heartbeat."""
 HEARTBEAT = 1.0
@@ -141,6 +146,21 @@ class Place:
         self._words.cas(self._at + 2, *identity)
 
 
+class Settled:
+    """Sets of this host whose senders have raised after their scripts' answers: their
+    nonces, in words of its segment. One that lost its word to another is not known,
+    and its entry is applied as any."""
+
+    def __init__(self, words: Words) -> None:
+        self._words = words
+
+    def add(self, nonce: int) -> None:
+        self._words.store(_SETTLED + nonce % _SETS, nonce)
+
+    def __contains__(self, nonce: int) -> bool:
+        return nonce != 0 and self._words.load(_SETTLED + nonce % _SETS) == nonce
+
+
 def piece_of(mark: int) -> int:
     """The piece of the incarnation in a position's word."""
     return mark >> _POSITION_BITS
@@ -173,6 +193,7 @@ class Stream:
         self._wire = wire
         self._host = b"%x" % host
         self._names = l2.names_of(partition)
+        self._settled = Settled(l1.table.words("stream"))
         self._leads = leads
         self._piece = -1
         """Of the incarnation that this connection's Redis has."""
@@ -236,13 +257,11 @@ class Stream:
     # -- inside
 
     def _apply(self, entry: dict[bytes, bytes]) -> None:
-        kind, name, nonce = entry[b"k"], entry[b"n"], entry[b"x"]
+        kind, name = entry[b"k"], entry[b"n"]
+        nonce = int.from_bytes(entry[b"x"], "little")
         self._l1.count("entries_applied")
-        raise_and_drop(
-            *(self._l1.table, kind, name),
-            floor=True,
-            nonce=int.from_bytes(nonce, "little"),
-        )
+        if nonce not in self._settled:
+            raise_and_drop(self._l1.table, kind, name, floor=True, nonce=nonce)
 
     async def _generations(self) -> tuple[int, int]:
         """Incarnation and clock of `:g`, once it is of this very Redis."""

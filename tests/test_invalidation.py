@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -13,9 +13,9 @@ from shmcache.errors import TierUnavailable, ValueTooLarge
 from shmcache.l1 import OK, RAISED
 from shmcache.record import STALE
 from shmcache.scripts import Names
-from shmcache.stream import Place
+from shmcache.stream import Place, Settled, Stream
 from tests.redis_server import RedisServer, eventually
-from tests.scene import Host, tell
+from tests.scene import Host, applied, gone, tell
 
 NAMES = Names("app")
 
@@ -272,6 +272,112 @@ async def test_set_without_an_answer_is_stored_nowhere(
     monkeypatch.setattr(ours.invalidations, "send", overtaken)
     assert not await ours.invalidations.set(b"k", ours.record(b"set"))
     assert ours.state() is None
+
+
+async def until_applied(host: Host, count: int) -> None:
+    await eventually(lambda: applied(host.l1) >= count)
+
+
+@pytest.mark.parametrize("verb", ["set_many", "replace"])
+async def test_own_entry_before_the_store_refuses_nothing(
+    hosts: list[Host], monkeypatch, verb: str
+) -> None:
+    """1. a set's stamp is noted; 2. the follower comes to its entry; 3. the store in
+    L1: nothing was invalidated in between."""
+    host, ask, go = hosts[0], Stream._ask, asyncio.Event()
+    assert host.l2 is not None
+    put_many = host.l2.put_many
+
+    async def held(stream: Stream, *commands: tuple[object, ...]) -> list[object]:
+        replies = await ask(stream, *commands)
+        await go.wait()
+        return replies
+
+    async def followed(puts: Sequence[tuple[object, ...]]) -> object:
+        go.set()
+        await until_applied(host, before + len(puts))
+        return await put_many(puts)
+
+    monkeypatch.setattr(Stream, "_ask", held)
+    go.set()
+    await host.follows()
+    records = {key: host.record(b"set") for key in (b"k", b"l", b"m")}
+    if verb == "replace":
+        assert await host.invalidations.set_many(records)
+        await until_applied(host, 3)
+    go.clear()
+    before = applied(host.l1)
+    monkeypatch.setattr(host.l2, "put_many", followed)
+    if verb == "replace":
+        new = host.record(b"set")
+        assert await host.conditional.replace(b"k", new, records[b"k"].nonce)
+    else:
+        assert await host.invalidations.set_many(records)
+    assert [host.l1.peek(key) for key in records] == [b"set"] * 3
+
+
+async def test_delete_elsewhere_before_the_store_still_refuses(
+    hosts: list[Host], monkeypatch
+) -> None:
+    """As above, but for 2: another host deletes the key right behind the set."""
+    host, other = hosts
+    await host.follows()
+    assert host.l2 is not None
+    put_many = host.l2.put_many
+
+    async def followed(puts: Sequence[tuple[object, ...]]) -> object:
+        stored = await put_many(puts)
+        await other.invalidations.delete(b"k")
+        await until_applied(host, 2)
+        return stored
+
+    monkeypatch.setattr(host.l2, "put_many", followed)
+    assert await host.invalidations.set(b"k", host.record(b"set"))
+    assert host.state() is None and await host.from_l2() is None
+
+
+async def test_set_is_settled_after_its_last_raise(
+    hosts: list[Host], monkeypatch
+) -> None:
+    """1. the script answers; 2. a record that was asked for before it is stored here;
+    3. the entry is passed over; 4. the raise that drops 2 must not be yet to come."""
+    host = hosts[0]
+    outbox, table = host.invalidations.outbox, host.l1.table
+    assert outbox is not None
+    tell, add, seen = outbox.tell, Settled.add, []
+
+    async def told(*items: object, **how: object) -> object:
+        done = await tell(*items, **how)
+        host.store(b"k", b"old")
+        seen.append(table.clock())
+        return done
+
+    def settles(self: Settled, nonce: int) -> None:
+        seen.append(table.highest(b"k"))
+        assert gone(host.l1, b"k")
+        add(self, nonce)
+
+    monkeypatch.setattr(outbox, "tell", told)
+    monkeypatch.setattr(Settled, "add", settles)
+    assert await host.invalidations.set(b"k", host.record(b"set"))
+    answered, raised = seen
+    assert raised > answered
+
+
+async def test_set_without_an_answer_is_not_settled(
+    hosts: list[Host], monkeypatch
+) -> None:
+    """Its script may yet come: then its entry is applied."""
+    host = hosts[0]
+    assert host.invalidations.outbox is not None
+    monkeypatch.setattr(host.invalidations.outbox, "tell", unreachable)
+    unsure, sure = host.record(b"unsure"), host.record(b"sure")
+    settled = Settled(host.l1.table.words("stream"))
+    assert not await host.invalidations.set(b"k", unsure)
+    assert unsure.nonce not in settled
+    monkeypatch.undo()
+    assert await host.invalidations.set(b"k", sure)
+    assert sure.nonce in settled
 
 
 async def unreachable(*_: object, **__: object) -> None:

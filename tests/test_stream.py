@@ -14,7 +14,7 @@ from shmcache.l1 import L1, OK, RAISED
 from shmcache.l2 import L2
 from shmcache.record import FRESH, Record
 from shmcache.scripts import Names
-from shmcache.stream import Place, Stream, raise_and_drop
+from shmcache.stream import Place, Settled, Stream, raise_and_drop
 from shmcache.wire import NotMasterError
 from tests.helpers import free_port, segment_name
 from tests.redis_server import RedisServer, eventually, redis_server
@@ -75,6 +75,35 @@ async def test_entry_of_a_set_spares_its_own_record(l1: L1, l2: L2) -> None:
         await l2.invalidate(sets)
         await eventually(lambda: applied(l1) == 2)
         assert not gone(l1, b"k") and gone(l1, b"other")
+
+
+@pytest.mark.parametrize(
+    ("also", "spared"), [((), True), ((78,), True), ((77 + 256,), False)]
+)
+async def test_entry_of_a_settled_set_is_passed_over(
+    l1: L1, l2: L2, also: tuple[int, ...], spared: bool
+) -> None:
+    """Unless another set took its word: then it is applied as any."""
+    settled = Settled(l1.table.words("stream"))
+    for nonce in (77, *also):
+        settled.add(nonce)
+    async with following(l1, l2):
+        begun = l1.table.clock()
+        store(l1, b"k", nonce=5)
+        await l2.invalidate([Invalidation(b"d", b"k", 77, os.urandom(16))])
+        await eventually(lambda: applied(l1))
+        assert gone(l1, b"k") != spared
+        assert (l1.table.highest(b"k") > begun) != spared
+        assert place(l1).position == 1
+
+
+async def test_delete_is_no_settled_set(l1: L1, l2: L2) -> None:
+    """Its entry bears no nonce, as a word that nothing was written to."""
+    assert 0 not in Settled(l1.table.words("stream"))
+    async with following(l1, l2):
+        store(l1, b"k")
+        await tell(l2, b"d", b"k")
+        await eventually(lambda: gone(l1, b"k"))
 
 
 async def test_many_entries_are_applied_in_order(l1: L1, l2: L2) -> None:
@@ -188,6 +217,9 @@ async def test_killed_in_a_gap_it_is_found_again(
 
 def test_places_of_partitions_share_no_word(l1: L1) -> None:
     words = l1.table.words("stream")
+    settled = Settled(words)
+    for nonce in range(512, 512 + 256):
+        settled.add(nonce)
     before = [words.load(i) for i in range(8)]
     places = [Place(words, p) for p in range(PARTITIONS)]
     for p, at in enumerate(places, 1):
@@ -196,6 +228,7 @@ def test_places_of_partitions_share_no_word(l1: L1) -> None:
     found = [(at.position, at.incarnation, at.identity) for at in places]
     assert found == [(100 * p, p, 50 + p) for p in range(1, PARTITIONS + 1)]
     assert [words.load(i) for i in range(8)] == before  # the role's
+    assert all(nonce in settled for nonce in range(512, 512 + 256))
 
 
 def test_stopped_follower_moves_no_position_of_another_incarnation(l1: L1) -> None:

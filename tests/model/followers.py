@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .parts import Host, Process
+from .parts import Entry, Host, Process
 from .rules import Rule
 from .scripts import make_g
 from .steps import step
@@ -70,13 +70,21 @@ def settle(w: World, h: Host) -> None:
         r.incarnation, r.stream, r.top = w.made, (), 0
 
 
+def passed_over(w: World, h: Host, p: Process, entry: Entry) -> bool:
+    """Whether nothing of it is left to be done here."""
+    own = entry.i in [o.i for q in w.processes if q.host == p.host
+                      for o in w.scenario.processes[q.me][1] if o.i]  # fmt: skip
+    if own and not w.keeps(Rule.ECHO_APPLIED):
+        return True
+    settled = entry.nonce in h.settled or not w.keeps(Rule.SETTLED_BY_SENDER)
+    return bool(entry.nonce) and settled
+
+
 @step
 def apply(w: World, p: Process) -> None:
     """applies an entry to the segment"""
     h, entry = w.host(p), p.entries[0]
-    own = entry.i in [o.i for q in w.processes if q.host == p.host
-                      for o in w.scenario.processes[q.me][1] if o.i]  # fmt: skip
-    if own and not w.keeps(Rule.ECHO_APPLIED):
+    if passed_over(w, h, p, entry):
         pass
     elif not entry.nonce:
         h.invalidate(entry.kind)

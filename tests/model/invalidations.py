@@ -91,8 +91,8 @@ def ends(w: World, p: Process) -> None:
         w.returns(p.host, i)
         finish(w, p)
     elif appended:
-        p.stamp, p.begun = h.clock, (p.reply.incarnation, p.reply.clock)
-        p.at = "set_put"
+        settles(h, p.value)
+        p.begun, p.at = (p.reply.incarnation, p.reply.clock), "set_put"
     else:
         set_here(w, p)
 
@@ -107,10 +107,14 @@ def set_here(w: World, p: Process) -> None:
     finish(w, p)
 
 
+def settles(h: Host, value: int) -> None:
+    h.settled = tuple(sorted({*h.settled, value}))
+
+
 @step
 def set_put(w: World, p: Process) -> None:
-    """sends put_fenced with the set's value"""
-    incarnation, clock = p.begun
+    """notes the clock; sends put_fenced with the set's value"""
+    p.stamp, (incarnation, clock) = w.host(p).clock, p.begun
     name = "put_fenced" if p.token else "plain_set"
     send(
         w, p, name,

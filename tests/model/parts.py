@@ -160,6 +160,8 @@ class Host:
     overflow: int = NEVER
     overflown: int = 0
     """Invalidations that did not fit: for the properties."""
+    settled: tuple[int, ...] = ()
+    """Values of sets whose senders raised after their scripts' answers."""
     position: int = 0
     placed: int = 1
     """The position's incarnation, in one word with it."""

@@ -76,6 +76,10 @@ class Rule(Enum):
     NEW_G_DELETES_S = "A script that makes a new :g deletes :s."
     # -- the follower
     ECHO_APPLIED = "It applies every entry, its own host's included."
+    SETTLED_BY_SENDER = (
+        "An entry of a set is passed over only where its sender, on this host, has "
+        "said that it raised after the script's answer."
+    )
     NONCE_SPARES_ONE = "Where just the record of that nonce stands nothing is dropped."
     NONCE_RAISES = "The key of a set's entry is raised all the same."
     POSITION_AFTER = "The position moves only after its entries are applied."

@@ -148,6 +148,25 @@ SCENARIOS = {
         ((A, (SET,)), (B, (second(DELETE),)), (A, (DRAIN,))),
         Faults(unanswered=1),
     ),
+    "own echo": Scenario(
+        "a set, a get and a follower on one host, which holds the old value",
+        ((A, (SET,)), (A, (GET,)), (A, (FOLLOW,))),
+        Faults(unanswered=1), l1=(True, False), l2=True,
+    ),
+    "own echo, killed sender": Scenario(
+        "a set whose sender dies at any step; a plain get and a follower there",
+        ((A, (SET,)), (A, (PLAIN,)), (A, (FOLLOW,)), (A, (DRAIN,))),
+        Faults(kills=1), l1=(True, False), l2=True, mortal=1,
+    ),
+    "own echo, two sets": Scenario(
+        "a set on each host, a follower and a fetch without a lease on the first",
+        ((A, (SET,)), (B, (second(SET),)), (A, (FOLLOW,)), (A, (FETCH,))),
+    ),
+    "own echo, failover": Scenario(
+        "a set, an old copy of Redis, a plain get and a follower",
+        ((A, (SET,)), (A, (PLAIN,)), (A, (FOLLOW,))),
+        Faults(copies=1, failovers=1), l2=True,
+    ),
     "two sets": Scenario(
         "two sets at once, and a follower",
         ((A, (SET,)), (B, (second(SET),)), (B, (FOLLOW,))),
@@ -296,6 +315,7 @@ NOTICED = {
     Rule.SET_TAKES_LEASE: "set and delete",
     Rule.SET_ANSWERED: "set, delete, follower",
     Rule.ECHO_APPLIED: "killed sender",
+    Rule.SETTLED_BY_SENDER: "set across hosts",
     Rule.NONCE_SPARES_ONE: "set across hosts",
     Rule.NONCE_RAISES: "set and fetch",
     Rule.POSITION_AFTER: "killed follower",
