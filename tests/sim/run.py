@@ -138,7 +138,8 @@ def _followed(host: SimHost) -> bool:
     redis = host.world.server.redis
     meta = redis.look(_GENERATIONS, dict) or {}
     return (
-        host.place.incarnation == int.from_bytes(meta.get(b"i", b"-"), "little")
+        host.place.identity == redis.identity
+        and host.place.incarnation == int.from_bytes(meta.get(b"i", b"-"), "little")
         and host.place.position == int(meta.get(b"c", 0))
         and host.observer.outbox_lowest() == ALL_SENT
     )

@@ -101,6 +101,13 @@ class SimRedis:
         other.full, other.trim_exactly = self.full, self.trim_exactly
         return other
 
+    @property
+    def identity(self) -> int:
+        """By which the library knows this very server, with this very data."""
+        whose = (self.run_id + self.replication_id).encode()
+        digest = hashlib.blake2b(whose, digest_size=8).digest()
+        return int.from_bytes(digest, "little") >> 1 or 1
+
     # -- execution
 
     def execute(self, words: Sequence[bytes]) -> Reply:
