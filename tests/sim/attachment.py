@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shmcache._core import binding
-from shmcache.l1 import UNFOLLOWED, UNFOLLOWED_UNTIL
+from shmcache.l1 import HELD, UNFOLLOWED, UNFOLLOWED_UNTIL
 from shmcache.record import FRESH, STALE, Record
 from shmcache.stream import Place
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from .fleet import Fleet
     from .world import Process, World
 
-SLOTS = 16
-"""More than processes of a host in one history."""
+SLOTS = 6
+"""More than processes of a host that live at once."""
 
 
 class Killed(BaseException):
@@ -150,6 +150,14 @@ class SimTable(binding.Table):
             raise IndexError
         return super().slot_info(i)
 
+    def claim_word(self, index: int) -> int:
+        """A reaper looks at all of them: only at one that is held others come first."""
+        word = super().claim_word(index)
+        if word & 0b111 == HELD:
+            self._enter("claim_word")
+            word = super().claim_word(index)
+        return word
+
     def words(self, region: str) -> Any:
         return SimWords(self, super().words(region))
 
@@ -178,7 +186,7 @@ _CALLS = (
     *("clock", "number", "raise_key", "raise_tag", "raise_all", "highest"),
     *("peek_at", "get", "look", "put", "drop", "beat", "take_slot"),
     *("claim_take", "claim_over", "claim_free", "claim_note", "claim_noted"),
-    *("claim_void", "claim_wait", "claim_word"),
+    *("claim_void", "claim_wait"),
     *("outbox_add", "outbox_sent", "outbox_lowest", "outbox_unsent"),
     *("outbox_overflow", "outbox_overflowed"),
 )
