@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from .world import Process, World
 
 SIZE = 512 * 1024
+_BEAT = 0.5
+"""Seconds; twice what is usual, for beats are most of what idle processes do, and still
+half of what makes one overdue."""
 
 
 class Fleet:
@@ -75,6 +78,8 @@ class Fleet:
             put(mock.patch.object(shmcache.l1.Segment, "open", self._segment))
             put(mock.patch.object(shmcache.l1.clocks, "boot_id", lambda: bytes(16)))
             put(mock.patch.object(shmcache.follower, "_LOOK", 0.02))
+            put(mock.patch.object(shmcache.follower, "BEAT_SECONDS", _BEAT))
+            put(mock.patch.object(shmcache.claim, "BEAT", _BEAT))
             put(mock.patch.object(shmcache.parts, "L2", self._l2))
             put(mock.patch.object(shmcache.scripts, "files", _files))
             put(mock.patch.object(shmcache.claim, "socket", _Sockets()))
