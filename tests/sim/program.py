@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shmcache import MISSING, ComputeFailed, ComputeTimeout, Fill, TierUnavailable
@@ -25,8 +25,58 @@ LONGEST = 15.0
 """Seconds that a call may take: both timeouts of a compute, and what stops add."""
 
 
+Verb = Callable[["Program", Process, str], Awaitable[None]]
+
+
 class Broken(Exception):
     """An origin that failed."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How large the histories of a kind are: what each is drawn from."""
+
+    keys: tuple[int, ...]
+    processes: tuple[tuple[int, int], ...]
+    """Of each host."""
+    clients: tuple[int, ...]
+    """Of each process."""
+    operations: tuple[int, ...]
+    """Of each client."""
+    fetches: tuple[float, ...]
+    """Seconds."""
+    pauses: tuple[float, ...]
+    """Seconds between operations, beside those of the network's scale."""
+    faults: float
+    """Chance of each."""
+    often: tuple[float, ...]
+    """Chance of a request, or a reply, to be hit by one."""
+    in_calls: float
+    """Chance that an interruption in a call is a kill or a stop."""
+
+
+SHORT = Shape(
+    keys=(1,),
+    processes=((1, 1), (1, 1), (2, 1)),
+    clients=(1, 2, 2),
+    operations=(1, 1, 2),
+    fetches=(0.0, 0.001, 0.01, 0.05, 0.05, 0.4),
+    pauses=(0.2,),
+    faults=0.1,
+    often=(0.1, 0.3, 0.6),
+    in_calls=0.2,
+)
+LONG = Shape(
+    keys=(1, 1, 1, 2),
+    processes=((2, 2),),
+    clients=(1, 1, 2),
+    operations=(2, 3, 4),
+    fetches=(0.0, 0.001, 0.01, 0.01, 0.05, 0.4, 0.4, 2.0),
+    pauses=(0.2, 0.7),
+    faults=0.2,
+    often=(0.03, 0.1, 0.1, 0.3),
+    in_calls=0.02,
+)
 
 
 @dataclass(frozen=True)
@@ -43,28 +93,32 @@ class Terms:
 class Program:
     """One history in the making."""
 
-    def __init__(self, world: World, quiet: bool) -> None:
+    def __init__(self, world: World, shape: Shape, quiet: bool) -> None:
         self.world = world
         self.history = History()
         self.quiet = quiet
+        self.shape = shape
         draw = world.random
-        self.keys = [f"k{i}" for i in range(draw.choice((1, 1, 1, 2)))]
+        self.keys = [f"k{i}" for i in range(draw.choice(shape.keys))]
         self.terms = Terms(
             ttl=draw.choice((30.0, 30.0, 30.0, None, 0.3)),
             grace=draw.choice((0.0, 30.0, 0.2)),
-            fetch=draw.choice((0.0, 0.001, 0.01, 0.01, 0.05, 0.4, 0.4, 2.0)),
+            fetch=draw.choice(shape.fetches),
             fails=0.0 if quiet else draw.choice((0.0, 0.0, 0.1)),
             tags=draw.choice(((), (), ("t",), ("t", "u"))),
         )
+        if shape is SHORT:
+            self.verbs = self._few_verbs()
+        else:
+            self.verbs = [v for v in _VERBS if draw.random() < 0.4] or _VERBS
         self.impatience = 0.0 if quiet else draw.choice((0.0, 0.0, 0.1))
         """Chance that a caller gives up."""
         spread = draw.choice((0.0003, 0.003, 0.003, 0.02))
         world.faults.spread = spread
+        world.pauses = 0.0 if quiet else 10 * spread
         self.pauses = draw.choice(
-            ((0.0, spread), (0.0, spread, 4 * spread), (0.0, spread, 0.2, 0.7))
+            ((0.0, spread), (0.0, spread, 4 * spread), (0.0, spread, *shape.pauses))
         )
-        self.verbs = [v for v in _VERBS if draw.random() < 0.4] or _VERBS
-        """Those of this history: a few alone find what all together hide."""
         self.own_tags = draw.random() < 0.2
         """Fetches tell their tags, not their callers; sets have none then."""
         self.numbers = 0
@@ -78,6 +132,15 @@ class Program:
         """Clients that have not ended, and may be of dead processes."""
         self.calls: dict[asyncio.Task[None], Process] = {}
 
+    def _few_verbs(self) -> list[Verb]:
+        """One that asks and one or two that write: what only looks into L1 tells no
+        more than `watch` does. Where a tag is meant, something bears it."""
+        draw = self.world.random
+        writes = draw.choices(_WRITES, k=draw.choice((1, 1, 2)))
+        if Program._delete_tags in writes or Program._expire_tags in writes:
+            self.terms = replace(self.terms, tags=("t",))
+        return [draw.choice(_ASKS), *writes]
+
     # -- clients
 
     def start(self, process: Process, operations: int) -> None:
@@ -87,21 +150,33 @@ class Program:
         task.add_done_callback(self.running.discard)
 
     async def _client(self, process: Process, operations: int) -> None:
-        draw = self.world.random
-        for _ in range(operations):
+        """What L1 answers at once is not counted as an operation, nor what a writer
+        asks to see what it did."""
+        draw, world = self.world.random, self.world
+        for _ in range(3 * operations):
             await asyncio.sleep(draw.choice(self.pauses))
+            began = world.now
             verb = draw.choice(self.verbs)
             key = draw.choice(self.keys)
-            try:
-                if self.impatience and draw.random() < self.impatience:
-                    async with asyncio.timeout(draw.choice((0.0, 0.001, 0.01, 0.3))):
-                        await verb(self, process, key)
-                else:
+            await self._call(process, verb, key)
+            if verb in _WRITES and draw.random() < 0.5:
+                await self._call(process, draw.choice(_ASKS), key)
+            operations -= world.now > began
+            if not operations:
+                break
+
+    async def _call(self, process: Process, verb: Verb, key: str) -> None:
+        draw = self.world.random
+        try:
+            if self.impatience and draw.random() < self.impatience:
+                async with asyncio.timeout(draw.choice((0.0, 0.001, 0.01, 0.3))):
                     await verb(self, process, key)
-            except TimeoutError:
-                pass  # the caller gave up
-            except Exception as error:
-                self.failed(f"{verb.__name__}({key}) on {process}", error)
+            else:
+                await verb(self, process, key)
+        except TimeoutError:
+            pass  # the caller gave up
+        except Exception as error:
+            self.failed(f"{verb.__name__}({key}) on {process}", error)
 
     def failed(self, call: str, error: BaseException | None) -> None:
         """A call that raised: it may where its origin did, and where Redis' clock
@@ -319,7 +394,7 @@ class Program:
     def befall(self) -> None:
         """Choose faults, and plan those that come at a moment."""
         world, draw = self.world, self.world.random
-        chosen = [f for f in _FAULTS if draw.random() < 0.2]
+        chosen = [f for f in _FAULTS if draw.random() < self.shape.faults]
         if not chosen:
             chosen = [draw.choice(_FAULTS)]
         for fault in chosen:
@@ -344,7 +419,15 @@ class Program:
         return self.world.random.choice(live) if live else None
 
     def _often(self) -> float:
-        return self.world.random.choice((0.03, 0.1, 0.1, 0.3))
+        return self.world.random.choice(self.shape.often)
+
+    def _in_calls(self) -> float:
+        """Chance that an interruption is such a fault."""
+        world = self.world
+        if not world.interruptions:
+            world.interruptions = 0.05
+            world.draw_interruption()
+        return self.shape.in_calls
 
     def _late(self) -> None:
         self.redis_lost = True
@@ -381,7 +464,7 @@ class Program:
             self._moment(stop)
 
     def _stops_in_calls(self) -> None:
-        self.world.stops = 0.03
+        self.world.stops = self._in_calls()
 
     def _kills(self) -> None:
         def kill() -> None:
@@ -405,7 +488,7 @@ class Program:
         self.start(self.world.start(process.host), 2)
 
     def _kills_in_calls(self) -> None:
-        self.world.kills = 0.01
+        self.world.kills = self._in_calls()
 
     def _flush_all(self) -> None:
         self._moment(lambda: self._redis(b"FLUSHALL"))
@@ -563,12 +646,13 @@ def _everything(value: Value) -> bool:
     return True
 
 
-_VERBS: list[Callable[[Program, Process, str], Awaitable[None]]] = [
-    *(Program._get_or_set, Program._get_or_set, Program._get, Program._peek),
+_ASKS: list[Verb] = [Program._get_or_set, Program._get_or_set, Program._get]
+_WRITES: list[Verb] = [
     *(Program._delete, Program._delete, Program._set, Program._set),
-    *(Program._entry, Program._expire, Program._add, Program._swap, Program._touch),
+    *(Program._expire, Program._add, Program._swap, Program._touch),
     *(Program._delete_tags, Program._expire_tags, Program._clear, Program._set_many),
 ]
+_VERBS = [*_ASKS, Program._peek, Program._entry, *_WRITES]
 _FAULTS: list[Callable[[Program], None]] = [
     *(Program._late, Program._loss, Program._cut, Program._lost_messages),
     *(Program._split, Program._stops, Program._stops_in_calls, Program._kills),

@@ -11,13 +11,13 @@ from shmcache.scripts import Names
 from .attachment import FOCUSES, SimHost
 from .fleet import Fleet
 from .history import Violation
-from .program import LONGEST, SETTLE, Program
+from .program import LONG, LONGEST, SETTLE, SHORT, Program
 from .world import Process, Stuck, World
 
 _GENERATIONS = Names("sim").generations
-PROCESSES = 2
-"""Of each host."""
-LONG_SETTLES = 0.1
+SHORTS = 0.97
+"""Of histories: most of what can go wrong does so with one key and few calls."""
+LONG_SETTLES = 0.05
 """Of histories: in the others time ends when all hosts have heard of all."""
 
 
@@ -59,20 +59,24 @@ def run(fleet: Fleet, seed: int, traced: bool = False) -> Result:
 
 def _run(world: World, seed: int) -> Program:
     draw = world.random
-    program = Program(world, quiet=draw.random() < 0.2)
+    shape = SHORT if draw.random() < SHORTS else LONG
+    program = Program(world, shape, quiet=draw.random() < 0.1)
     world.interruptions = draw.choice((0.0, 0.02, 0.1))
     if draw.random() < 0.5:
         world.focus, world.focus_weight = draw.choice(FOCUSES), 30
     world.draw_interruption()
-    processes = [world.start(host) for host in world.hosts for _ in range(PROCESSES)]
+    processes = [
+        world.start(host)
+        for host, count in zip(world.hosts, draw.choice(shape.processes), strict=True)
+        for _ in range(count)
+    ]
     if draw.random() < 0.7:
         _warm_up(program, processes)
     if not program.quiet:
         program.befall()
     for process in processes:
-        program.start(process, draw.randrange(2, 5))
-        if draw.random() < 0.3:
-            program.start(process, draw.randrange(1, 4))
+        for _ in range(draw.choice(shape.clients)):
+            program.start(process, draw.choice(shape.operations))
     try:
         world.run(world.now + LONGEST, program.ended)
         _settle(program)
@@ -109,7 +113,7 @@ def _settle(program: Program) -> None:
             world.start(host)
     for process in world.live:
         process.loop.create_task(process.cache.start())
-    if program.gaps and world.random.random() < LONG_SETTLES:
+    if program.gaps and draw.random() < LONG_SETTLES:
         world.run(world.now + SETTLE)
     else:
         program.history.patient = False

@@ -92,6 +92,8 @@ class World:
         """A call that counts for more than one."""
         self.kills = self.stops = 0.0
         """What an interruption may be, by chance; else others run for an instant."""
+        self.pauses = 0.0
+        """Seconds at most that an interruption lasts; 0: an instant."""
         self.lost_wakeups = 0.0
         self.watch: Callable[[SimHost], None] = _nothing
         """Told each host that something ran on."""
@@ -185,13 +187,12 @@ class World:
                 return
 
     def _ready(self) -> list[Process]:
-        """Who could run now."""
-        now = self.now
-        return [
-            p
-            for p in self.live
-            if p.loop.ready and not p.busy and p.stopped_until <= now
-        ]
+        """Who could run now. A loop, for nothing else runs as often."""
+        ready = []
+        for p in self.live:
+            if p.loop.ready and not p.busy and p.stopped_until <= self.now:
+                ready.append(p)
+        return ready
 
     def _step(self, ready: list[Process]) -> None:
         self.steps += 1
@@ -234,7 +235,10 @@ class World:
             self.depth -= 1
 
     def _others(self) -> None:
-        """Some callbacks of others, or what the network has for the next moment."""
+        """Some callbacks of others, or what the network has for the next moments."""
+        if self.pauses and self.random.random() < 0.3:
+            self.run(self.now + self.pauses * self.random.random())
+            return
         for _ in range(self.random.randrange(1, 6)):
             if ready := self._ready():
                 self._step(ready)
