@@ -7,6 +7,7 @@ many; `python -m tests.sim SEED` shows one, step by step.
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ import pytest
 from tests.sim.fleet import Fleet
 from tests.sim.run import run
 
-HISTORIES = int(os.environ.get("SHMCACHE_HISTORIES", "1200"))
+HISTORIES = int(os.environ.get("SHMCACHE_HISTORIES", "2500"))
 FIRST = int(os.environ.get("SHMCACHE_SEED", "0"))
 SECONDS = float(os.environ.get("SHMCACHE_SECONDS", "90"))
 
@@ -29,6 +30,17 @@ def fleet() -> Iterator[Fleet]:
         yield made
 
 
+@pytest.fixture
+def undisturbed() -> Iterator[None]:
+    """No garbage is collected, nothing logged."""
+    gc.disable()
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+    gc.enable()
+
+
+@pytest.mark.usefixtures("undisturbed")
 def test_histories_keep_every_rule(
     fleet: Fleet, measured: Callable[[str], None]
 ) -> None:
