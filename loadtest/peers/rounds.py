@@ -26,8 +26,8 @@ from .servers import Place, Server, fetch, module, running, started
 from .wrk import Asked, Failed
 
 STRAY = {"hits": 0.001, "misses": 0.001, "l2": 0.02}
-"""The share of hits that may still reach the origin, of misses that may not. A busy
-machine has L2 miss its deadline now and then."""
+"""The share of hits that may still reach the origin, of misses that may not. A run in
+L2 asks for a few keys more than were filled, at its end."""
 SETTLE = 0.3
 CORES = os.cpu_count() or 1
 L2_KEYS_A_SECOND = 5_000
