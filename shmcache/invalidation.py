@@ -232,7 +232,14 @@ class Invalidations:
             raise_and_drop(self._l1.table, item.kind, item.name, floor=floor)
 
     async def _store_here(self, key: bytes, record: Record) -> None:
-        """Raise and store in L1; what stood there goes, whatever becomes of the new."""
+        """Raise and store in L1; what stood there goes, whatever becomes of the new.
+
+        The fleet is to hear of it, and what a set wrote into the outbox at first may
+        be sent by now: 1. its sender is stopped; 2. a sibling sends the entry, and
+        sets the key in both tiers; 3. the sender has no answer, and stores here alone.
+        """
+        if self.outbox is not None:
+            self.outbox.add([Invalidation(b"d", key)])
         stored = await self._l1.put_patiently(key, record, raising=True)
         if stored not in (OK, RAISED):
             self._apply([Invalidation(b"d", key)], floor=True)

@@ -232,6 +232,31 @@ async def test_set_without_redis_stands_on_its_host(
     assert host.l1.put(b"k", begun) == RAISED
 
 
+async def test_set_whose_entry_a_sibling_sent_is_told_again(
+    hosts: list[Host], monkeypatch
+) -> None:
+    """1. The entry is written, and its sender stopped; 2. a sibling sends it, and sets
+    the key; 3. the sender has no answer, and stores on its host alone."""
+    ours = hosts[0]
+    await ours.follows()
+    outbox = ours.invalidations.outbox
+    assert outbox is not None
+    tell = outbox.tell
+
+    async def stopped(*items: object) -> object:
+        monkeypatch.setattr(outbox, "tell", tell)
+        await outbox.drain(0)
+        await ours.invalidations.set(b"k", ours.record(b"sibling's"))
+        raise TierUnavailable("too late")
+
+    monkeypatch.setattr(outbox, "tell", stopped)
+    assert not await ours.invalidations.set(b"k", ours.record(b"ours"))
+    assert ours.l1.peek(b"k") == b"ours"
+    await outbox.drain(0)
+    await delivered([ours])
+    assert ours.state() is None and await ours.from_l2(b"k") is None
+
+
 async def test_many_sets_are_two_round_trips(
     hosts: list[Host], server: RedisServer
 ) -> None:
