@@ -67,6 +67,9 @@ def splice(bytes document not None, int64_t age, int64_t ttl, bint body=True):
     ends = begins - NAME
     if not FIXED <= head <= ends or begins > size:
         return None
+    if offset(<const unsigned char *>p + begins - 4) != size - begins \
+            or memcmp(p + ends, "\xa1b\xc6", 3) != 0:
+        return None  # not whole
     aged_digits = decimal(age, aged)
     left_digits = decimal(ttl, left)
     answer = PyBytes_FromStringAndSize(

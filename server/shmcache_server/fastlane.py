@@ -18,8 +18,12 @@ Level
        is the rest of the field's value.
     So a connection is *level* only if its parser is known to be between two requests:
     at its beginning, and after a chunk that ended in the only blank line within it and
-    gave exactly one request without a body. And only what a level connection's parser
-    read leaves a verdict, for else some of its fields are not in the chunk.
+    gave exactly one request, without a body and alone in the queue. And only what a
+    level connection's parser read leaves a verdict, for else some of its fields are
+    not in the chunk.
+        Alone, because a parser that has given many keeps the rest to itself:
+    1. Sixty requests come at once; it gives 31 and stops. 2. One is answered, and a
+    chunk with another one comes. It gives exactly one, but of the first sixty.
 
 Order
     While a request of the slow lane is under way the handler is not idle, and what
@@ -28,8 +32,11 @@ Order
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from aiohttp import hdrs, web
@@ -47,13 +54,15 @@ from .config import Config
 from .handler import Handler
 from .key import Fields, Refused, conditional, for_a_cache
 from .rfc9111 import status
-from .stored import OFFSETS
+from .stored import MARK, OFFSETS
 
 REQUEST_MAX = 4096
 """Bytes of a request that may leave a verdict, and..."""
 REPEATED_MAX = 1024
 """...of one that is known as a whole: such memory is bounded in bytes."""
-VERDICTS, REPEATED = 1024, 4096
+FIELDS_MAX = 32
+"""Of a header block that leaves a verdict, which keeps them."""
+VERDICTS, REPEATED = 512, 4096
 """Of each at most; of verdicts as many more that were not used lately."""
 PIPELINED_MAX = 64
 """Answers at one go; the rest goes to the slow lane, which pauses the client."""
@@ -95,8 +104,8 @@ class Lane:
         self._hit = cache.hit
         self._handler = handler
         self._request_max = min(REQUEST_MAX, config.limits.line)
-        self._verdicts = Memo(VERDICTS)
         self._repeated: dict[bytes, Asked] = {}
+        self._verdicts = Memo(VERDICTS, forgot=self._repeated.clear)
         self._logging = config.server.access_log
         self._fast, self._slow = (
             itertools.cycle(range(config.server.access_log_every)) for _ in range(2)
@@ -121,10 +130,13 @@ class Lane:
         start = _METHODS.get(data[:5])
         if start is None or at < 0 or len(data) > self._request_max:
             return
+        if self._verdicts.get(data[at:]) is not None:
+            return
         fields = message.headers
         if (
             message.method != data[: start - 1].decode()
             or message.path.encode("utf-8", "surrogateescape") != data[start:at]
+            or len(message.raw_headers) > FIELDS_MAX
             or message.should_close
             or message.upgrade
             or message.chunked
@@ -198,7 +210,7 @@ class Lane:
             if found is None:
                 return False
             document, stale, age, ttl = found
-            if stale:
+            if stale and document[:4] == MARK:
                 self._refresh(connection, asked)
         except CacheError:  # a key too long as it stands, or a cache that is closing
             return False
@@ -243,10 +255,11 @@ def _rarer(asked: Asked, document: bytes, age: int, ttl: int) -> bytes | None:
 class Memo:
     """Verdicts by header block, bounded: it forgets what was not used lately."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, forgot: Callable[[], None]) -> None:
         self._young: dict[bytes, Verdict] = {}
         self._old: dict[bytes, Verdict] = {}
         self._size = size
+        self._forgot = forgot
 
     def get(self, block: bytes) -> Verdict | None:
         found = self._young.get(block)
@@ -257,6 +270,7 @@ class Memo:
     def put(self, block: bytes, verdict: Verdict) -> None:
         if len(self._young) >= self._size:
             self._old, self._young = self._young, {}
+            self._forgot()  # whoever else holds some is to let go of them
         self._young[block] = verdict
 
 
@@ -294,26 +308,53 @@ class Connection(RequestHandler):
         else:
             self.go_slow(data)
 
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._begin_keepalive()
+
     def go_slow(self, data: bytes) -> None:
         """Give it to aiohttp, and see where that leaves its parser."""
         was_level, before = self._level, self._request_count
-        super().data_received(data)
         self._level = False
+        super().data_received(data)
         if (
             self._request_count != before + 1
+            or len(self._messages) != 1
             or self._upgraded
             or self._buffer_paused  # it keeps what it has not read yet
             or self._reading_paused
+            or not data.endswith(b"\r\n\r\n")
             or data.find(b"\r\n\r\n") != len(data) - 4
             or data.count(b"\n") != data.count(b"\r\n")
-            or not self._messages
         ):
             return
-        message, payload = self._messages[-1]
-        if payload is EMPTY_PAYLOAD and isinstance(message, RawRequestMessage):
+        message, payload = self._messages[0]
+        if (
+            isinstance(message, RawRequestMessage)
+            and payload is EMPTY_PAYLOAD
+            # of more than aiohttp can count it thinks that there is none
+            and hdrs.CONTENT_LENGTH not in message.headers
+        ):
             self._level = self._lane.open
             if was_level:
                 self._lane.learn(data, message)
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109
+        """An answer of the fast lane that the client is still taking is under way,
+        too."""
+        if self._paused and not self._request_in_progress:
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                async with asyncio.timeout(timeout):
+                    await self._drain_helper()
+        await super().shutdown(timeout)
+
+    def _process_keepalive(self) -> None:
+        if self._paused:  # not idle: the client is still taking an answer
+            self._begin_keepalive()
+        super()._process_keepalive()
+
+    def _begin_keepalive(self) -> None:
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
 
     def log_access(
         self,

@@ -32,6 +32,7 @@ class _Attached(GunicornWebWorker):
 
     settings: tuple[Config, CacheConfig]
     sockets: list[Any]
+    _listening = False
 
     def load_wsgi(self) -> None:
         """There is no WSGI application: `wsgi` is what makes the runner."""
@@ -59,6 +60,16 @@ class _Attached(GunicornWebWorker):
             logging.getLogger("shmcache").debug("why", exc_info=True)
             _linger()
             sys.exit(BOOT_FAILED)
+
+    def notify(self) -> None:
+        """A sign of life, the first when all sites have started: aiohttp has made each
+        listener's queue shorter than a burst of connections, whose rest would be
+        dropped and come again a second later."""
+        super().notify()
+        if not self._listening:
+            self._listening = True
+            for listener in self.sockets:
+                listener.listen(self.cfg.backlog)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Stop now: aiohttp's would notice at its next turn, up to a second later."""

@@ -166,22 +166,29 @@ class Lanes:
         connection.connection_made(transport)
         return transport
 
-    async def both(self, chunks: Sequence[bytes]) -> tuple[bytes, bytes]:
+    async def both(
+        self, chunks: Sequence[bytes], patient: bool = True
+    ) -> tuple[bytes, bytes]:
         """What the slow and the fast lane answer to the chunks."""
         await self.restore()
-        slow = await self.talk(self.slow, chunks)
+        slow = await self.talk(self.slow, chunks, patient)
         await self.restore()
-        return slow, await self.talk(self.fast, chunks)
+        return slow, await self.talk(self.fast, chunks, patient)
 
-    async def talk(self, server: Any, chunks: Sequence[bytes]) -> bytes:
-        """All that comes back, and a mark where the connection was closed."""
+    async def talk(
+        self, server: Any, chunks: Sequence[bytes], patient: bool = True
+    ) -> bytes:
+        """All that comes back, and a mark where the connection was closed. A `patient`
+        client sends a chunk when the one before is answered."""
         transport = self.open(server)
         await self.settle(transport)
         for chunk in chunks:
             if transport.closing:
                 break
             transport._connection.data_received(chunk)
-            await self.settle(transport)
+            if patient:
+                await self.settle(transport)
+        await self.settle(transport)
         closed = b"<closed>" if transport.closing else b""
         if not transport.closing:
             transport.close()
@@ -217,15 +224,15 @@ class Lanes:
 
 
 @asynccontextmanager
-async def lanes(**server: Any) -> AsyncIterator[Lanes]:
-    """`server`: settings of [server]."""
+async def lanes(size: int = 16 * 1024**2, **server: Any) -> AsyncIterator[Lanes]:
+    """Over a segment of `size` bytes; `server`: settings of [server]."""
     loop = asyncio.get_running_loop()
     origin = await loop.create_server(Origin, "127.0.0.1", 0)
     port = origin.sockets[0].getsockname()[1]
     config = Config(
         server=ServerConfig(**server),
         origin=OriginConfig(url=f"http://127.0.0.1:{port}"),
-        l1=L1Config(size=16 * 1024**2),
+        l1=L1Config(size=size),
     )
     runner = Runner(config, config.cache(segment_name(), None))
     await runner.setup()

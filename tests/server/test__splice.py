@@ -39,6 +39,12 @@ def test_truncated_document_is_none_or_short(size: int) -> None:
     assert splice(stored.pack(HEAD, 200, b"abc")[:size], 1, 2) is None
 
 
+@pytest.mark.parametrize("size", range(1, 4))
+def test_document_without_its_end_is_none(size: int) -> None:
+    assert splice(stored.pack(HEAD, 200, b"abc")[:-size], 1, 2) is None
+    assert splice(stored.pack(HEAD, 200, b"abc") + b"d" * size, 1, 2) is None
+
+
 def test_another_version_is_none() -> None:
     document = bytearray(stored.pack(HEAD, 200, b"abc"))
     document[3] += 1

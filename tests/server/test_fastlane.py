@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 import trustme
 from aiohttp import web
 
-from shmcache_server.fastlane import REPEATED, VERDICTS, Memo
-from tests.server.lanes import HOST, STORED, Lanes, lanes
+from shmcache import Fill
+from shmcache_server import stored
+from shmcache_server.fastlane import FIELDS_MAX, REPEATED, VERDICTS, Memo
+from tests.server.lanes import HOST, STORED, Kept, Lanes, lanes
 
-GET = "GET / HTTP/1.1\r\nHost: example.org\r\n\r\n"
+LARGE = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n"
 
 
 @pytest.fixture
@@ -207,8 +212,7 @@ async def test_what_the_parser_keeps_for_later_is_not_forgotten(both: Lanes) -> 
         await both.settle(transport)
         connection = transport._connection
         connection.data_received(request("/unknown") + request("/none") * 40 + half)
-        while len(connection._messages) == 32:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        await turns(lambda c=connection: len(c._messages) != 32)
         connection.data_received(request("/"))
         await both.settle(transport)
         connection.data_received(request("/"))
@@ -216,6 +220,85 @@ async def test_what_the_parser_keeps_for_later_is_not_forgotten(both: Lanes) -> 
         assert transport.out.count(b"410 Gone") == 1
         assert transport.out.count(b"hello") == 1
         transport.close()
+
+
+@pytest.mark.parametrize("overlap", [b"\r\nG", b"\r\nP", b"\r\n", b"\r", b"G", b""])
+async def test_few_bytes_are_no_whole_request(both: Lanes, overlap: bytes) -> None:
+    """1. A request lacks its last bytes. 2. They come with the first of the next."""
+    await both.both([request("/"), request("/none")])
+    chunks = [request("/none")[:-2], overlap, request("/"), request("/")]
+    slow, fast = await both.both(chunks)
+    assert slow == fast
+
+
+@pytest.mark.parametrize("length", [2**64 - 1, 2**64, 2**63, 10])
+async def test_body_of_whatever_length_is_no_request(both: Lanes, length: int) -> None:
+    await both.both([request("/")])
+    first = request("/none", f"Content-Length: {length}")
+    slow, fast = await both.both([first, request("/"), request("/")])
+    assert slow == fast
+
+
+async def turns(done: Any, most: int = 20_000) -> None:
+    """Turns of the loop until `done`."""
+    for _ in range(most):
+        if done():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it does not come")
+
+
+async def held_back(both: Lanes, server: Any, many: bytes) -> Kept:
+    """A connection whose parser keeps some of `many` requests, unpaused: aiohttp
+    counts a request whose body came late once more than it is there."""
+    transport = both.open(server)
+    await both.settle(transport)
+    received = transport._connection.data_received
+    received(request("/unknown", "Content-Length: 3", method="POST"))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    received(b"abc")
+    await both.settle(transport)
+    transport.out.clear()
+    received(many)
+    return transport
+
+
+@pytest.mark.parametrize("evil", ["If-None-Match: *", "Host: evil.example"])
+async def test_requests_held_back_leave_no_verdict(both: Lanes, evil: str) -> None:
+    """1. The parser keeps some of one client's requests. 2. A chunk brings another
+    client's header block, and one of the first kind out of the parser."""
+    await both.restore()
+    bad = request("/unknown", evil).replace(f"Host: {HOST}\r\n".encode(), b"", 1)
+    bad = bad if b"Host" in bad else request("/unknown", evil)
+    transport = await held_back(both, both.fast, bad * 60)
+    connection = transport._connection
+    for _ in range(4):
+        waiting = len(connection._messages)
+        await turns(lambda n=waiting: len(connection._messages) != n)
+        connection.data_received(request("/unknown"))
+    transport.close()
+    slow, fast = await both.both([request("/"), request("/")])
+    assert slow == fast and fast.count(b"hello") == 2
+
+
+async def test_requests_held_back_keep_their_order(both: Lanes) -> None:
+    """aiohttp holds up the last of them; the fast lane must not pass them by."""
+    await both.both([request("/"), request("/")])
+    answers = []
+    for server in (both.slow, both.fast):
+        many = request("/unknown") + request("/none") * 34
+        transport = await held_back(both, server, many)
+        connection = transport._connection
+        await turns(lambda c=connection: len(c._messages) != 31)
+        connection.data_received(request("/gone"))
+        await both.settle(transport)
+        connection.data_received(request("/"))
+        for _ in range(2000):
+            await asyncio.sleep(0)
+        answers.append(bytes(transport.out))
+        transport.close()
+    assert answers[0] == answers[1]
 
 
 async def test_connection_is_fast_again_behind_a_body(both: Lanes) -> None:
@@ -234,8 +317,7 @@ async def test_hit_behind_a_slow_request_waits_for_it(both: Lanes) -> None:
     transport._connection.data_received(request("/unknown"))
     transport._connection.data_received(request("/"))
     assert not transport.out
-    while transport.out.count(b"HTTP/1.1") < 2:  # noqa: ASYNC110 - nothing tells us
-        await asyncio.sleep(0)
+    await turns(lambda: transport.out.count(b"HTTP/1.1") == 2)
     assert transport.out.index(b"origin") < transport.out.index(b"hello")
     transport.close()
 
@@ -251,8 +333,7 @@ async def test_client_that_does_not_read_goes_the_slow_lane(both: Lanes) -> None
     await asyncio.sleep(0)
     assert transport.paused and both.fast_hits == before
     connection.resume_writing()
-    while transport.out.count(b"HTTP/1.1") < 100:  # noqa: ASYNC110
-        await asyncio.sleep(0)
+    await turns(lambda: transport.out.count(b"HTTP/1.1") == 100)
     assert not transport.paused
     transport.close()
 
@@ -315,13 +396,29 @@ async def test_logged_requests_are_a_sample_of_both_lanes(
 
 
 def test_memo_is_bounded_and_keeps_what_is_used() -> None:
-    memo = Memo(VERDICTS)
-    used = b"used"
+    memo, used = Memo(VERDICTS, forgot=lambda: None), b"used"
     memo.put(used, None)  # type: ignore[arg-type]
     for i in range(10 * VERDICTS):
         memo.put(b"%d" % i, None)  # type: ignore[arg-type]
         memo.get(used)
     assert len(memo._young) + len(memo._old) <= 2 * VERDICTS
+
+
+async def test_block_of_many_fields_leaves_no_verdict(both: Lanes) -> None:
+    many = request("/", *(f"X-{i}: {i}" for i in range(FIELDS_MAX + 1)))
+    before = both.fast_hits
+    slow, fast = await both.both([many, many])
+    assert slow == fast and both.fast_hits == before
+
+
+async def test_forgotten_verdicts_are_held_by_nobody(both: Lanes) -> None:
+    lane = both.fast._lane
+    for i in range(2 * VERDICTS):
+        data = request("/", f"X: {i}")
+        await both.talk(both.fast, [data, data])
+    held = {id(asked.verdict) for asked in lane._repeated.values()}
+    kept = {*map(id, lane._verdicts._young.values())}
+    assert held <= kept | {*map(id, lane._verdicts._old.values())}
 
 
 async def test_requests_known_as_a_whole_are_bounded(both: Lanes) -> None:
@@ -378,6 +475,55 @@ async def test_idle_connection_is_closed_in_time() -> None:
         assert await asyncio.wait_for(reader.read(), 5) == b""
         assert 0.95 <= loop.time() - last <= 1.5
         writer.close()
+
+
+async def large_answer(both: Lanes, pace: float) -> tuple[asyncio.Task[int], Any]:
+    """A client that takes an answer of 800 KB within `pace` seconds, and its socket."""
+    key, size = both.key("/large"), 800_000
+    fill = Fill(stored.pack(LARGE % size, 200, b"x" * size), ttl=60)
+    await both.cache.get_or_set(key, lambda: fill)
+    await both.both([request("/")])
+    listener, client = socket.socket(), socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+    client.setblocking(False)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    await web.SockSite(both.runner, listener).start()
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(client, listener.getsockname())
+    await loop.sock_sendall(client, request("/"))
+    await loop.sock_recv(client, 65536)
+    before = both.fast_hits
+    await loop.sock_sendall(client, request("/large"))
+    await turns(lambda: both.fast_hits != before)
+
+    async def take() -> int:
+        began, got = loop.time(), 0
+        while got < size and (data := await loop.sock_recv(client, 65536)):
+            got += len(data)
+            await asyncio.sleep(max(0, began + got / size * pace - loop.time()))
+        return got
+
+    return loop.create_task(take()), client
+
+
+async def test_stop_waits_for_a_large_answer_to_be_taken() -> None:
+    async with lanes(size=64 * 1024**2) as both:
+        taking, client = await large_answer(both, 1.0)
+        with contextlib.closing(client):
+            await both.runner.cleanup()
+            assert await taking > 800_000
+
+
+async def test_keep_alive_begins_when_the_answer_is_taken() -> None:
+    async with lanes(size=64 * 1024**2, keepalive=1.0) as both:
+        taking, client = await large_answer(both, 2.2)
+        with contextlib.closing(client):
+            assert await taking > 800_000
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(client, request("/"))
+            assert await loop.sock_recv(client, 65536)
 
 
 async def test_slow_reader_is_paused_and_gets_everything(both: Lanes) -> None:
