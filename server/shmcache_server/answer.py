@@ -7,10 +7,12 @@ so these write it as it is, with the few fields that differ from answer to answe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
+from typing import cast
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import StreamWriter
 from multidict import CIMultiDictProxy
 
 from .rfc9111 import validation
@@ -73,8 +75,8 @@ class Stream(web.StreamResponse):
     """A head of ready bytes and a body that is still coming.
 
     With `length` None the end is told by chunks, or to HTTP/1.0 by the connection's.
-    A client that takes nothing for `stall` seconds is cut off: what feeds the body
-    waits for it.
+    `begun` is what has come of the body; it leaves with the head. A client that takes
+    nothing for `stall` seconds is cut off: what feeds the body waits for it.
     """
 
     def __init__(
@@ -84,12 +86,14 @@ class Stream(web.StreamResponse):
         length: int | None,
         body: AsyncIterator[bytes] | None,
         stall: float,
+        begun: bytes = b"",
     ) -> None:
         super().__init__(status=status)
         self.head = head
         self.length = length
         self.chunks = body
         self.stall = stall
+        self.begun = begun
 
     async def send(self, request: web.BaseRequest) -> None:
         """Send all of it. What the body raises, and ConnectionError where the client
@@ -106,23 +110,30 @@ class Stream(web.StreamResponse):
         elif chunked:
             keep = chunked = False
         self._keep_alive = keep
-        head = self.head + framing + _connection(request, keep)
+        begun = self.begun
+        if chunked and begun:
+            begun = b"%x\r\n%b\r\n" % (len(begun), begun)
+        head = self.head + framing + _connection(request, keep) + begun
         try:
-            await self._taken(writer.write(head))
+            await self._write(request, head)
             if chunked:
                 writer.enable_chunking()
             if self.chunks is not None:
                 async for chunk in self.chunks:
-                    await self._taken(writer.write(chunk))
-            await self._taken(writer.write_eof())
+                    await self._write(request, chunk)
+            await writer.write_eof()
         except BaseException:
             abort(request)
             raise
 
-    async def _taken(self, writing: Awaitable[None]) -> None:
+    async def _write(self, request: web.BaseRequest, data: bytes) -> None:
+        writer = cast(StreamWriter, request.writer)
+        await writer.write(data, drain=False)
+        if not request.protocol.writing_paused:
+            return
         try:
             async with asyncio.timeout(self.stall):
-                await writing
+                await writer.drain()
         except TimeoutError:
             raise ConnectionAbortedError("the client takes nothing") from None
 

@@ -110,7 +110,8 @@ class Fetches:
         await asyncio.wait((flight, own, live), return_when=asyncio.FIRST_COMPLETED)
         if not own.done() and live.done() and self._may_join(key, live.result(), note):
             return Joined(live.result(), None, True)
-        await asyncio.wait((flight, own), return_when=asyncio.FIRST_COMPLETED)
+        if not own.done():
+            await asyncio.wait((flight, own), return_when=asyncio.FIRST_COMPLETED)
         if not live.done():
             self._forget(key, live)
         if own.done():
@@ -153,7 +154,9 @@ class Fetches:
                 stored=lifetime is not None,
                 awaited=own is not None,
             )
-            pump = self._keep(live.pump(self._stall))
+            pump = None
+            if not live.take_at_hand():
+                pump = self._keep(live.pump(self._stall))
             if own is not None:
                 self._announce(wanted.key, live, own, shared=lifetime is not None)
             if lifetime is None or not live.stored:
@@ -163,11 +166,12 @@ class Fetches:
         return compute
 
     async def _stored(
-        self, live: LiveResponse, pump: asyncio.Future[None], lifetime: float
+        self, live: LiveResponse, pump: asyncio.Future[None] | None, lifetime: float
     ) -> Fill:
         """The fill of a response, once it is whole."""
         try:
-            await asyncio.shield(pump)
+            if pump is not None:
+                await asyncio.shield(pump)
         except asyncio.CancelledError:
             live.forget()  # too slow to be stored; its readers may go on
             raise
@@ -226,7 +230,10 @@ class Fetches:
             waiting = asyncio.get_running_loop().create_future()
             self._lives[key] = waiting
         waiting.set_result(live)
-        live.ended = lambda: self._forget(key, waiting)
+        if live.done:
+            self._forget(key, waiting)
+        else:
+            live.ended = lambda: self._forget(key, waiting)
 
     def _forget(self, key: str, waiting: asyncio.Future[LiveResponse]) -> None:
         """Who comes after the end finds the response in the cache, or fetches anew."""

@@ -186,8 +186,11 @@ class Handler:
                 reason, stored=live.stored and not collapsed, collapsed=collapsed
             )
             age = b"Age: %d\r\n" % int(live.age()) if collapsed else _age(answering)
-            body = None if answering.empty else reader.chunks()
-            return await self._sent(request, answering, age + _told(told), body)
+            ours = age + _told(told)
+            if answering.empty:
+                return await self._sent(request, answering, ours, None)
+            begun = reader.at_hand()
+            return await self._sent(request, answering, ours, reader.chunks(), begun)
         finally:
             reader.close()
 
@@ -197,11 +200,13 @@ class Handler:
         answering: Answering,
         ours: bytes,
         body: AsyncIterator[bytes] | None,
+        begun: bytes = b"",
     ) -> Stream:
         """A stream that was sent as far as it came; if it broke off, so did the
         client's connection."""
         head = answering.head + ours
-        stream = Stream(answering.status, head, answering.length, body, self._stall)
+        length, stall = answering.length, self._stall
+        stream = Stream(answering.status, head, length, body, stall, begun)
         try:
             await stream.send(request)
         except OriginError as e:

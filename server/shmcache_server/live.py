@@ -71,6 +71,18 @@ class LiveResponse:
         """All of it; only while it is stored and done."""
         return b"".join(self._chunks)
 
+    def take_at_hand(self) -> bool:
+        """Whether all of the body has come with its head, and was taken in: there is
+        nothing to be pumped then."""
+        body = self.answering.at_hand()
+        if body is None:
+            return False
+        if body:
+            self._feed(body)
+        self.done = True
+        self.answering.close()
+        return True
+
     async def pump(self, stall: float) -> None:
         """Read the origin to the end; what went wrong is kept in `error`."""
         try:
@@ -174,8 +186,16 @@ class Reader:
         self.close()
         self._cut()
 
+    def at_hand(self) -> bytes:
+        """What has come by now, at the beginning."""
+        data = b"".join(self._live._chunks)
+        self.position += len(self._live._chunks)
+        if not self._live.stored:
+            _tell(self._live._room)
+        return data
+
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body; raises the live response's error where it broke off."""
+        """The rest of the body; raises the live response's error where it broke off."""
         live = self._live
         while True:
             held = live._chunks

@@ -11,6 +11,7 @@ import re
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Any
 
 import aiohttp
@@ -88,8 +89,8 @@ CONDITIONS = frozenset(
 )
 _OURS = frozenset({"accept-encoding", "content-length", "expect", "host", "via"})
 _NOT_ADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
-_FRAMING = frozenset({"age", "content-length"})
-"""Of a response: written anew for each client."""
+_NOT_KEPT = HOP_BY_HOP | {"age", "content-length"}
+"""Of a response: of one hop, or written anew for each client."""
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _BAD_IN_VALUE = re.compile(rb"[\r\n\0]")
 _STATUSES = range(200, 1000)
@@ -136,6 +137,13 @@ class Answering:
     """No body whatever the fields say: RFC 9112 §6.3."""
     response: aiohttp.ClientResponse = field(repr=False)
     directives: cache_control.Directives = field(default_factory=dict)
+
+    def at_hand(self) -> bytes | None:
+        """All of the body, if it has come with the head; None: it has not."""
+        content = self.response.content
+        if not content.is_eof() or content.exception() is not None:
+            return None
+        return content.read_nowait()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes; `OriginError` if it breaks off."""
@@ -209,7 +217,9 @@ def request_fields(
     fields: CIMultiDictProxy[str], *, drop: frozenset[str] = frozenset()
 ) -> CIMultiDict[str]:
     """A client's end-to-end fields, less those of the key and of `drop`; Via added."""
-    gone = HOP_BY_HOP | UNKEYED | _OURS | drop | named(fields.getall("Connection", ()))
+    gone = _not_sent(drop)
+    if "Connection" in fields:
+        gone = gone | named(fields.getall("Connection"))
     sent = CIMultiDict((n, v) for n, v in fields.items() if not _dropped(n, gone))
     sent["Via"] = ", ".join([*fields.getall("Via", ()), VIA])
     return sent
@@ -224,9 +234,22 @@ def _url(base: str, target: str) -> URL:
     return url
 
 
+@lru_cache(16)
+def _not_sent(drop: frozenset[str]) -> frozenset[str]:
+    return HOP_BY_HOP | UNKEYED | _OURS | drop
+
+
 def _dropped(name: str, gone: frozenset[str]) -> bool:
-    plain = name.lower().replace("_", "-")
-    return name.lower() in gone or plain in gone or plain.startswith(_UNKEYED_FAMILIES)
+    lower, plain, unkeyed = _spelled(name)
+    return unkeyed or lower in gone or plain in gone
+
+
+@lru_cache(1024)
+def _spelled(name: str) -> tuple[str, str, bool]:
+    """In lower case, with `-` for `_` too, and whether its family is not in the key."""
+    lower = name.lower()
+    plain = lower.replace("_", "-")
+    return lower, plain, plain.startswith(_UNKEYED_FAMILIES)
 
 
 def named(connection: Iterable[str]) -> frozenset[str]:
@@ -257,21 +280,30 @@ def _answering(method: str, response: aiohttp.ClientResponse) -> Answering:
 
 def _head(response: aiohttp.ClientResponse) -> bytes:
     fields = response.headers
-    gone = HOP_BY_HOP | _FRAMING | named(fields.getall("Connection", ()))
+    gone = _NOT_KEPT
+    if "Connection" in fields:
+        gone = gone | named(fields.getall("Connection"))
     reason = (response.reason or "").encode("utf-8", "surrogateescape")
     lines = [b"HTTP/1.1 %d %b\r\n" % (response.status, reason)]
     for name, value in response.raw_headers:
         # RFC 9112 §5.1: with a space before the colon it means what the next hop
         # makes of it.
-        if not _NAME.fullmatch(name) or _BAD_IN_VALUE.search(value):
+        lower = _token(name)
+        if not lower or _BAD_IN_VALUE.search(value):
             raise OriginError("origin: a malformed field")
-        if name.lower().decode("latin-1") not in gone:
+        if lower not in gone:
             lines.append(b"%b: %b\r\n" % (name, value))
     if "Date" not in fields:
         # RFC 9110 §6.6.1: who receives a response without one adds it.
         lines.append(b"Date: %b\r\n" % formatdate(usegmt=True).encode())
     lines.append(f"Via: {VIA}\r\n".encode())
     return b"".join(lines)
+
+
+@lru_cache(1024)
+def _token(name: bytes) -> str:
+    """A field's name in lower case; empty if it is none."""
+    return name.lower().decode("latin-1") if _NAME.fullmatch(name) else ""
 
 
 def _chunked(response: aiohttp.ClientResponse) -> bool:

@@ -66,8 +66,10 @@ def pack(head: bytes, status: int, body: bytes) -> bytes:
                 etag = value.strip().decode("utf-8", "surrogateescape")
             case b"last-modified":
                 last_modified = freshness.parse_date(value.strip().decode("latin-1"))
-    about = b"".join(map(_packed, ("s", status, "e", etag, "m", last_modified, "h")))
-    about += b"\xc6" + len(head).to_bytes(4)
+    about = b"\xa1s\xcd%b\xa1e%b\xa1m%b\xa1h\xc6%b" % (
+        *(status.to_bytes(2), _packed(etag), _packed(last_modified)),
+        len(head).to_bytes(4),
+    )
     at = _BEFORE.size + len(about)
     before = _BEFORE.pack(
         *(MARK, b"\xa1o\xce", at, b"\xa1p\xce", at + len(head) + BODY_KEY)

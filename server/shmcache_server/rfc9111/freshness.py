@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
 from .directives import DELTA_MAX, Directives, delta
 
 _NO_STALE = ("must-revalidate", "proxy-revalidate", "no-cache", "s-maxage")
 
 
+@lru_cache(1024)
 def parse_date(text: str | None) -> int | None:
     """Seconds of the epoch of an HTTP date (RFC 9110 §5.6.7), None if it is none."""
     if not text:

@@ -8,6 +8,7 @@ the key. One that varies by anything else is not shared.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 GZIP, IDENTITY = "z", "i"
 """Letters of the key."""
@@ -23,6 +24,7 @@ def shareable(fields: Iterable[str]) -> bool:
     return names <= {"", "accept-encoding"}
 
 
+@lru_cache(1024)
 def letter(accept_encoding: str | None) -> str:
     """GZIP if the client takes it: RFC 9110 §12.5.3, weights of zero and `*` heeded."""
     star = None
