@@ -187,11 +187,12 @@ class Reader:
         self._cut()
 
     def at_hand(self) -> bytes:
-        """What has come by now, at the beginning."""
-        data = b"".join(self._live._chunks)
-        self.position += len(self._live._chunks)
-        if not self._live.stored:
-            _tell(self._live._room)
+        """What has come by now of the rest."""
+        live = self._live
+        data = b"".join(list(live._chunks)[self.position - live._gone :])
+        self.position = live._gone + len(live._chunks)
+        if not live.stored:
+            _tell(live._room)
         return data
 
     async def chunks(self) -> AsyncIterator[bytes]:

@@ -108,6 +108,24 @@ async def test_stream_of_unknown_length(exchange, version, rest) -> None:
     assert await exchange(make, request(version, "Connection: close")) == HEAD + rest
 
 
+@pytest.mark.parametrize("length", [8, None])
+async def test_what_has_come_of_a_body_leaves_with_the_head(exchange, length) -> None:
+    writes: list[bytes] = []
+
+    async def make(r: web.BaseRequest) -> Stream:
+        assert r.transport is not None
+        write = r.transport.write
+        r.transport.write = lambda data: (writes.append(bytes(data)), write(data))[1]
+        stream = Stream(200, HEAD, length, chunks(), 5, begun=b"xyz")
+        await stream.send(r)
+        return stream
+
+    got = await exchange(make, request("1.1", "Connection: close"))
+    begun = b"xyz" if length else b"3\r\nxyz\r\n"
+    assert writes[0].startswith(HEAD) and writes[0].endswith(b"\r\n\r\n" + begun)
+    assert got.endswith(b"xyzabcde" if length else b"2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n")
+
+
 async def test_stream_that_fails_breaks_the_connection(exchange) -> None:
     async def broken() -> AsyncIterator[bytes]:
         yield b"ab"

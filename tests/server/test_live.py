@@ -22,6 +22,9 @@ class Body:
         self.queue: asyncio.Queue[Any] = asyncio.Queue()
         self.closed = False
 
+    def at_hand(self) -> bytes | None:
+        return None
+
     async def chunks(self) -> AsyncIterator[bytes]:
         while (chunk := await self.queue.get()) is not None:
             if isinstance(chunk, Exception):
@@ -64,6 +67,42 @@ async def test_each_reader_gets_all_of_it_however_late() -> None:
     await asyncio.gather(pump, first, second)
     assert early == late == [b"a", b"b", b"c"]
     assert live.body() == b"abc" and live.stored and body.closed
+
+
+@pytest.mark.parametrize("data", [b"abc", b""])
+async def test_body_that_came_with_its_head_needs_no_pump(data: bytes) -> None:
+    body, got = Body(), []
+    live = live_of(body)
+    assert not live.take_at_hand() and not live.done
+    body.at_hand = lambda: data  # type: ignore[method-assign]
+    assert live.take_at_hand() and live.done and body.closed
+    await read(live, got)
+    assert b"".join(got) == data == live.body()
+
+
+async def test_body_at_hand_that_is_too_large_is_not_stored() -> None:
+    body, got = Body(), []
+    live = live_of(body, limit=2)
+    body.at_hand = lambda: b"abc"  # type: ignore[method-assign]
+    assert live.take_at_hand() and not live.stored
+    await read(live, got)
+    assert got == [b"abc"]
+
+
+async def test_reader_takes_what_has_come_and_then_the_rest() -> None:
+    body, got = Body(), []
+    live = live_of(body)
+    pump = asyncio.ensure_future(live.pump(1))
+    body.send(b"a", b"b")
+    reader = Reader(live, lambda: None)
+    await eventually(lambda: len(live._chunks) == 2)
+    assert reader.at_hand() == b"ab" and reader.at_hand() == b"ab"[2:]
+    body.send(b"c", None)
+    async for chunk in reader.chunks():
+        got.append(chunk)
+    assert got == [b"c"]
+    reader.close()
+    await pump
 
 
 async def test_error_reaches_readers_behind_what_came() -> None:

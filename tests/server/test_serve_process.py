@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +90,30 @@ def _serving(server: Server, path: str, workers: set[int]) -> set[int]:
             workers.add(pid)
     connection.close()
     return workers
+
+
+def test_burst_of_connections_waits_for_a_busy_worker(tmp_path, origin) -> None:
+    """A shorter queue would drop some, which come again a second later."""
+    count, path = 500, PATH + "&burst"
+    with served(tmp_path / "log", origin.url, workers=1) as server:
+        server.warm(path)
+        (worker,) = server.pids()
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            with contextlib.ExitStack() as stack:
+                waiting = [
+                    stack.enter_context(
+                        socket.create_connection(("127.0.0.1", server.port), timeout=5)
+                    )
+                    for _ in range(count)
+                ]
+                os.kill(worker, signal.SIGCONT)
+                for client in waiting:
+                    client.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+                for client in waiting:
+                    assert client.recv(12) == b"HTTP/1.1 200"
+        finally:
+            os.kill(worker, signal.SIGCONT)
 
 
 def test_gunicorn_runs_the_same_server(tmp_path, origin) -> None:
