@@ -8,6 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUPTOOLS = SETTINGS["tool"]["setuptools"]
+EXTENSIONS = {module["name"]: module for module in SETUPTOOLS["ext-modules"]}
 
 
 def test_packages_list_every_package() -> None:
@@ -19,7 +20,13 @@ def test_packages_list_every_package() -> None:
 
 
 def test_core_is_built_from_every_source_and_after_every_header() -> None:
-    (core,) = SETUPTOOLS["ext-modules"]
+    core = EXTENSIONS["shmcache._core.binding"]
     here = {p for p in (ROOT / "shmcache" / "_core").iterdir() if p.name != "binding.c"}
     listed = {ROOT / p for p in core["sources"] + core["depends"]}
     assert listed == {p for p in here if p.suffix in (".c", ".h", ".pyx", ".pxd")}
+
+
+def test_server_is_built_from_every_source() -> None:
+    here = (ROOT / "server" / "shmcache_server").rglob("*.pyx")
+    listed = {s for e in EXTENSIONS.values() for s in e["sources"]}
+    assert {str(path.relative_to(ROOT)) for path in here} <= listed

@@ -1,6 +1,23 @@
 """The answer to a hit in one piece: stored head, what is told of it, stored body."""
 
+from asyncio import Transport
+from collections.abc import Callable
+from typing import Literal
+
+Hit = tuple[bytes, bool, int, int]
+
 def splice(document: bytes, age: int, ttl: int, body: bool = True) -> bytes | None:
     """A stored response (`stored.py`) as it goes out, `age` seconds old and fresh for
     `ttl` more; without `body` its head alone, the empty line included. None if the
     document is no stored response of this version."""
+
+def answered(
+    known: dict[bytes, bytes],
+    data: bytes,
+    hit: Callable[[bytes], Hit | None],
+    transport: Transport,
+    most: int,
+) -> Literal[True] | Hit | None:
+    """Answer the request `data` if its key is `known` and `hit` has it: True, if that
+    was written. What was found where there is more to do than that: it is stale, or of
+    more than `most` bytes. None: neither."""

@@ -5,6 +5,8 @@
 from cpython.bytes cimport (
     PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
 )
+from cpython.dict cimport PyDict_GetItem
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 from libc.string cimport memcmp, memcpy
 
@@ -87,3 +89,21 @@ def splice(bytes document not None, int64_t age, int64_t ttl, bint body=True):
     if body:
         append(out, p + begins, size - begins)
     return answer
+
+
+def answered(dict known not None, bytes data not None, hit, transport, Py_ssize_t most):
+    cdef PyObject *key = PyDict_GetItem(known, data)
+    cdef bytes answer
+    if key is NULL:
+        return None
+    found = hit(<object>key)
+    if found is None:
+        return None
+    document, stale, age, ttl = <tuple>found
+    if stale or PyBytes_GET_SIZE(document) > most:
+        return found
+    answer = splice(document, age, ttl)
+    if answer is None:
+        return None
+    transport.write(answer)
+    return True

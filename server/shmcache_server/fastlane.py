@@ -48,11 +48,11 @@ from aiohttp.web_server import Server
 from shmcache import Cache, CacheError
 
 from . import stored
-from ._splice import splice
+from ._splice import answered, splice
 from .answer import from_store
 from .config import Config
 from .handler import Handler
-from .key import Fields, Refused, conditional, for_a_cache
+from .key import KEY_MAX, Fields, Refused, conditional, for_a_cache
 from .rfc9111 import status
 from .stored import MARK, OFFSETS
 
@@ -73,6 +73,10 @@ _LINE_END = b" HTTP/1.1\r\n"
 _METHODS = {b"GET /": 4, b"HEAD ": 5}
 _TARGET = re.compile(rb"/[!\"$-~]*")
 """Visible ASCII but `#`, which ends a target."""
+
+
+Hit = tuple[bytes, bool, int, int]
+"""What `Cache.hit` answers."""
 
 
 class Verdict(NamedTuple):
@@ -105,7 +109,9 @@ class Lane:
         self._handler = handler
         self._request_max = min(REQUEST_MAX, config.limits.line)
         self._repeated: dict[bytes, Asked] = {}
-        self._verdicts = Memo(VERDICTS, forgot=self._repeated.clear)
+        self._plain: dict[bytes, bytes] = {}
+        """The keys of those that ask for a whole response, where nothing is logged."""
+        self._verdicts = Memo(VERDICTS, forgot=self._forget)
         self._logging = config.server.access_log
         self._fast, self._slow = (
             itertools.cycle(range(config.server.access_log_every)) for _ in range(2)
@@ -114,10 +120,15 @@ class Lane:
     def answer(self, connection: Connection, data: bytes) -> bool:
         """Answer what is known; whether that was all of it. Else nothing was done, or
         the connection was given the rest."""
+        transport = connection.transport
+        assert transport is not None  # data came by it
+        found = answered(self._plain, data, self._hit, transport, SPLICE_MAX)
+        if found is True:
+            return True
         asked = self._repeated.get(data) or self._recognised(data)
         if asked is None:
             return self._answer_each(connection, data)
-        return self._answer(connection, asked)
+        return self._answer(connection, asked, found)
 
     def logs(self, sampled: bool) -> bool:
         """Whether a request of the slow lane is logged."""
@@ -172,9 +183,15 @@ class Lane:
         asked = Asked(verdict.prefix + target, whole, method, target, verdict)
         if len(data) <= REPEATED_MAX:
             if len(self._repeated) >= REPEATED:
-                self._repeated.clear()
+                self._forget()
             self._repeated[data] = asked
+            if whole and not self._logging and len(asked.key) <= KEY_MAX:
+                self._plain[data] = asked.key
         return asked
+
+    def _forget(self) -> None:
+        self._repeated.clear()
+        self._plain.clear()
 
     def _answer_each(self, connection: Connection, data: bytes) -> bool:
         """Several requests in one chunk, if every one is known: whoever sends what is
@@ -200,13 +217,15 @@ class Lane:
                 return start > 0
         return True
 
-    def _answer(self, connection: Connection, asked: Asked) -> bool:
+    def _answer(
+        self, connection: Connection, asked: Asked, found: Hit | None = None
+    ) -> bool:
+        """`found` is what L1 has, if it was looked up already."""
         if self._logging and not next(self._fast):
             connection.sampled = True
             return False
         try:
-            key, whole = asked[:2]
-            found = self._hit(key)
+            found = found or self._hit(asked.key)
             if found is None:
                 return False
             document, stale, age, ttl = found
@@ -216,7 +235,7 @@ class Lane:
             return False
         transport = connection.transport
         assert transport is not None  # data came by it
-        if not whole:
+        if not asked.whole:
             answer = _rarer(asked, document, age, ttl)
         elif len(document) <= SPLICE_MAX:
             answer = splice(document, age, ttl)
