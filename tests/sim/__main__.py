@@ -6,6 +6,7 @@ import argparse
 import gc
 import logging
 import multiprocessing
+import sys
 import time
 
 from .fleet import Fleet
@@ -35,6 +36,8 @@ def main() -> int:
             bad += len(results)
             for result in results:
                 print(result, flush=True)
+            if done % 10_000 == 0:
+                print(f"{done} histories so far", file=sys.stderr, flush=True)
     took = time.monotonic() - began
     print(f"{done} histories, {bad} with violations, {took / done * 1e3:.2f} ms each")
     return 1 if bad else 0
