@@ -51,8 +51,8 @@ class Writes:
 
     async def replace(self, key: bytes, value: Any, terms: Terms, version: int) -> bool:
         """Store where just the fill `version` stands; whether it did."""
-        stamp = self._parts.l1.table.clock()
-        record = self._stored(value, terms)._replace(stamp=stamp)
+        record = self._stored(value, terms)  # its life begins now
+        record = record._replace(stamp=self._parts.l1.table.clock())
         await self._parts.start()
         return await self._parts.conditional.replace(key, record, version)
 

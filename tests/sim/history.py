@@ -141,11 +141,17 @@ class History:
                     yield Violation("swapped", f"{_named(other)}, {_named(write)}")
 
     def check(
-        self, *, ages: bool = True, swaps: bool = True, softs: bool = True
+        self,
+        *,
+        ages: bool = True,
+        swaps: bool = True,
+        softs: bool = True,
+        adds: bool = True,
     ) -> list[Violation]:
         """All violations. `ages`: nobody moved Redis' clock, nor touched a value;
         `swaps`: nobody was cut off from the fleet; `softs`: nobody touched a value,
-        which makes a stale one fresh."""
+        which makes a stale one fresh; `adds`: Redis evicted nothing, after which two
+        hosts may add to what the one of them still holds."""
         found = list(self.troubles)
         if swaps:
             found += self._swapped()
@@ -153,7 +159,7 @@ class History:
             found += self._check_read(read, ages, softs)
         found += self._resurrections()
         if self.settled is not None:
-            found += self._apart(self.settled)
+            found += self._apart(self.settled, adds)
         return found
 
     def _check_read(self, read: Read, ages: bool, softs: bool) -> Iterable[Violation]:
@@ -217,13 +223,15 @@ class History:
                 return read
         return None
 
-    def _apart(self, settled: int) -> Iterable[Violation]:
+    def _apart(self, settled: int, adds: bool) -> Iterable[Violation]:
+        added = {write.value for write in self.writes if write.verb == "add"}
         last: dict[str, dict[int, Read]] = {}
         for read in self.reads:
             if read.begin >= settled and read.value and read.state == FRESH:
                 last.setdefault(read.key, {})[read.host] = read
         for reads in last.values():
             sets = {r.value for r in reads.values() if r.value and r.value.is_set}
+            sets -= set() if adds else added
             if len(sets) > 1:
                 yield Violation("apart", "; ".join(map(_told, reads.values())))
 

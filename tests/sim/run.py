@@ -51,6 +51,7 @@ def run(fleet: Fleet, seed: int, traced: bool = False) -> Result:
     violations = program.history.check(
         ages=not program.redis_jumped and not program.touched,
         swaps=not program.redis_lost and not program.gaps,
+        adds="evict" not in program.befell,
         softs=not program.touched,
     )
     violations += _fetched_once(program)

@@ -96,6 +96,15 @@ def test_two_sets_must_not_stand_on_two_hosts_for_ever() -> None:
     assert _rules(reads, [one, two], settled=25) == ["apart"]
 
 
+def test_two_adds_may_differ_where_redis_evicted() -> None:
+    one, two = _set(5, 15, 1), _set(6, 16, 2, host=1)
+    one.verb = two.verb = "add"
+    reads = [_read(30, one.value), _read(30, two.value, host=1)]
+    history = History(reads, [one, two], settled=25)
+    assert [v.rule for v in history.check()] == ["apart"]
+    assert history.check(adds=False) == []
+
+
 def test_value_of_a_refused_write_is_unwanted() -> None:
     write = _set(5, 15, 1)
     write.refused = True
