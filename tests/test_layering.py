@@ -22,8 +22,8 @@ ROWS = [
     {"shmcache_server.handler", "shmcache_server.admin"},
     {"shmcache_server.fetch"},
     {"shmcache_server.live"},
-    {"shmcache_server.origins", "shmcache_server.answer"},
-    {"shmcache_server.key", "shmcache_server.stored", "shmcache_server._splice"},
+    {"shmcache_server.origins", "shmcache_server.answer", "shmcache_server._splice"},
+    {"shmcache_server.key", "shmcache_server.stored"},
     {
         "shmcache_server.config",
         "shmcache_server.connections",

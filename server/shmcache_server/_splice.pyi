@@ -12,12 +12,13 @@ def splice(document: bytes, age: int, ttl: int, body: bool = True) -> bytes | No
     document is no stored response of this version."""
 
 def answered(
-    known: dict[bytes, bytes],
+    blocks: dict[bytes, bytes],
     data: bytes,
     hit: Callable[[bytes], Hit | None],
     transport: Transport,
     most: int,
 ) -> Literal[True] | Hit | None:
-    """Answer the request `data` if its key is `known` and `hit` has it: True, if that
-    was written. What was found where there is more to do than that: it is stale, or of
-    more than `most` bytes. None: neither."""
+    """Answer the GET `data` if its header block, with the end of the request line, is
+    one of `blocks`, which tell what its key begins with, and `hit` has the key: True,
+    if that was written. What was found where there is more to do than that: it is
+    stale, or of more than `most` bytes. None: neither."""

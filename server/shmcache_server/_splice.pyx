@@ -8,8 +8,9 @@ from cpython.bytes cimport (
 from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memchr, memcmp, memcpy
 
+from .key import KEY_MAX
 from .rfc9111 import status
 from .stored import BODY_KEY, MARK
 
@@ -22,7 +23,11 @@ END += b"\r\n"  # the head's
 cdef enum:
     DIGITS = 20
     FIXED = 18  # bytes of a document before what is of any length
-cdef Py_ssize_t NAME = BODY_KEY
+    TARGET = 4  # where that of a GET begins
+    ENDS = 11  # bytes of the end of a request line
+    LINE = TARGET + 1 + ENDS
+cdef Py_ssize_t NAME = BODY_KEY, KEY_BYTES = KEY_MAX
+cdef const char *LINE_END = b" HTTP/1.1\r\n"
 
 
 cdef inline Py_ssize_t offset(const unsigned char *at) noexcept:
@@ -91,12 +96,32 @@ def splice(bytes document not None, int64_t age, int64_t ttl, bint body=True):
     return answer
 
 
-def answered(dict known not None, bytes data not None, hit, transport, Py_ssize_t most):
-    cdef PyObject *key = PyDict_GetItem(known, data)
-    cdef bytes answer
-    if key is NULL:
+def answered(dict blocks not None, bytes data not None, hit, transport, Py_ssize_t most):
+    cdef const char *p = PyBytes_AS_STRING(data)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(data), n, target, before
+    cdef const char *space
+    cdef PyObject *prefix
+    cdef bytes key, answer
+    cdef char *out
+    if size < LINE or memcmp(p, "GET /", 5) != 0:
         return None
-    found = hit(<object>key)
+    space = <const char *>memchr(p + TARGET, 32, size - TARGET)
+    if space is NULL or p + size - space < ENDS or memcmp(space, LINE_END, ENDS) != 0:
+        return None
+    target = space - p - TARGET
+    for n in range(TARGET, TARGET + target):
+        if not 33 <= p[n] <= 126 or p[n] == 35:  # visible ASCII but `#`
+            return None
+    prefix = PyDict_GetItem(blocks, data[TARGET + target :])
+    if prefix is NULL:
+        return None
+    before = PyBytes_GET_SIZE(<object>prefix)
+    if before + target > KEY_BYTES:
+        return None
+    key = PyBytes_FromStringAndSize(NULL, before + target)
+    out = append(PyBytes_AS_STRING(key), PyBytes_AS_STRING(<object>prefix), before)
+    append(out, p + TARGET, target)
+    found = hit(key)
     if found is None:
         return None
     document, stale, age, ttl = <tuple>found

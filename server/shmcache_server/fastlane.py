@@ -52,18 +52,18 @@ from ._splice import answered, splice
 from .answer import from_store
 from .config import Config
 from .handler import Handler
-from .key import KEY_MAX, Fields, Refused, conditional, for_a_cache
+from .key import Fields, Refused, conditional, for_a_cache
 from .rfc9111 import status
 from .stored import MARK, OFFSETS
 
 REQUEST_MAX = 4096
-"""Bytes of a request that may leave a verdict, and..."""
-REPEATED_MAX = 1024
-"""...of one that is known as a whole: such memory is bounded in bytes."""
+"""Bytes of a request that may leave a verdict, which keeps its header block."""
+TICK = 0.25
+"""Seconds by which an idle connection may be closed late."""
 FIELDS_MAX = 32
 """Of a header block that leaves a verdict, which keeps them."""
-VERDICTS, REPEATED = 512, 4096
-"""Of each at most; of verdicts as many more that were not used lately."""
+VERDICTS = 512
+"""At most, and as many more that were not used lately."""
 PIPELINED_MAX = 64
 """Answers at one go; the rest goes to the slow lane, which pauses the client."""
 SPLICE_MAX = 16 * 1024
@@ -108,10 +108,14 @@ class Lane:
         self._hit = cache.hit
         self._handler = handler
         self._request_max = min(REQUEST_MAX, config.limits.line)
-        self._repeated: dict[bytes, Asked] = {}
         self._plain: dict[bytes, bytes] = {}
-        """The keys of those that ask for a whole response, where nothing is logged."""
-        self._verdicts = Memo(VERDICTS, forgot=self._forget)
+        """What keys begin with, by the header blocks of verdicts that are plain; none
+        where requests are logged."""
+        self._verdicts = Memo(VERDICTS, forgot=self._plain.clear)
+        self._keepalive = config.server.keepalive
+        self.closes = 0.0
+        """Loop time until which a connection that is active now may be idle."""
+        self._ticking: asyncio.TimerHandle | None = None
         self._logging = config.server.access_log
         self._fast, self._slow = (
             itertools.cycle(range(config.server.access_log_every)) for _ in range(2)
@@ -125,10 +129,21 @@ class Lane:
         found = answered(self._plain, data, self._hit, transport, SPLICE_MAX)
         if found is True:
             return True
-        asked = self._repeated.get(data) or self._recognised(data)
+        asked = self._recognised(data)
         if asked is None:
             return self._answer_each(connection, data)
         return self._answer(connection, asked, found)
+
+    def tick(self) -> None:
+        """Keep the time, which each answer need not ask for then."""
+        loop = asyncio.get_running_loop()
+        self.closes = loop.time() + self._keepalive + TICK
+        self._ticking = loop.call_later(TICK, self.tick)
+
+    def close(self) -> None:
+        """Tick no more."""
+        if self._ticking is not None:
+            self._ticking.cancel()
 
     def logs(self, sampled: bool) -> bool:
         """Whether a request of the slow lane is logged."""
@@ -178,20 +193,11 @@ class Lane:
         target = data[start:at]
         if not _TARGET.fullmatch(target):
             return None
+        if verdict.plain and not self._logging:
+            self._plain[data[at:]] = verdict.prefix
         whole = verdict.plain and start == 4
         method = "GET" if start == 4 else "HEAD"
-        asked = Asked(verdict.prefix + target, whole, method, target, verdict)
-        if len(data) <= REPEATED_MAX:
-            if len(self._repeated) >= REPEATED:
-                self._forget()
-            self._repeated[data] = asked
-            if whole and not self._logging and len(asked.key) <= KEY_MAX:
-                self._plain[data] = asked.key
-        return asked
-
-    def _forget(self) -> None:
-        self._repeated.clear()
-        self._plain.clear()
+        return Asked(verdict.prefix + target, whole, method, target, verdict)
 
     def _answer_each(self, connection: Connection, data: bytes) -> bool:
         """Several requests in one chunk, if every one is known: whoever sends what is
@@ -296,13 +302,15 @@ class Memo:
 class Connection(RequestHandler):
     """A connection of aiohttp's server whose hits take the fast lane."""
 
-    __slots__ = ("_lane", "_level", "sampled")
+    __slots__ = ("_lane", "_level", "_quick", "sampled")
 
     def __init__(self, manager: Server, lane: Lane, **options: Any) -> None:
         super().__init__(manager, **options)
         self._lane = lane
         self._level = lane.open
         """Whether aiohttp's parser is between two requests."""
+        self._quick = False
+        """Level, and known to be idle: nothing was given to aiohttp since."""
         self.sampled = False
         """Whether the request that goes the slow lane is to be logged."""
 
@@ -313,19 +321,24 @@ class Connection(RequestHandler):
         return waiter is not None and not waiter.done() and not self._paused
 
     def data_received(self, data: bytes) -> None:
-        waiter = self._waiter
-        if (
-            self._level
-            and waiter is not None
-            and not waiter.done()
-            and not self._paused
-            and self._lane.answer(self, data)
-        ):
-            self._next_keepalive_close_time = (
-                self._loop.time() + self._keepalive_timeout
-            )
+        lane = self._lane
+        quick = self._quick or self._regained()
+        if quick and not self._paused and lane.answer(self, data):
+            self._next_keepalive_close_time = lane.closes
         else:
             self.go_slow(data)
+
+    def _regained(self) -> bool:
+        self._quick = self._level and self.idle
+        return self._quick
+
+    def close(self) -> None:
+        self._quick = self._level = False
+        super().close()
+
+    def force_close(self) -> None:
+        self._quick = self._level = False
+        super().force_close()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -334,7 +347,7 @@ class Connection(RequestHandler):
     def go_slow(self, data: bytes) -> None:
         """Give it to aiohttp, and see where that leaves its parser."""
         was_level, before = self._level, self._request_count
-        self._level = False
+        self._quick = self._level = False
         super().data_received(data)
         if (
             self._request_count != before + 1
@@ -361,6 +374,7 @@ class Connection(RequestHandler):
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109
         """An answer of the fast lane that the client is still taking is under way,
         too."""
+        self._quick = self._level = False
         if self._paused and not self._request_in_progress:
             with contextlib.suppress(TimeoutError, ConnectionError):
                 async with asyncio.timeout(timeout):
@@ -392,6 +406,11 @@ class FastServer(Server):
     def __init__(self, lane: Lane, handler: Handler, **options: Any) -> None:
         super().__init__(handler, **options)
         self._lane = lane
+        lane.tick()
+
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        await super().shutdown(timeout)
+        self._lane.close()
 
     def __call__(self) -> Connection:
         return Connection(self, self._lane, loop=self._loop, **self._kwargs)

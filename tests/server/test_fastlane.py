@@ -15,7 +15,7 @@ from aiohttp import web
 
 from shmcache import Fill
 from shmcache_server import stored
-from shmcache_server.fastlane import FIELDS_MAX, REPEATED, VERDICTS, Memo
+from shmcache_server.fastlane import FIELDS_MAX, VERDICTS, Memo
 from tests.server.lanes import HOST, STORED, Kept, Lanes, lanes
 
 LARGE = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n"
@@ -411,22 +411,16 @@ async def test_block_of_many_fields_leaves_no_verdict(both: Lanes) -> None:
     assert slow == fast and both.fast_hits == before
 
 
-async def test_forgotten_verdicts_are_held_by_nobody(both: Lanes) -> None:
+async def test_what_keys_begin_with_is_bounded(both: Lanes) -> None:
     lane = both.fast._lane
-    for i in range(2 * VERDICTS):
+    await both.restore()
+    for i in range(3 * VERDICTS):
         data = request("/", f"X: {i}")
         await both.talk(both.fast, [data, data])
-    held = {id(asked.verdict) for asked in lane._repeated.values()}
-    kept = {*map(id, lane._verdicts._young.values())}
-    assert held <= kept | {*map(id, lane._verdicts._old.values())}
-
-
-async def test_requests_known_as_a_whole_are_bounded(both: Lanes) -> None:
-    lane = both.fast._lane
-    await both.both([request("/")])
-    for i in range(2 * REPEATED):
-        lane._recognised(request(f"/{i}"))
-    assert len(lane._repeated) <= REPEATED
+    assert 0 < len(lane._plain) <= 2 * VERDICTS
+    before = both.fast_hits
+    await both.talk(both.fast, [data, data])
+    assert both.fast_hits == before + 2
 
 
 # -- over sockets
