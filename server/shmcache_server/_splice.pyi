@@ -16,9 +16,10 @@ def answered(
     data: bytes,
     hit: Callable[[bytes], Hit | None],
     transport: Transport,
+    longest: int,
     most: int,
 ) -> Literal[True] | Hit | None:
-    """Answer the GET `data` if its header block, with the end of the request line, is
-    one of `blocks`, which tell what its key begins with, and `hit` has the key: True,
-    if that was written. What was found where there is more to do than that: it is
-    stale, or of more than `most` bytes. None: neither."""
+    """Answer the GET `data`, of `longest` bytes at most, if its header block, with the
+    end of the request line, is one of `blocks`, which tell what its key begins with,
+    and `hit` has the key: True, if that was written. What was found where there is more
+    to do than that: it is stale, or of more than `most` bytes. None: neither."""

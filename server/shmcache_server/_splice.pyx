@@ -96,14 +96,17 @@ def splice(bytes document not None, int64_t age, int64_t ttl, bint body=True):
     return answer
 
 
-def answered(dict blocks not None, bytes data not None, hit, transport, Py_ssize_t most):
+def answered(
+    dict blocks not None, bytes data not None, hit, transport,
+    Py_ssize_t longest, Py_ssize_t most,
+):
     cdef const char *p = PyBytes_AS_STRING(data)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(data), n, target, before
     cdef const char *space
     cdef PyObject *prefix
     cdef bytes key, answer
     cdef char *out
-    if size < LINE or memcmp(p, "GET /", 5) != 0:
+    if not LINE <= size <= longest or memcmp(p, "GET /", 5) != 0:
         return None
     space = <const char *>memchr(p + TARGET, 32, size - TARGET)
     if space is NULL or p + size - space < ENDS or memcmp(space, LINE_END, ENDS) != 0:

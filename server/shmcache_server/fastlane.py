@@ -126,7 +126,8 @@ class Lane:
         the connection was given the rest."""
         transport = connection.transport
         assert transport is not None  # data came by it
-        found = answered(self._plain, data, self._hit, transport, SPLICE_MAX)
+        limits = self._request_max, SPLICE_MAX
+        found = answered(self._plain, data, self._hit, transport, *limits)
         if found is True:
             return True
         asked = self._recognised(data)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shmcache_server import stored
-from shmcache_server._splice import splice
+from shmcache_server._splice import answered, splice
 from shmcache_server.rfc9111 import status
 
 HEAD = b'HTTP/1.1 200 OK\r\nETag: "a"\r\nContent-Length: 3\r\n'
@@ -49,3 +49,87 @@ def test_another_version_is_none() -> None:
     document = bytearray(stored.pack(HEAD, 200, b"abc"))
     document[3] += 1
     assert splice(bytes(document), 1, 2) is None
+
+
+# -- answered
+
+BLOCK = b" HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+class Written:
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+
+def ask(data: bytes, found: object, longest: int = 4096, most: int = 16384):
+    keys: list[bytes] = []
+    written = Written()
+
+    def hit(key: bytes) -> object:
+        keys.append(key)
+        return found
+
+    told = answered({BLOCK: b"p:"}, data, hit, written, longest, most)  # type: ignore
+    return told, keys, written.data
+
+
+DOCUMENT = stored.pack(HEAD, 200, b"abc")
+FRESH = (DOCUMENT, False, 1, 2)
+
+
+def test_known_request_is_answered_under_its_key() -> None:
+    told, keys, written = ask(b"GET /x?y" + BLOCK, FRESH)
+    assert (told, keys) == (True, [b"p:/x?y"])
+    assert written == splice(DOCUMENT, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"GET /",
+        b"GET / HTTP/1.1\r\n",
+        b"GET / HTTP/1.0\r\nHost: a\r\n\r\n",
+        b"HEAD /" + BLOCK,
+        b"GET *" + BLOCK,
+        b"GET /#" + BLOCK,
+        b"GET /\x7f" + BLOCK,
+        b"GET /\xe9" + BLOCK,
+        b"GET /\t" + BLOCK,
+        b"GET /\r\n" + BLOCK,
+        b"GET / /" + BLOCK,
+        b"GET  /" + BLOCK,
+        b"GET /" + BLOCK + b"x",
+        b"GET /" + BLOCK[:-1],
+        (b"GET /" + BLOCK) * 2,
+        b"GET /" + b"x" * 1023 + BLOCK,
+        b"GET /" + b"x" * 5000 + BLOCK,
+    ],
+)
+def test_what_is_no_known_request_asks_for_nothing(data: bytes) -> None:
+    assert ask(data, FRESH) == (None, [], b"")
+
+
+def test_longest_key_and_request_are_answered() -> None:
+    data = b"GET /" + b"x" * 1021 + BLOCK
+    assert ask(data, FRESH)[0] is True
+    assert ask(data, FRESH, longest=len(data))[0] is True
+    assert ask(data, FRESH, longest=len(data) - 1)[0] is None
+
+
+@pytest.mark.parametrize(
+    ("found", "most"), [((DOCUMENT, True, 1, -2), 9999), (FRESH, len(DOCUMENT) - 1)]
+)
+def test_what_needs_more_is_handed_back(found: object, most: int) -> None:
+    told, _, written = ask(b"GET /" + BLOCK, found, most=most)
+    assert told is found and written == b""
+
+
+@pytest.mark.parametrize("found", [None, (b"another's", False, 1, 2)])
+def test_what_is_not_there_is_none(found: object) -> None:
+    assert ask(b"GET /" + BLOCK, found)[::2] == (None, b"")
