@@ -198,7 +198,7 @@ class Flights:
 
     async def _resolved(self, key: bytes, compute: Compute, terms: Terms) -> Outcome:
         l1 = self.home.l1
-        note, until = l1.table.clock(), self._until()
+        note, until, began = l1.table.clock(), self._until(), l1.clock.now()
         while True:
             flight = self._flights.get(key)
             own = flight is None or flight.overtaken
@@ -212,7 +212,7 @@ class Flights:
             if not outcome.gave_up:
                 if outcome.record is None or (outcome.own_only and not own):
                     return await self._alone(key, compute, terms)
-                if self._answers(key, outcome, note):
+                if self._answers(key, outcome, note) and outcome.lived(began):
                     outcome = self._as_it_stands(key, outcome)
                     if own:
                         return outcome

@@ -72,6 +72,12 @@ class Outcome(NamedTuple):
     gave_up: bool = False
     """No record because the flight, begun inside a compute, waited for too long."""
 
+    def lived(self, began: int) -> bool:
+        """Whether its life had not ended before a call began. A process may be stopped
+        between a flight's answer and its landing: who comes then has not waited for
+        what is dead by now, and looks again."""
+        return self.record is None or self.record.dead_at >= began
+
     def over(self, now: int) -> bool:
         """Whether it was stale, and its grace has ended. What was just computed is
         told all the same."""

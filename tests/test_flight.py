@@ -74,6 +74,44 @@ async def test_caller_noted_after_the_stamp_looks_again(cache):
     assert (await second).record.value == b"\xa3new"
 
 
+async def test_caller_is_not_answered_with_what_was_dead_as_it_came(pair):
+    """1. A flight has its answer; 2. its process is stopped, and the answer's life
+    ends; 3. a caller comes before the flight has landed."""
+    cache, clock = pair[0], pair[0]._l1.clock
+    flights, compute, terms = cache._flights, held("old"), Terms(1.0)
+    first = asking(flights.resolve(b"k", compute, terms))
+    await compute.started.wait()
+    told = []
+
+    def comes_late(_: object) -> None:
+        clock.advance(2)
+        assert b"k" in flights._flights
+        late = flights.resolve(b"k", lambda: "new", terms)
+        try:
+            late.send(None)
+        except StopIteration as end:
+            told.append(end.value)
+        late.close()
+
+    flights._flights[b"k"].answer.add_done_callback(comes_late)
+    compute.gate.set()
+    assert (await first).record.value == b"\xa3old"
+    assert told == []
+
+
+async def test_callers_share_what_is_not_to_be_kept(pair):
+    """Its life has no length, and had not ended as they came."""
+    cache, clock = pair[0], pair[0]._l1.clock
+    compute, terms = held("v"), Terms(0.0)
+    asked = [asking(cache._flights.resolve(b"k", compute, terms)) for _ in range(3)]
+    await compute.started.wait()
+    clock.advance(1)
+    compute.gate.set()
+    outcomes = await asyncio.gather(*asked)
+    assert {one.record.value for one in outcomes} == {b"\xa1v"}
+    assert compute.calls == 1
+
+
 async def test_landed_flight_does_not_take_its_successor_along(cache):
     old, new = held("old"), held("new")
     early = resolve(cache, old)

@@ -150,8 +150,8 @@ class History:
     ) -> list[Violation]:
         """All violations. `ages`: nobody moved Redis' clock, nor touched a value;
         `swaps`: nobody was cut off from the fleet; `softs`: nobody touched a value,
-        which makes a stale one fresh; `adds`: Redis evicted nothing, after which two
-        hosts may add to what the one of them still holds."""
+        or moved Redis' clock, which makes a stale one fresh; `adds`: Redis lost and
+        refused nothing, after which two hosts may add to what one of them holds."""
         found = list(self.troubles)
         if swaps:
             found += self._swapped()

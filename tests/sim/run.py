@@ -51,8 +51,8 @@ def run(fleet: Fleet, seed: int, traced: bool = False) -> Result:
     violations = program.history.check(
         ages=not program.redis_jumped and not program.touched,
         swaps=not program.redis_lost and not program.gaps,
-        adds="evict" not in program.befell,
-        softs=not program.touched,
+        adds=not program.redis_lost,
+        softs=not program.touched and not program.redis_jumped,
     )
     violations += _fetched_once(program)
     return Result(seed, violations, program.befell, world.steps, world.lines)
