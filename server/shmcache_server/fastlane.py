@@ -222,7 +222,7 @@ class Lane:
                 if start:
                     connection.go_slow(data[start:])
                 return start > 0
-        return True
+        return bool(known)
 
     def _answer(
         self, connection: Connection, asked: Asked, found: Hit | None = None

@@ -322,6 +322,14 @@ async def test_hit_behind_a_slow_request_waits_for_it(both: Lanes) -> None:
     transport.close()
 
 
+async def test_nothing_received_is_for_aiohttp(both: Lanes) -> None:
+    """It asks its own protocol so to go on with what its parser has kept."""
+    transport = both.open(both.fast)
+    await both.settle(transport)
+    assert not both.fast._lane.answer(transport._connection, b"")
+    transport.close()
+
+
 async def test_client_that_does_not_read_goes_the_slow_lane(both: Lanes) -> None:
     await both.both([request("/")])
     transport = both.open(both.fast)
