@@ -60,7 +60,9 @@ def holder(name: str) -> Iterator[subprocess.Popen[str]]:
 def live(holder: subprocess.Popen[str]) -> str:
     """The file of a segment that a process holds."""
     assert holder.stdout is not None
-    return holder.stdout.readline().strip()
+    file = holder.stdout.readline().strip()
+    assert file, "the holder did not start"  # else tests would change /dev/shm itself
+    return file
 
 
 @pytest.fixture
