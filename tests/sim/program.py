@@ -627,7 +627,7 @@ class Program:
         world.trace("mended")
         self.mended = True
         world.faults = Faults(spread=world.faults.spread)
-        world.lost_wakeups = world.kills = world.stops = 0.0
+        world.lost_wakeups = world.kills = world.stops = world.pauses = 0.0
         self._rise()
         server = world.server
         server.hung_until = min(server.hung_until, world.now)
