@@ -181,6 +181,7 @@ class Follower:
                     unfollowed = self._words.load(UNFOLLOWED)
                     if not await stream.heartbeat():
                         continue
+                    place.hear(self._l1.clock.now())
                     self._at_the_end(partition, unfollowed)
                     if not back:
                         self._l2.alive(partition)

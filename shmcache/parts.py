@@ -22,10 +22,13 @@ from .l1 import L1
 from .l2 import L2
 from .lease import Leases
 from .lookup import Lookup
-from .policy import EARLY_REACH
+from .policy import EARLY_REACH, SECOND
 from .reaper import Reaper
 from .segment import ATTACHED, MADE
 from .stream import Place
+
+FOLLOWING_SECONDS = 3
+"""Since the stream's end was last reached; the follower looks each second."""
 
 log = logging.getLogger("shmcache")
 
@@ -91,8 +94,9 @@ class Parts:
         follower = self.invalidations.follower
         if self.l2 is None or follower is None:
             return None
-        placed = all(place.identity for place in follower.places)
-        return self.l2.available and self.l1.followed and placed
+        lately = self.l1.clock.now() - FOLLOWING_SECONDS * SECOND
+        heard = all(p.identity and p.heard >= lately for p in follower.places)
+        return self.l2.available and self.l1.followed and heard
 
     # -- life
 

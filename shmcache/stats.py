@@ -106,8 +106,9 @@ class Stats:
     following: bool | None = None
     """Whether what other hosts invalidate is applied here: L2 is up, a process of this
     host has the role to follow the stream of invalidations, and has come to its end
-    since the first of them started. False: it may be late, and what stood before that
-    start is served as stale, for 4 s at most. None: no L2, and so no other host."""
+    since the first of them started, and again within the last seconds. False: it may
+    be late, and what stood before that start is served as stale, for 4 s at most.
+    None: no L2, and so no other host."""
     unsent: int = 0
     """Invalidations in the outbox now, which Redis is still to be told."""
 

@@ -131,6 +131,15 @@ class Place:
         """Of the Redis that may be read from; 0: none yet."""
         return self._words.load(self._at + 2)
 
+    @property
+    def heard(self) -> int:
+        """When the stream's end was last reached, by the host's clock."""
+        return self._words.load(self._at + 3)
+
+    def hear(self, now: int) -> None:
+        """Its end is reached."""
+        self._words.store(self._at + 3, now)
+
     def move(self, mark: int, to: int) -> bool:
         """Move the position within its incarnation, if it still bears `mark`."""
         return self._words.cas(self._at, mark, mark - position_of(mark) + to)

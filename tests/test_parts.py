@@ -283,6 +283,26 @@ async def test_host_says_whether_it_follows():
             assert cache.stats().l2 == "up"
 
 
+async def test_host_whose_follower_hears_nothing_does_not_follow(server):
+    """It cannot read what stands in the stream, while every other operation is well."""
+    settings = {"size": SIZE, "l2": server.url, "app": segment_name()}
+    async with (
+        Cache.open(segment_name(), **settings) as cache,
+        Cache.open(segment_name(), **settings) as other,
+    ):
+        await eventually(lambda: cache.stats().following)
+        server.command("ACL", "SETUSER", "default", "-xread")
+        try:
+            follower = cache._parts.invalidations.follower
+            await eventually(lambda: follower.failures)  # no read is under way
+            await other.delete("k")
+            await eventually(lambda: not cache.stats().following, 10)
+            assert cache.stats().l2 == "up"
+        finally:
+            server.command("ACL", "SETUSER", "default", "+xread")
+        await eventually(lambda: cache.stats().following, 15)
+
+
 async def test_host_that_was_away_follows_from_the_end_of_the_stream_on(server):
     """Its stale hits have a reason that can be seen, while L2 is not known to be
     away."""
