@@ -2,7 +2,6 @@
 
 from asyncio import Transport
 from collections.abc import Callable
-from typing import Literal
 
 Hit = tuple[bytes, bool, int, int]
 
@@ -18,8 +17,9 @@ def answered(
     transport: Transport,
     longest: int,
     most: int,
-) -> Literal[True] | Hit | None:
+) -> bool | Hit | None:
     """Answer the GET `data`, of `longest` bytes at most, if its header block, with the
     end of the request line, is one of `blocks`, which tell what its key begins with,
-    and `hit` has the key: True, if that was written. What was found where there is more
-    to do than that: it is stale, or of more than `most` bytes. None: neither."""
+    and `hit` has the key: True, if that was written; False, if there is nothing. What
+    was found where there is more to do than that: it is stale, or of more than `most`
+    bytes. None: it is not known."""

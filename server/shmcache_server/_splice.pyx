@@ -126,7 +126,7 @@ def answered(
     append(out, p + TARGET, target)
     found = hit(key)
     if found is None:
-        return None
+        return False
     document, stale, age, ttl = <tuple>found
     if stale or PyBytes_GET_SIZE(document) > most:
         return found

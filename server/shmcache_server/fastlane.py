@@ -128,8 +128,8 @@ class Lane:
         assert transport is not None  # data came by it
         limits = self._request_max, SPLICE_MAX
         found = answered(self._plain, data, self._hit, transport, *limits)
-        if found is True:
-            return True
+        if isinstance(found, bool):  # answered, or a miss
+            return found
         asked = self._recognised(data)
         if asked is None:
             return self._answer_each(connection, data)

@@ -130,6 +130,8 @@ def test_what_needs_more_is_handed_back(found: object, most: int) -> None:
     assert told is found and written == b""
 
 
-@pytest.mark.parametrize("found", [None, (b"another's", False, 1, 2)])
-def test_what_is_not_there_is_none(found: object) -> None:
-    assert ask(b"GET /" + BLOCK, found)[::2] == (None, b"")
+@pytest.mark.parametrize(
+    ("found", "told"), [(None, False), ((b"another's", False, 1, 2), None)]
+)
+def test_what_is_not_there_is_not_answered(found: object, told: object) -> None:
+    assert ask(b"GET /" + BLOCK, found)[::2] == (told, b"")
