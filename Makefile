@@ -56,6 +56,7 @@ stress: $(BUILT) build/check/fast/stress  ## every long count; HISTORIES=1000000
 	SHMCACHE_REPEATS=10000 $(PY) -m pytest tests/test_cancellation.py tests/test_asks.py \
 	  $(PYTEST_ARGS)
 	$(PY) -m pytest tests/model/full.py $(PYTEST_ARGS)
+	SHMCACHE_TRIES=3000 $(PY) -m pytest tests/sim/test_mutations.py $(PYTEST_ARGS)
 	$(PY) -m tests.sim 0 --histories $(HISTORIES) --jobs 2
 
 # Random requests through both lanes of the server; of which `make test` runs a hundredth.
