@@ -3,7 +3,8 @@
 cli       the command line               config    its settings
 arbiter   the master's side of gunicorn  worker    the worker's side
 app       the wiring of one worker       embedded  a child redis-server
-handler   every request, from key to answer
+fastlane  hits, answered as they come in     _splice   one of them, in C
+handler   every other request            key       what it is asked for by
 fetch     misses, shared by who waits    live      a response on its way
 origins   where misses are fetched       connections  the pool to them
 answer    what is sent                   upload    what a client sends
