@@ -287,7 +287,8 @@ class Cache:
         grace: Ttl = 0.0,
         tags: Tags = (),
     ) -> bool:
-        """Store a value where none stands, fresh or stale; whether it did."""
+        """Store a value where none stands, fresh or stale; whether it did. Where L2
+        does not answer, the host decides alone: this is no lock between hosts."""
         wanted = self._terms(ttl=ttl, grace=grace, tags=tags)
         return await self._writes.add(self._key(key), value, wanted)
 
@@ -302,7 +303,7 @@ class Cache:
         tags: Tags = (),
     ) -> bool:
         """Store a value where just that one stands whose `Entry.version` this is;
-        whether it did."""
+        whether it did. Where L2 does not answer, the host decides alone."""
         wanted = self._terms(ttl=ttl, grace=grace, tags=tags)
         if type(version) is not int or not 0 < version < 2**64:
             raise ValueError(f"version={version!r}: expected an Entry's version")

@@ -149,9 +149,11 @@ class History:
         adds: bool = True,
     ) -> list[Violation]:
         """All violations. `ages`: nobody moved Redis' clock, nor touched a value;
-        `swaps`: nobody was cut off from the fleet; `softs`: nobody touched a value,
+        `swaps`: nobody was cut off from the fleet, or had no
+        answer in time; `softs`: nobody touched a value,
         or moved Redis' clock, which makes a stale one fresh; `adds`: Redis lost and
-        refused nothing, after which two hosts may add to what one of them holds."""
+        refused nothing, nor ended it early, after which two hosts
+        may add to what one of them holds."""
         found = list(self.troubles)
         if swaps:
             found += self._swapped()
