@@ -152,14 +152,15 @@ def _followed(host: SimHost) -> bool:
 
 
 def _fetched_once(program: Program) -> list[Violation]:
-    """Without faults, one fetch for the first miss and two for each write: the stream's
-    echo of an invalidation voids the claim of a fetch that began after it."""
+    """Without faults, one fetch for the first miss and three for each write. It voids
+    the claim of a miss that was noted before it and won the lease after it, and the
+    stream's echo of it that of a fetch which began after it."""
     if not program.quiet or program.terms.ttl == 0.3 or program.touched:
         return []
     found = []
     for key, fetches in program.fetches.items():
         writes = sum(w.about in (key, "t", "all") for w in program.history.writes)
-        if fetches > 1 + 2 * writes:
+        if fetches > 1 + 3 * writes:
             found.append(
                 Violation("twice", f"{fetches} fetches of {key}, {writes} writes")
             )
