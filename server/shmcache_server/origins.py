@@ -16,11 +16,12 @@ from typing import Any
 
 import aiohttp
 from aiohttp import HttpVersion11
+from aiohttp.http import HttpProcessingError, RawResponseMessage
+from aiohttp.streams import StreamReader
 from multidict import CIMultiDict, CIMultiDictProxy
-from yarl import URL
 
 from .config import Config
-from .connections import NO_BODY, Connector
+from .connections import NO_BODY, Connection, Pool
 from .rfc9111 import directives as cache_control
 
 VIA = "1.1 shmcache"
@@ -88,11 +89,12 @@ CONDITIONS = frozenset(
     }
 )
 _OURS = frozenset({"accept-encoding", "content-length", "expect", "host", "via"})
-_NOT_ADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+_BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _NOT_KEPT = HOP_BY_HOP | {"age", "content-length"}
 """Of a response: of one hop, or written anew for each client."""
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _BAD_IN_VALUE = re.compile(rb"[\r\n\0]")
+_FAILURES = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
 _STATUSES = range(200, 1000)
 """Of an answer; 101 would be another protocol's beginning."""
 
@@ -135,12 +137,14 @@ class Answering:
     """Whether the end of the body can be told from a broken connection."""
     empty: bool
     """No body whatever the fields say: RFC 9112 §6.3."""
-    response: aiohttp.ClientResponse = field(repr=False)
+    content: StreamReader = field(repr=False)
+    connection: Connection | None = field(repr=False)
+    """Until it is closed."""
     directives: cache_control.Directives = field(default_factory=dict)
 
     def at_hand(self) -> bytes | None:
         """All of the body, if it has come with the head; None: it has not."""
-        content = self.response.content
+        content = self.content
         if not content.is_eof() or content.exception() is not None:
             return None
         return content.read_nowait()
@@ -148,7 +152,7 @@ class Answering:
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes; `OriginError` if it breaks off."""
         try:
-            async for chunk in self.response.content.iter_any():
+            async for chunk in self.content.iter_any():
                 yield chunk
         except TimeoutError as e:
             raise OriginTimeout("origin: fell silent within a body") from e
@@ -157,59 +161,48 @@ class Answering:
 
     def close(self) -> None:
         """Done with it: the connection is reused if the body was read to its end."""
-        if self.response.content.at_eof():
-            self.response.release()
-        else:
-            self.response.close()
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            if not self.content.at_eof():
+                connection.force_close()
+            connection.done()
 
 
 class Origin:
-    """A pool of connections to one origin; a worker has one, in its loop."""
+    """One origin, and a worker's connections to it."""
 
     def __init__(self, config: Config) -> None:
         self._base = config.origin.base
-        limits, origin = config.limits, config.origin
-        self._session = aiohttp.ClientSession(
-            connector=Connector(origin.connections),
-            # A whole body may take as long as it flows.
-            timeout=aiohttp.ClientTimeout(
-                total=None, connect=origin.connect_timeout, sock_read=origin.timeout
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            skip_auto_headers=_NOT_ADDED,
-            max_line_size=limits.line,
-            max_field_size=limits.field,
-        )
-        # It would ask twice, and the second time with what is left of the body.
-        self._session._retry_connection = False
+        self._pool = Pool(config)
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._session.close()
+        await self._pool.close()
 
     async def ask(self, asking: Asking) -> Answering:
         """Send the request and await the head of its answer; `OriginError`."""
+        method, fields = asking.method, asking.fields
+        fields["Host"] = self._pool.host
+        if asking.body is None:
+            if method not in _BODILESS:
+                fields["Content-Length"] = "0"  # RFC 9110 §8.6
+        elif "Content-Length" not in fields:
+            fields["Transfer-Encoding"] = "chunked"
+        connection = None
         try:
-            response = await self._session.request(
-                asking.method,
-                _url(self._base, asking.target),
-                headers=asking.fields,
-                data=asking.body,
-                allow_redirects=False,
+            connection = await self._pool.take()
+            message, content = await connection.ask(
+                method, asking.target, fields, asking.body
             )
-        except TimeoutError as e:
-            raise OriginTimeout(f"origin {self._base}: no answer in time") from e
-        except (aiohttp.ClientError, OSError, ValueError) as e:
-            raise OriginError(f"origin {self._base}: {_words(e)}") from e
-        try:
-            return _answering(asking.method, response)
-        except ValueError as e:
-            response.close()
-            raise OriginError(f"origin: {_words(e)}") from e
-        except BaseException:
-            response.close()
+            return _answering(method, message, content, connection)
+        except BaseException as e:
+            if connection is not None:
+                connection.force_close()
+                connection.done()
+            if isinstance(e, TimeoutError):
+                raise OriginTimeout(f"origin {self._base}: no answer in time") from e
+            if isinstance(e, _FAILURES):
+                raise OriginError(f"origin {self._base}: {_words(e)}") from e
             raise
 
 
@@ -223,15 +216,6 @@ def request_fields(
     sent = CIMultiDict((n, v) for n, v in fields.items() if not _dropped(n, gone))
     sent["Via"] = ", ".join([*fields.getall("Via", ()), VIA])
     return sent
-
-
-def _url(base: str, target: str) -> URL:
-    """A URL whose target is sent as it stands."""
-    url = URL(base + target, encoded=True)
-    if url.raw_path_qs != target:
-        # `/x?`: it takes an empty query for none, and the key does not.
-        url._cache["raw_path_qs"] = target
-    return url
 
 
 @lru_cache(16)
@@ -259,8 +243,13 @@ def named(connection: Iterable[str]) -> frozenset[str]:
     )
 
 
-def _answering(method: str, response: aiohttp.ClientResponse) -> Answering:
-    fields, status = response.headers, response.status
+def _answering(
+    method: str,
+    message: RawResponseMessage,
+    content: StreamReader,
+    connection: Connection,
+) -> Answering:
+    fields, status = message.headers, message.code
     if status not in _STATUSES:
         raise OriginError(f"origin: status {status} is no answer")
     length = fields.get("Content-Length")
@@ -268,24 +257,25 @@ def _answering(method: str, response: aiohttp.ClientResponse) -> Answering:
     return Answering(
         status=status,
         fields=fields,
-        head=_head(response),
+        head=_head(message),
         # RFC 9110 §8.6: a 204 has none.
         length=int(length) if length and length.isdigit() and status != 204 else None,
-        whole=_chunked(response) or empty or length is not None,
+        whole=_chunked(message) or empty or length is not None,
         empty=empty,
-        response=response,
+        content=content,
+        connection=connection,
         directives=cache_control.parse(fields.getall("Cache-Control", ())),
     )
 
 
-def _head(response: aiohttp.ClientResponse) -> bytes:
-    fields = response.headers
+def _head(message: RawResponseMessage) -> bytes:
+    fields = message.headers
     gone = _NOT_KEPT
     if "Connection" in fields:
         gone = gone | named(fields.getall("Connection"))
-    reason = (response.reason or "").encode("utf-8", "surrogateescape")
-    lines = [b"HTTP/1.1 %d %b\r\n" % (response.status, reason)]
-    for name, value in response.raw_headers:
+    reason = (message.reason or "").encode("utf-8", "surrogateescape")
+    lines = [b"HTTP/1.1 %d %b\r\n" % (message.code, reason)]
+    for name, value in message.raw_headers:
         # RFC 9112 §5.1: with a space before the colon it means what the next hop
         # makes of it.
         lower = _token(name)
@@ -306,16 +296,16 @@ def _token(name: bytes) -> str:
     return name.lower().decode("latin-1") if _NAME.fullmatch(name) else ""
 
 
-def _chunked(response: aiohttp.ClientResponse) -> bool:
+def _chunked(message: RawResponseMessage) -> bool:
     """Whether the body comes in chunks; `OriginError` for a coding that is not taken
     off: RFC 9112 §6.3, RFC 9111 §3.3."""
-    codings = response.headers.getall("Transfer-Encoding", ())
+    codings = message.headers.getall("Transfer-Encoding", ())
     if not codings:
         return False
     if [coding.strip().lower() for coding in codings] != ["chunked"]:
         raise OriginError(f"origin: Transfer-Encoding {', '.join(codings)[:80]!r}")
     # RFC 9112 §6.1: of HTTP/1.0 the end of the chunks is not to be relied on.
-    return response.version is not None and response.version >= HttpVersion11
+    return message.version >= HttpVersion11
 
 
 def _words(error: BaseException) -> str:

@@ -50,9 +50,7 @@ class Sockets:
 
     @property
     def pooled(self) -> int:
-        connector = self.origin._session.connector
-        assert connector
-        return sum(map(len, connector._conns.values()))
+        return len(self.origin._pool)
 
     async def close(self) -> None:
         await self.origin.close()
