@@ -25,7 +25,7 @@ BUILT     := $(VENV)/.stamp-built
 PEERS     := $(VENV)/.stamp-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help build serve test check check-c c-programs stress fuzz chaos bench bench-l1 bench-l2 \
+.PHONY: help build serve test check check-c c-programs conformance stress fuzz chaos bench bench-l1 bench-l2 \
         bench-eviction waves scale redis-faults clean distclean
 
 help:  ## this list
@@ -67,6 +67,10 @@ fuzz: $(BUILT)  ## whether the lanes agree, two minutes; REQUESTS=10000000
 # Real hosts, a real Redis behind a fault proxy, a seeded schedule; every answer checked.
 chaos: $(BUILT)  ## five minutes of faults; CHAOS_ARGS='--seconds 60 --seed 7'
 	@$(PY) -m loadtest.chaos $(if $(CHAOS_ARGS),$(CHAOS_ARGS),--seconds 300)
+
+# http-cache-tests, from npm; what it finds must be what expected.json explains.
+conformance: $(BUILT)  ## the public suite for HTTP caches; ID=vary-match shows one test
+	@$(PY) -m tests.conformance $(if $(ID),'$(ID)') $(CONFORMANCE_ARGS)
 
 waves: $(BUILT)  ## 10,000 miss waves, lost wake-ups, killed holders; BENCH_ARGS='--trials 300'
 	@$(PY) -m loadtest.waves $(BENCH_ARGS)

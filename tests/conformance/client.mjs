@@ -1,0 +1,38 @@
+// The suite's client against a server: node client.mjs BASE_URL RESULTS_FILE [ID].
+// Writes [{suite, id, kind, verdict, message}], the verdicts by the suite's own rules;
+// with an ID for that test alone, its requests and answers going to stdout.
+import { writeFileSync } from 'node:fs'
+import fetch from 'node-fetch'
+import { getResults, runTests } from 'http-cache-tests/client/runner.mjs'
+import { determineTestResult } from 'http-cache-tests/lib/display.mjs'
+import suites from 'http-cache-tests/tests/index.mjs'
+
+const VERDICTS = {
+  '✅': 'pass',
+  Y: 'pass',
+  '⛔️': 'fail',
+  '⚠️': 'fail',
+  N: 'fail',
+  '🔹': 'setup failed',
+  '⁉️': 'harness failed',
+  '⚪️': 'dependency failed',
+  '↻': 'retried'
+}
+const [base, file, id] = process.argv.slice(2)
+const wanted = suites.map(suite => ({
+  id: suite.id, tests: suite.tests.filter(test => id === undefined || test.id === id)
+}))
+if (id) wanted.forEach(suite => suite.tests.forEach(test => { test.dump = true }))
+
+await runTests(wanted, fetch, false, base)
+const results = getResults()
+const told = wanted.flatMap(suite => suite.tests
+  .filter(test => test.id in results) // without those for browsers alone
+  .map(test => ({
+    suite: suite.id,
+    id: test.id,
+    kind: test.kind ?? 'required',
+    verdict: VERDICTS[determineTestResult(suites, test.id, results, !id)[2]],
+    message: results[test.id] === true ? '' : results[test.id].join(': ')
+  })))
+writeFileSync(file, JSON.stringify(told))
