@@ -1,7 +1,8 @@
 """The public suite http-cache-tests, installed from npm and run through our server.
 
 The origin, the client and the verdicts are the suite's own. By these a test whose setup
-or dependency fails is not passed.
+or dependency fails is not passed. package.json puts a small package in the place of npm
+itself, on which the suite depends and which nothing of it imports.
 """
 
 from __future__ import annotations
