@@ -34,7 +34,7 @@ from .config import SIZE_MIN, CacheConfig, parse_size
 from .entry import MISSING, Entry
 from .errors import CacheError, CodecError, TierUnavailable
 from .fill import UNSET, Terms
-from .job import Outcome
+from .job import Outcome, Until
 from .keys import Key
 from .l1 import Hit
 from .parts import Parts, Prepared, open_l1
@@ -216,7 +216,7 @@ class Cache:
                 return value
         await self.start()
         found = self._standing(raw)
-        return (await self._resolve(raw, found, compute, wanted)).value
+        return _told(await self._resolve(raw, found, compute, wanted)).value
 
     async def get_or_set_entry(
         self, key: Key, compute: Callable[[], Any], **wishes: Unpack[Wishes]
@@ -224,16 +224,22 @@ class Cache:
         """As `get_or_set`, with age, ttl, state, source and version."""
         raw, wanted = self._key(key), self._terms(**wishes)
         await self.start()
-        return await self._resolve(raw, self._standing(raw), compute, wanted)
+        return _told(await self._resolve(raw, self._standing(raw), compute, wanted))
 
     async def resolve(
-        self, key: Key, compute: Callable[[], Any], **wishes: Unpack[Wishes]
-    ) -> Entry:
+        self,
+        key: Key,
+        compute: Callable[[], Any],
+        *,
+        until: Until = None,
+        **wishes: Unpack[Wishes],
+    ) -> Entry | None:
         """`get_or_set_entry` for who has looked by `entry` already: no hit or miss is
-        counted again."""
+        counted again. None once `until` is done: a compute that goes on may have
+        answered its caller by it."""
         raw, wanted = self._key(key), self._terms(**wishes)
         await self.start()
-        return await self._resolve(raw, self._l1.look(raw), compute, wanted)
+        return await self._resolve(raw, self._l1.look(raw), compute, wanted, until)
 
     def refresh(
         self, key: Key, compute: Callable[[], Any], **wishes: Unpack[Wishes]
@@ -413,8 +419,9 @@ class Cache:
         record: Record | None,
         compute: Callable[[], Any],
         wanted: Terms,
-    ) -> Entry:
-        """Steps 2 to 7; `record` is what L1 has."""
+        until: Until = None,
+    ) -> Entry | None:
+        """Steps 2 to 7; `record` is what L1 has. None once `until` is done."""
         if record is not None and record.state != DEAD:
             if record.kind == ERROR and record.state == FRESH:
                 raise shared_error(record.value)
@@ -423,11 +430,13 @@ class Cache:
                 fresher = await self._fresher(key, record, compute, wanted)
                 return found if fresher is None else self._entry_of(fresher)
         try:
-            return self._entry_of(await self._flights.resolve(key, compute, wanted))
+            outcome = await self._flights.resolve(key, compute, wanted, until)
+            return None if outcome is None else self._entry_of(outcome)
         except CodecError:
             # L2's, if it is not our own compute's, which fails again.
             await self._invalidations.delete(key)
-            return self._entry_of(await self._flights.resolve(key, compute, wanted))
+            outcome = await self._flights.resolve(key, compute, wanted, until)
+            return None if outcome is None else self._entry_of(outcome)
 
     async def _fresher(
         self, key: bytes, record: Record, compute: Callable[[], Any], wanted: Terms
@@ -467,3 +476,9 @@ class Cache:
 
     def _entry(self, record: Record, source: str) -> Entry:
         return entry.of(record, source, self._codec, self._l1.clock.now())
+
+
+def _told(entry: Entry | None) -> Entry:
+    """The entry of who waits for nothing else."""
+    assert entry is not None
+    return entry

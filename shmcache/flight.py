@@ -41,6 +41,7 @@ from .job import (
     Home,
     Job,
     Outcome,
+    Until,
     WaitedTooLong,
     failures_in,
     found,
@@ -171,15 +172,18 @@ class Flights:
     def __init__(self, home: Home) -> None:
         self.home = home
         self._flights: dict[bytes, Flight] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._waiters = 0
         self._closed = False
 
     def __len__(self) -> int:
         return len(self._tasks)
 
-    async def resolve(self, key: bytes, compute: Compute, terms: Terms) -> Outcome:
-        """Steps 3 to 7: join or start the key's flight, and await its answer.
+    async def resolve(
+        self, key: bytes, compute: Compute, terms: Terms, until: Until = None
+    ) -> Outcome | None:
+        """Steps 3 to 7: join or start the key's flight, and await its answer; None if
+        `until` was done before it was there.
 
         `ReentrantCompute` inside the key's own compute; `Overloaded` above the caps.
         """
@@ -189,45 +193,57 @@ class Flights:
         self._check_cap("waiters_max", self._waiters)
         self._waiters += 1
         try:
-            outcome = await self._resolved(key, compute, terms)
+            outcome = await self._resolved(key, compute, terms, until)
         finally:
             self._waiters -= 1
+        if outcome is None:
+            return None
         if outcome.record is not None and outcome.record.kind == ERROR:
             raise shared_error(outcome.record.value)
         return outcome
 
-    async def _resolved(self, key: bytes, compute: Compute, terms: Terms) -> Outcome:
+    async def _resolved(
+        self, key: bytes, compute: Compute, terms: Terms, until: Until
+    ) -> Outcome | None:
         l1 = self.home.l1
-        note, until, began = l1.table.clock(), self._until(), l1.clock.now()
+        note, ends, began = l1.table.clock(), self._ends(), l1.clock.now()
         while True:
             flight = self._flights.get(key)
             own = flight is None or flight.overtaken
             if flight is None or own:
-                job = Job(key, compute, terms, False, l1.table.clock(), None, until)
+                job = Job(key, compute, terms, False, l1.table.clock(), None, ends)
                 flight = self._launch(job)
-            patience = None if own else until
-            outcome = await self._answer(flight, own, patience)
+            patience = None if own else ends
+            outcome = await self._answer(flight, own, patience, until)
+            if until is not None and until.done():
+                return None
             if outcome is None or (own and outcome.gave_up):
                 break
             if not outcome.gave_up:
                 if outcome.record is None or (outcome.own_only and not own):
-                    return await self._alone(key, compute, terms)
+                    return await self._apart(key, compute, terms, until)
                 if self._answers(key, outcome, note) and outcome.lived(began):
                     outcome = self._as_it_stands(key, outcome)
                     if own:
                         return outcome
                     l1.count("coalesced")
                     return outcome._replace(source="flight")
-            if not await self._done(flight.task, patience):
+            if not await self._done(flight.task, patience, until):
+                if until is not None and until.done():
+                    return None
                 break
         l1.count("soft_timeouts")
-        return await self._alone(key, compute, terms, store=False)
+        return await self._apart(key, compute, terms, until, store=False)
 
     async def _answer(
-        self, flight: Flight, own: bool, until: float | None
+        self, flight: Flight, own: bool, ends: float | None, until: Until
     ) -> Outcome | None:
-        """A flight's answer; None if it was not there by `until`."""
-        if until is not None and not await self._done(flight.answer, until):
+        """A flight's answer; None if it was not there in time."""
+        if until is not None and ends is None:
+            await _either(flight.answer, until)
+            if not flight.answer.done():
+                return None
+        elif ends is not None and not await self._done(flight.answer, ends, until):
             return None
         try:
             return await asyncio.shield(flight.answer)
@@ -238,13 +254,19 @@ class Flights:
             return Outcome(None, "l1", flight.job.stamp, gave_up=True)
 
     @staticmethod
-    async def _done(work: asyncio.Future[Any], until: float | None) -> bool:
-        """Wait for it; whether it ended by `until`."""
+    async def _done(
+        work: asyncio.Future[Any], ends: float | None, until: Until = None
+    ) -> bool:
+        """Wait for it; whether it was done by `ends`, and before `until`."""
         patience = None
-        if until is not None:
-            patience = max(0.0, until - asyncio.get_running_loop().time())
-        done, _ = await asyncio.wait((work,), timeout=patience)
-        return bool(done)
+        if ends is not None:
+            patience = max(0.0, ends - asyncio.get_running_loop().time())
+        await asyncio.wait(
+            (work,) if until is None else (work, until),
+            timeout=patience,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        return work.done()
 
     def _answers(self, key: bytes, outcome: Outcome, note: int) -> bool:
         """Whether a caller with this note may be told. A failure that was made stale
@@ -339,7 +361,7 @@ class Flights:
             self.home.l1.count("overloaded")
             raise Overloaded(f"{setting}={cap}: as many are under way")
 
-    def _until(self) -> float | None:
+    def _ends(self) -> float | None:
         """Loop time at which a caller waits no longer for others; None: it does."""
         if not nesting.inside_any():
             return None
@@ -353,6 +375,30 @@ class Flights:
         if mark is None or mark.state != FRESH:
             return False
         return failures_in(self.home.l1, key) > 0
+
+    async def _apart(
+        self,
+        key: bytes,
+        compute: Compute,
+        terms: Terms,
+        until: Until,
+        *,
+        store: bool = True,
+    ) -> Outcome | None:
+        """As `_alone`; who waits only `until` leaves the rest to a task."""
+        work = self._alone(key, compute, terms, store=store)
+        if until is None:
+            return await work
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(_retrieved)
+        try:
+            await _either(task, until)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        return None if until.done() else task.result()
 
     async def _alone(
         self, key: bytes, compute: Compute, terms: Terms, *, store: bool = True
@@ -384,6 +430,25 @@ def _log_failure(answer: asyncio.Future[Outcome]) -> None:
     error = None if answer.cancelled() else answer.exception()
     if error is not None:
         log.info("refresh failed: %s: %s", type(error).__name__, error)
+
+
+async def _either(one: asyncio.Future[Any], other: asyncio.Future[Any]) -> None:
+    """Wait until one of the two is done."""
+    if one.done() or other.done():
+        return
+    waiter = asyncio.get_running_loop().create_future()
+
+    def over(_: asyncio.Future[Any]) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    one.add_done_callback(over)
+    other.add_done_callback(over)
+    try:
+        await waiter
+    finally:
+        one.remove_done_callback(over)
+        other.remove_done_callback(over)
 
 
 def _retrieved(answer: asyncio.Future[Outcome]) -> None:

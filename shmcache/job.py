@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import tags
 from .claim import Claims
@@ -21,6 +21,9 @@ from .l2 import L2
 from .lease import Leases
 from .lookup import Lookup
 from .record import FRESH, PASS, STALE, VALUE, Record
+
+Until = asyncio.Future[Any] | None
+"""What makes the rest of a caller's wait needless."""
 
 
 class Home(NamedTuple):

@@ -85,6 +85,10 @@ class Joined(NamedTuple):
     collapsed: bool
 
 
+Answered = asyncio.Future[Joined]
+"""Of one who waits."""
+
+
 class Fetches:
     """This worker's misses."""
 
@@ -96,27 +100,30 @@ class Fetches:
         longest = cache.stats().value_max - _BESIDE_BODY
         self._store_max = max(0, min(config.limits.stored_body, longest))
         self._stall = config.origin.timeout
-        self._lives: dict[str, asyncio.Future[LiveResponse]] = {}
+        self._lives: dict[str, LiveResponse] = {}
+        self._joining: dict[str, dict[Answered, int]] = {}
+        """By key, those who wait, with their notes."""
         self._tasks: set[asyncio.Future[Any]] = set()
 
     async def join(self, wanted: Wanted) -> Joined:
         """Answer a miss by the key's fetch, ours or another's; raises what it did."""
-        key = wanted.key
-        loop = asyncio.get_running_loop()
-        note = self._cache.note()
-        own: asyncio.Future[LiveResponse] = loop.create_future()
-        live = self._lives.setdefault(key, loop.create_future())
-        flight = self._keep(self._cache.resolve(key, self._compute(wanted, own), ttl=0))
-        await asyncio.wait((flight, own, live), return_when=asyncio.FIRST_COMPLETED)
-        if not own.done() and live.done() and self._may_join(key, live.result(), note):
-            return Joined(live.result(), None, True)
-        if not own.done():
-            await asyncio.wait((flight, own), return_when=asyncio.FIRST_COMPLETED)
-        if not live.done():
-            self._forget(key, live)
-        if own.done():
-            return Joined(own.result(), None, False)
-        entry = flight.result()
+        key, note = wanted.key, self._cache.note()
+        live = self._lives.get(key)
+        if live is not None and self._may_join(key, live, note):
+            return Joined(live, None, True)
+        answered: Answered = asyncio.get_running_loop().create_future()
+        joining = self._joining.setdefault(key, {})
+        joining[answered] = note
+        compute = self._compute(wanted, answered)
+        try:
+            entry = await self._cache.resolve(key, compute, ttl=0, until=answered)
+        finally:
+            del joining[answered]
+            if not joining and self._joining.get(key) is joining:
+                del self._joining[key]
+            answered.cancel()  # whatever is still computed is not awaited
+        if entry is None:
+            return answered.result()
         return Joined(None, entry, entry.source == "flight")
 
     def refresh(self, wanted: Wanted) -> None:
@@ -134,7 +141,7 @@ class Fetches:
     # -- the fetch
 
     def _compute(
-        self, wanted: Wanted, own: asyncio.Future[LiveResponse] | None
+        self, wanted: Wanted, own: Answered | None
     ) -> Callable[[], Awaitable[Fill]]:
         """The compute of a flight; `own` is whose request it serves, None a refresh."""
 
@@ -152,7 +159,7 @@ class Fetches:
                 mark=mark,
                 age=age,
                 stored=lifetime is not None,
-                awaited=own is not None,
+                awaited=own is not None and not own.done(),
             )
             pump = None
             if not live.take_at_hand():
@@ -216,28 +223,25 @@ class Fetches:
         self,
         key: str,
         live: LiveResponse,
-        own: asyncio.Future[LiveResponse],
+        own: Answered,
         *,
         shared: bool,
     ) -> None:
         """Let its own client read, and where it is shared those who wait here."""
         if not own.done():
-            own.set_result(live)
+            own.set_result(Joined(live, None, False))
         if not shared:
             return
-        waiting = self._lives.get(key)
-        if waiting is None or waiting.done():
-            waiting = asyncio.get_running_loop().create_future()
-            self._lives[key] = waiting
-        waiting.set_result(live)
-        if live.done:
-            self._forget(key, waiting)
-        else:
-            live.ended = lambda: self._forget(key, waiting)
+        for answered, note in self._joining.get(key, {}).items():
+            if not answered.done() and self._may_join(key, live, note):
+                answered.set_result(Joined(live, None, True))
+        if not live.done:
+            self._lives[key] = live
+            live.ended = lambda: self._forget(key, live)
 
-    def _forget(self, key: str, waiting: asyncio.Future[LiveResponse]) -> None:
+    def _forget(self, key: str, live: LiveResponse) -> None:
         """Who comes after the end finds the response in the cache, or fetches anew."""
-        if self._lives.get(key) is waiting:
+        if self._lives.get(key) is live:
             del self._lives[key]
 
     # -- invalidations

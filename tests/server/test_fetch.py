@@ -17,7 +17,7 @@ async def test_nothing_is_kept_of_a_fetch_that_ended(front: Front, upstream) -> 
     await asyncio.gather(*(front.get("/p") for i in range(20)))
     fetches = front.runner.handler._fetches
     await eventually(lambda: not fetches._tasks)
-    assert not fetches._lives
+    assert not fetches._lives and not fetches._joining
 
 
 async def test_failed_fetch_fails_all_who_wait_once(upstream: Upstream) -> None:
@@ -72,11 +72,11 @@ async def test_slow_body_flows_on_after_the_time_to_store_it(upstream) -> None:
         async with front.session.get(front.url) as answer:
             assert await answer.content.readexactly(6) == b"first,"
             (coming,) = front.runner.handler._fetches._lives.values()
-            assert coming.result().stored
+            assert coming.stored
             flight = next(iter(front.cache._flights._flights.values()))
             flight.task.cancel()
             await eventually(lambda: not front.cache._flights._flights)
-            assert not coming.result().stored, "no longer held for storing"
+            assert not coming.stored, "no longer held for storing"
             gate.set()
             assert await answer.read() == b"second"
         assert front.cache.entry(front.key("/", "gzip")) is None
