@@ -26,6 +26,8 @@ ROWS = [
     {"shmcache_server.connections", "shmcache_server.key", "shmcache_server.stored"},
     {
         "shmcache_server.config",
+        "shmcache_server.rfc9111.invalidating",
+        "shmcache_server.rfc9111.ranges",
         "shmcache_server.rfc9111.status",
         "shmcache_server.rfc9111.storing",
         "shmcache_server.rfc9111.vary",

@@ -1,4 +1,4 @@
-"""Cache-Control parsed: RFC 9111 §5.2."""
+"""Cache-Control parsed: RFC 9111 §5.2, and Pragma, §5.4."""
 
 from __future__ import annotations
 
@@ -23,13 +23,18 @@ _DIRECTIVE = re.compile(
     re.VERBOSE,
 )
 _BETWEEN = re.compile(r"[ \t,]*+")
+_WITH_NAMES = ("private", "no-cache")
+"""Those whose argument is a list of field names: RFC 9111 §5.2.2.4, §5.2.2.7."""
+_DIGITS_MAX = 12
 
 
 def parse(fields: Iterable[str]) -> Directives:
     """The directives of all Cache-Control lines; of a repeated one the first counts.
 
-    RFC 9111 §4.2.1 lets a cache take the first of several values. Each line is read by
-    itself, so that a quote left open in one does not swallow the next.
+    RFC 9111 §4.2.1 lets a cache take the first of several values. Field names of
+    several `private` or `no-cache` are joined; one without any stands for all fields.
+    Each line is read by itself, so that a quote left open in one does not swallow the
+    next.
     """
     found: Directives = {}
     for field in fields:
@@ -44,16 +49,25 @@ def _parse_line(field: str, found: Directives) -> None:
         if match is None:
             found[MALFORMED] = None
             if begun := _NAME.match(field, at):
-                found.setdefault(begun[0].lower(), None)
+                _add(found, begun[0].lower(), None)
             comma = field.find(",", at)
             end = comma if comma >= 0 else len(field)
         else:
             name, quoted, token = match[1], match[2], match[3]
             if quoted is not None:
                 token = re.sub(r"\\(.)", r"\1", quoted)
-            found.setdefault(name.lower(), token)
+            _add(found, name.lower(), token)
             end = match.end()
         at = _skipped(field, end)
+
+
+def _add(found: Directives, name: str, argument: str | None) -> None:
+    if name not in found:
+        found[name] = argument
+    elif name in _WITH_NAMES:
+        known = found[name]
+        whole = argument is None or known is None
+        found[name] = None if whole else f"{known},{argument}"
 
 
 def _skipped(field: str, at: int) -> int:
@@ -70,7 +84,39 @@ def delta(directives: Directives, name: str) -> int | None:
     """
     if name not in directives:
         return None
-    text = directives[name] or ""
+    given = seconds(directives[name] or "")
+    return 0 if given is None else given
+
+
+def seconds(text: str) -> int | None:
+    """A count of seconds, at most DELTA_MAX (RFC 9111 §1.2.2); None if it is none."""
     if not (text.isascii() and text.isdigit()):
-        return 0
-    return min(int(text), DELTA_MAX) if len(text) <= 12 else DELTA_MAX
+        return None
+    digits = text.lstrip("0") or "0"
+    return min(int(digits), DELTA_MAX) if len(digits) <= _DIGITS_MAX else DELTA_MAX
+
+
+def whole(directives: Directives, name: str) -> bool:
+    """Whether `private` or `no-cache` stands for the whole response: without field
+    names, or with what are none."""
+    return name in directives and not named(directives, name)
+
+
+def named(directives: Directives, name: str) -> frozenset[str]:
+    """The fields, in lower case, that `private` or `no-cache` is limited to."""
+    argument = directives.get(name)
+    if argument is None:
+        return frozenset()
+    names = {part.strip(" \t").lower() for part in argument.split(",")} - {""}
+    if not all(map(_NAME.fullmatch, names)):
+        return frozenset()
+    return frozenset(names)
+
+
+def of_request(cache_control: Iterable[str], pragma: Iterable[str] = ()) -> Directives:
+    """A request's directives; without Cache-Control, `Pragma: no-cache` says the same
+    as it (RFC 9111 §5.4). A response's Pragma says nothing."""
+    lines = list(cache_control)
+    if lines:
+        return parse(lines)
+    return {"no-cache": None} if "no-cache" in parse(pragma) else {}

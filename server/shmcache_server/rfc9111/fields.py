@@ -1,0 +1,103 @@
+"""Fields of a message on their way, and which of them are stored: RFC 9111 §3.1."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Iterable
+
+from . import dates
+
+Fields = list[tuple[str, str]]
+"""Name and value of each line, in their order."""
+
+HOP_BY_HOP = frozenset(
+    {
+        *("connection", "keep-alive", "proxy-connection", "te", "trailer"),
+        *("transfer-encoding", "upgrade"),
+    }
+)
+"""RFC 9110 §7.6.1: of one connection, whether Connection names them or not. Trailer
+announces what is dropped here (§6.5.1)."""
+OF_A_PROXY = frozenset(
+    {"proxy-authenticate", "proxy-authentication-info", "proxy-authorization"}
+)
+"""RFC 9111 §3.1: between a client and its own proxy."""
+NOT_STORED = HOP_BY_HOP | OF_A_PROXY | {"age", "warning", "set-cookie"}
+"""Age is counted anew for each answer (§5.1). Warning is no more (§5.5), and told of
+one answer. A Set-Cookie is one client's, by choice: even a 304 may bring it."""
+ESSENTIAL = frozenset(
+    {
+        *("cache-control", "content-encoding", "content-language", "content-length"),
+        *("content-location", "content-range", "content-type", "date", "etag"),
+        *("expires", "host", "last-modified", "location", "set-cookie", "vary"),
+    }
+)
+"""Without these the rest means something else, or is treated otherwise. No sender may
+name one in Connection (RFC 9110 §7.6.1): it is not heeded."""
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]++")
+
+
+def tokens(lines: Iterable[str]) -> tuple[str, ...]:
+    """The members of a list of names, in lower case, in their order, each once; what
+    is no token among them as it stands."""
+    members = (part.strip(" \t").lower() for line in lines for part in line.split(","))
+    return tuple(dict.fromkeys(member for member in members if member))
+
+
+def is_token(text: str) -> bool:
+    """Whether a field could have this name: RFC 9110 §5.6.2."""
+    return _TOKEN.fullmatch(text) is not None
+
+
+def of_connection(lines: Iterable[str]) -> frozenset[str]:
+    """The fields that Connection names: they end here, too."""
+    return frozenset(tokens(lines)) - ESSENTIAL
+
+
+def values(fields: Fields, name: str) -> list[str]:
+    """The lines of a field."""
+    lower = name.lower()
+    return [value for n, value in fields if n.lower() == lower]
+
+
+def value(fields: Fields, name: str) -> str | None:
+    """The first line of a field."""
+    return next(iter(values(fields, name)), None)
+
+
+def stored(fields: Fields, drop: Container[str] = ()) -> Fields:
+    """What is stored of a response's fields, without `drop`: those that `private` or
+    `no-cache` names."""
+    gone = NOT_STORED | of_connection(values(fields, "Connection"))
+    return [(n, v) for n, v in fields if (m := n.lower()) not in gone and m not in drop]
+
+
+def end_to_end(fields: Fields) -> Fields:
+    """What goes on to the next hop of a message that is not stored."""
+    gone = HOP_BY_HOP | of_connection(values(fields, "Connection"))
+    return [(n, v) for n, v in fields if n.lower() not in gone]
+
+
+def with_date(fields: Fields, received: float) -> Fields:
+    """RFC 9110 §6.6.1: a response that has no Date gets that of its arrival."""
+    if value(fields, "Date") is not None:
+        return fields
+    return [*fields, ("Date", dates.write(received))]
+
+
+def via(lines: Iterable[str], version: str, name: str) -> str:
+    """The Via of a message that was received by HTTP/`version` and goes on from
+    `name`: RFC 9110 §7.6.3."""
+    return ", ".join(
+        [*filter(None, (line.strip() for line in lines)), f"{version} {name}"]
+    )
+
+
+def passed(lines: Iterable[str], name: str) -> bool:
+    """Whether a message has come by `name` before: it goes in a circle."""
+    for line in lines:
+        for hop in line.split(","):
+            if hop.split()[1:2] == [name]:
+                return True
+    return False

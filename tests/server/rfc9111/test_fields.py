@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+
+from shmcache_server.rfc9111.fields import (
+    end_to_end,
+    of_connection,
+    passed,
+    stored,
+    tokens,
+    value,
+    values,
+    via,
+    with_date,
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Connection", "Keep-Alive", "Proxy-Connection", "TE", "Trailer"),
+        *("Transfer-Encoding", "Upgrade", "Proxy-Authenticate", "Age", "Warning"),
+        *("Proxy-Authentication-Info", "Proxy-Authorization", "Set-Cookie"),
+    ],
+)
+def test_field_of_one_answer_is_not_stored(name) -> None:
+    assert stored([(name.upper(), "1"), ("A", "2")]) == [("A", "2")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Content-Range", "Content-Length", "Clear-Site-Data", "Set-Cookie2", "Expires"],
+)
+def test_every_other_field_is_stored(name) -> None:
+    assert stored([(name, "1")]) == [(name, "1")]
+
+
+def test_fields_that_connection_names_end_here() -> None:
+    fields = [("Connection", "a, B"), ("A", "1"), ("b", "2"), ("C", "3")]
+    assert stored(fields) == end_to_end(fields) == [("C", "3")]
+
+
+def test_connection_cannot_name_what_the_rest_depends_on() -> None:
+    assert of_connection(["Vary, cache-control, Set-Cookie, X"]) == {"x"}
+
+
+def test_dropped_fields_are_not_stored() -> None:
+    assert stored([("A", "1"), ("B", "2")], {"a"}) == [("B", "2")]
+
+
+def test_answer_passed_on_keeps_its_cookie_and_age() -> None:
+    fields = [("Set-Cookie", "a=b"), ("Age", "1"), ("TE", "x")]
+    assert end_to_end(fields) == fields[:2]
+
+
+def test_lines_of_a_field_are_found_whatever_its_case() -> None:
+    fields = [("A", "1"), ("a", "2")]
+    assert values(fields, "A") == ["1", "2"]
+    assert value(fields, "a") == "1"
+    assert value(fields, "b") is None
+
+
+def test_date_is_added_where_there_is_none() -> None:
+    assert with_date([], 784111777.9) == [("Date", "Sun, 06 Nov 1994 08:49:37 GMT")]
+    assert with_date([("date", "x")], 0) == [("date", "x")]
+
+
+def test_list_of_names_holds_each_once() -> None:
+    assert tokens(["A, b,, a", "", "C d"]) == ("a", "b", "c d")
+
+
+@pytest.mark.parametrize(
+    ("lines", "written"),
+    [
+        ([], "1.1 shmcache"),
+        (["1.0 a", " 1.1 b "], "1.0 a, 1.1 b, 1.1 shmcache"),
+    ],
+)
+def test_via_grows_by_us(lines, written) -> None:
+    assert via(lines, "1.1", "shmcache") == written
+    assert passed([written], "shmcache")
+    assert not passed(lines, "shmcache")
