@@ -150,9 +150,9 @@ def prefers(accept_language: Iterable[str], content_language: str | None) -> boo
     for member in ",".join(accept_language).split(","):
         tag, *parameters = member.lower().split(";")
         tag, weight = tag.strip(" \t"), _weight(parameters)
-        if weight > highest:
+        if highest < weight <= 1:
             best, highest = [tag], weight
-        elif weight == highest:
+        elif weight == highest > 0:
             best.append(tag)
     return best == [language] != [""]
 

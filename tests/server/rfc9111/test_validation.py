@@ -2,9 +2,21 @@ from __future__ import annotations
 
 import pytest
 
-from shmcache_server.rfc9111.validation import not_modified
+from shmcache_server.rfc9111.validation import (
+    Outcome,
+    Validators,
+    conditions,
+    evaluate,
+    head_agrees,
+    not_modified,
+    not_modified_fields,
+    same_bytes,
+    selected,
+    updated,
+)
 
 DATE, STAMP = "Sun, 06 Nov 1994 08:49:37 GMT", 784111777
+EARLIER, LATER = "Sun, 06 Nov 1994 08:49:36 GMT", "Sun, 06 Nov 1994 08:49:38 GMT"
 
 
 @pytest.mark.parametrize(
@@ -47,3 +59,199 @@ def test_tag_outranks_date() -> None:
     assert not not_modified(['"b"'], DATE, '"a"', STAMP)
     assert not_modified(['"a"'], DATE, '"a"', STAMP + 1)
     assert not not_modified([""], DATE, '"a"', STAMP)
+
+
+# -- the origin
+
+
+def test_validators_are_read_from_the_fields() -> None:
+    fields = [("etag", '"a"'), ("Last-Modified", DATE), ("Date", LATER)]
+    assert Validators.of(fields) == Validators('"a"', DATE, LATER)
+    assert Validators.of([]) == Validators()
+
+
+@pytest.mark.parametrize(
+    ("stored", "sent"),
+    [
+        (
+            [Validators('"a"', DATE)],
+            {"If-None-Match": '"a"', "If-Modified-Since": DATE},
+        ),
+        ([Validators('W/"a"')], {"If-None-Match": 'W/"a"'}),
+        ([Validators(None, DATE)], {"If-Modified-Since": DATE}),
+        ([Validators("a", "soon")], {}),
+        ([Validators('"a"\r\nX: y')], {}),
+        ([Validators('"a"', DATE), Validators('"b"')], {"If-None-Match": '"a", "b"'}),
+        ([Validators(None, DATE), Validators(None, LATER)], {}),
+        ([], {}),
+    ],
+)
+def test_origin_is_asked_by_what_is_a_validator(stored, sent) -> None:
+    assert dict(conditions(stored)) == sent
+    if len(stored) == 1:
+        assert stored[0].usable is bool(sent)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (Validators('"a"'), Validators('"a"'), True),
+        (Validators('W/"a"'), Validators('W/"a"'), False),
+        (Validators('"a"', DATE, LATER), Validators('"b"', DATE, LATER), False),
+        (Validators('"a"', DATE, LATER), Validators(None, DATE, LATER), False),
+        (Validators(None, DATE, LATER), Validators(None, DATE, LATER), True),
+        (Validators(None, DATE, DATE), Validators(None, DATE, DATE), False),
+        (Validators(None, DATE), Validators(None, DATE), False),
+        (Validators(), Validators(), False),
+    ],
+)
+def test_strong_validator_tells_the_same_bytes(one, other, same) -> None:
+    assert same_bytes(one, other) is same
+    assert same_bytes(other, one) is same
+
+
+STORED = [Validators('"b"', DATE), Validators('W/"a"', DATE), Validators('"a"', LATER)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "at"),
+    [
+        (Validators('"b"'), 0),
+        (Validators('"a"'), 2),
+        (Validators('W/"a"'), 1),
+        (Validators('"c"', DATE), None),
+        (Validators('W/"c"', DATE), None),
+        (Validators(None, LATER), 2),
+        (Validators(None, DATE), 0),
+        (Validators(), None),
+    ],
+)
+def test_304_stands_for_the_stored_response_it_names(answer, at) -> None:
+    assert selected(STORED, answer) == at
+    assert selected([], answer) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "strictly"),
+    [
+        (Validators(), 0),
+        (Validators('"b"'), 0),
+        (Validators('W/"b"'), 0),
+        (Validators(None, EARLIER), 0),
+        (Validators('"other"'), None),
+    ],
+)
+def test_304_to_one_condition_stands_for_that_one(answer, strictly) -> None:
+    assert selected(STORED[:1], answer) == 0
+    assert selected(STORED[:1], answer, strict=True) == strictly
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Content-Length", "Content-Encoding", "Content-Range", "Content-MD5", "ETag"),
+        *("Connection", "Transfer-Encoding", "Set-Cookie", "Age", "X-Private"),
+    ],
+)
+def test_304_leaves_what_tells_of_the_bytes(name) -> None:
+    stored = [(name, "1"), ("B", "2")]
+    assert updated(stored, [(name.lower(), "9")], {"x-private"}) == stored
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Cache-Control", "Expires", "Content-Type", "Content-Location", "Date"),
+        *("Content-Foo", "Last-Modified", "Vary", "X-Frame-Options"),
+    ],
+)
+def test_304_replaces_every_line_of_a_field(name) -> None:
+    stored = [(name, "1"), ("B", "2"), (name.lower(), "3")]
+    answer = [(name, "8"), (name, "9")]
+    assert updated(stored, answer) == [("B", "2"), (name, "8"), (name, "9")]
+
+
+@pytest.mark.parametrize(
+    ("answer", "agrees"),
+    [
+        ([("A", "1")], True),
+        ([("etag", '"a"'), ("content-length", "5")], True),
+        ([("ETag", '"b"')], False),
+        ([("Content-Length", "6")], False),
+        ([("Last-Modified", DATE)], False),
+    ],
+)
+def test_head_is_of_the_stored_response_or_not(answer, agrees) -> None:
+    assert head_agrees([("ETag", '"a"'), ("Content-Length", "5")], answer) is agrees
+
+
+# -- a client
+
+FULL = Validators('"a"', DATE, LATER)
+
+
+@pytest.mark.parametrize(
+    ("asked", "outcome"),
+    [
+        ({}, "PASS"),
+        ({"if-none-match": '"a"'}, "NOT_MODIFIED"),
+        ({"if-none-match": '"b", W/"a"'}, "NOT_MODIFIED"),
+        ({"if-none-match": "*"}, "NOT_MODIFIED"),
+        ({"if-none-match": '"b"', "if-modified-since": DATE}, "PASS"),
+        ({"if-none-match": "", "if-modified-since": DATE}, "PASS"),
+        ({"if-none-match": '"a"', "if-modified-since": EARLIER}, "NOT_MODIFIED"),
+        ({"if-modified-since": DATE}, "NOT_MODIFIED"),
+        ({"if-modified-since": LATER}, "NOT_MODIFIED"),
+        ({"if-modified-since": "Sunday, 06-Nov-94 08:49:37 GMT"}, "NOT_MODIFIED"),
+        ({"if-modified-since": EARLIER}, "PASS"),
+        ({"if-modified-since": "soon"}, "PASS"),
+        ({"if-match": '"a"'}, "PASS"),
+        ({"if-match": "*"}, "PASS"),
+        ({"if-match": 'W/"a"'}, "FAILED"),
+        ({"if-match": '"b"', "if-none-match": '"a"'}, "FAILED"),
+        ({"if-match": '"a"', "if-unmodified-since": EARLIER}, "PASS"),
+        ({"if-match": '"a"', "if-none-match": '"a"'}, "NOT_MODIFIED"),
+        ({"if-unmodified-since": EARLIER}, "FAILED"),
+        ({"if-unmodified-since": DATE}, "PASS"),
+        ({"if-unmodified-since": "soon"}, "PASS"),
+    ],
+)
+def test_conditions_go_by_their_precedence(asked, outcome) -> None:
+    def getall(name):
+        told = asked.get(name.lower())
+        return [] if told is None else [told]
+
+    assert evaluate("GET", getall, FULL) is Outcome[outcome]
+    assert evaluate("HEAD", getall, FULL) is Outcome[outcome]
+
+
+def test_condition_on_a_change_fails_instead() -> None:
+    asked = {"If-None-Match": ["*"], "If-Modified-Since": [DATE]}
+    assert evaluate("PUT", lambda n: asked.get(n, ()), FULL) is Outcome.FAILED
+    del asked["If-None-Match"]
+    assert evaluate("PUT", lambda n: asked.get(n, ()), FULL) is Outcome.PASS
+
+
+@pytest.mark.parametrize(
+    ("stored", "received", "outcome"),
+    [
+        (Validators(None, None, DATE), None, "NOT_MODIFIED"),
+        (Validators(None, None, LATER), None, "PASS"),
+        (Validators(), STAMP, "NOT_MODIFIED"),
+        (Validators(), STAMP + 1, "PASS"),
+        (Validators(), None, "PASS"),
+        (Validators(None, "soon", DATE), STAMP, "PASS"),
+    ],
+)
+def test_date_stands_for_last_modified(stored, received, outcome) -> None:
+    asked = {"If-Modified-Since": [DATE]}
+    found = evaluate("GET", lambda n: asked.get(n, ()), stored, received)
+    assert found is Outcome[outcome]
+
+
+def test_304_repeats_what_guides_a_cache() -> None:
+    fields = [("ETag", '"a"'), ("Vary", "A"), ("Content-Type", "x"), ("Date", DATE)]
+    fields.append(("Last-Modified", DATE))
+    kept = [fields[0], fields[1], fields[3]]
+    assert not_modified_fields(fields) == kept
+    assert not_modified_fields(fields[1:]) == [*kept[1:], fields[4]]
