@@ -66,6 +66,27 @@ def value(fields: Fields, name: str) -> str | None:
     return next(iter(values(fields, name)), None)
 
 
+def of_head(head: bytes) -> Fields:
+    """The fields of a head: a status line and lines that end in CRLF each."""
+    found: Fields = []
+    for line in head.split(b"\r\n")[1:]:
+        name, colon, text = line.partition(b":")
+        if colon:
+            found.append((name.decode("latin-1"), _decoded(text.strip(b" \t"))))
+    return found
+
+
+def to_lines(fields: Fields) -> bytes:
+    """The lines of a head below its status line."""
+    lines = (f"{name}: {text}\r\n" for name, text in fields)
+    return "".join(lines).encode("utf-8", "surrogateescape")
+
+
+def _decoded(text: bytes) -> str:
+    """As aiohttp does it: any byte comes out again as it came."""
+    return text.decode("utf-8", "surrogateescape")
+
+
 def stored(fields: Fields, drop: Container[str] = ()) -> Fields:
     """What is stored of a response's fields, without `drop`: those that `private` or
     `no-cache` names."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -27,8 +26,6 @@ NOT_UPDATED = frozenset(
 """What tells of the stored bytes: they stay what they are, whatever a 304 says (RFC
 9111 §3.2 asks it of Content-Length, and of what the storing depends on)."""
 
-_ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\U0010ffff]*"')
-
 
 def not_modified(
     if_none_match: Iterable[str],
@@ -42,21 +39,19 @@ def not_modified(
     """
     tags = list(if_none_match)
     if tags:
-        return _matches(", ".join(tags), etag)
+        return _matches(tags, etag)
     if if_modified_since is None or last_modified is None:
         return False
     since = dates.parse(if_modified_since)
     return since is not None and last_modified <= since
 
 
-def _matches(tags: str, etag: str | None) -> bool:
+def _matches(lines: Iterable[str], etag: str | None) -> bool:
     """Weak comparison (RFC 9110 §8.8.3.2): W/ makes no difference."""
-    if tags.strip() == "*":
-        return True
-    if etag is None:
-        return False
-    opaque = etag.removeprefix("W/")
-    return any(tag.removeprefix("W/") == opaque for tag in _ETAG.findall(tags))
+    tags = list(lines)
+    return etags.any_tag(tags) or any(
+        etags.weakly_equal(tag, etag) for tag in etags.parse(tags)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +192,7 @@ def evaluate(
         if modified is not None and modified > since:
             return Outcome.FAILED
     if if_none_match:
-        if etags.any_tag(if_none_match) or any(
-            etags.weakly_equal(tag, stored.etag) for tag in etags.parse(if_none_match)
-        ):
+        if _matches(if_none_match, stored.etag):
             return Outcome.NOT_MODIFIED if reads else Outcome.FAILED
     elif reads and (since := _date(getall("If-Modified-Since"))) is not None:
         modified = _modified(stored, received)

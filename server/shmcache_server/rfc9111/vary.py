@@ -94,7 +94,8 @@ def names(fields: Iterable[str]) -> tuple[str, ...] | None:
 
 def secondary(named: Iterable[str], getall: Getall) -> str:
     """The secondary key of a request for these names, sorted: two requests have one
-    key if and only if their normalised fields are the same.
+    key if and only if their normalised fields are the same. The request is what the
+    origin is sent: it answered that, with the fields that are ours to write.
 
     {length}:{name}{length}:{value} of each, the value's length `-` if it is not there.
     """

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shmcache_server.rfc9111.fields import (
     end_to_end,
     of_connection,
+    of_head,
     passed,
     stored,
+    to_lines,
     tokens,
     value,
     values,
@@ -80,3 +84,18 @@ def test_via_grows_by_us(lines, written) -> None:
     assert via(lines, "1.1", "shmcache") == written
     assert passed([written], "shmcache")
     assert not passed(lines, "shmcache")
+
+
+def test_head_is_read_and_written_as_it_was() -> None:
+    lines = b"A: 1\r\nb: x: y\r\nC: \xff\xc3\xa9\r\nD: \r\n"
+    fields = of_head(b"HTTP/1.1 200 OK\r\n" + lines)
+    assert [name for name, _ in fields] == ["A", "b", "C", "D"]
+    assert value(fields, "B") == "x: y"
+    assert to_lines(fields) == lines
+    assert of_head(b"HTTP/1.1 200 OK\r\n") == []
+
+
+@given(st.binary())
+def test_value_of_any_bytes_comes_out_again(data) -> None:
+    line = b"A: %b\r\n" % data.replace(b"\r\n", b"").strip(b" \t")
+    assert to_lines(of_head(b"\r\n" + line)) == line
