@@ -92,7 +92,7 @@ def run(folder: Path, only: str = "") -> list[Result]:
     told = folder / "results.json"
     with _origin(folder, loud=bool(only)) as url, _serving(folder, url) as base:
         subprocess.run(
-            ["node", "client.mjs", base, told, *([only] if only else [])],
+            ["node", "client.mjs", base, url, told, *([only] if only else [])],
             cwd=INSTALLED, stdin=subprocess.DEVNULL, timeout=SECONDS, check=True,
         )  # fmt: skip
     return [Result(**result) for result in json.loads(told.read_text())]
