@@ -600,3 +600,43 @@ async def test_close_ends_flights_that_wait_for_others(pair):
         await waiting
     slow.gate.set()
     assert await flying == "v"
+
+
+async def test_caller_that_was_answered_otherwise_leaves_the_flight_alone(cache):
+    compute, told = held("v"), asyncio.get_running_loop().create_future()
+    asked = asking(cache.resolve("k", compute, ttl=9, until=told))
+    await compute.started.wait()
+    told.set_result(None)
+    assert await asked is None
+    assert cache._flights._waiters == 0
+    compute.gate.set()
+    await landed(cache)
+    assert cache.peek("k") == "v"
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_caller_answered_otherwise_leaves_its_own_compute_alone(cache, cancelled):
+    """After `pass` each computes for itself."""
+    await cache.get_or_set("k", lambda: Fill("mine", shareable=False), ttl=9)
+    compute, told = held("v"), asyncio.get_running_loop().create_future()
+    asked = asking(cache.resolve("k", compute, ttl=9, until=told))
+    await compute.started.wait()
+    (task,) = cache._flights._tasks
+    if cancelled:
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return
+    told.set_result(None)
+    assert await asked is None
+    compute.gate.set()
+    assert (await task).record.value == b"\xa1v"
+    assert not cache._flights._tasks
+
+
+async def test_answer_that_is_there_first_is_told(cache):
+    told = asyncio.get_running_loop().create_future()
+    entry = await cache.resolve("k", lambda: "v", ttl=9, until=told)
+    assert entry is not None and entry.value == "v" and not told.done()

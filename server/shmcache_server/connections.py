@@ -186,7 +186,8 @@ class Pool:
         async with asyncio.timeout(self._patience):
             await self._turns.acquire()
             try:
-                return self._reusable() or await self._connect()
+                connection = self._reusable()
+                return await self._connect() if connection is None else connection
             except BaseException:
                 self._turns.release()
                 raise

@@ -8,6 +8,7 @@ address or method than the one in the key: such an answer would poison the cache
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -285,9 +286,14 @@ def _head(message: RawResponseMessage) -> bytes:
             lines.append(b"%b: %b\r\n" % (name, value))
     if "Date" not in fields:
         # RFC 9110 §6.6.1: who receives a response without one adds it.
-        lines.append(b"Date: %b\r\n" % formatdate(usegmt=True).encode())
+        lines.append(_date(int(time.time())))
     lines.append(f"Via: {VIA}\r\n".encode())
     return b"".join(lines)
+
+
+@lru_cache(2)
+def _date(now: int) -> bytes:
+    return b"Date: %b\r\n" % formatdate(now, usegmt=True).encode()
 
 
 @lru_cache(1024)

@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from multidict import CIMultiDict
 
+from shmcache_server import connections
 from shmcache_server.config import Config, OriginConfig
-from shmcache_server.origins import Asking, Origin, OriginError
+from shmcache_server.origins import Asking, Origin, OriginError, OriginTimeout
+from tests.server.conftest import eventually
 
 OWN = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown"
 OLD = b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\na"
@@ -21,13 +24,12 @@ EVIL = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
 class Sockets:
     """An origin whose connections the test serves by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1", **settings: Any) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.setblocking(False)
         port = self._listener.getsockname()[1]
-        self.origin = Origin(
-            Config(origin=OriginConfig(url=f"http://127.0.0.1:{port}"))
-        )
+        settings["url"] = f"http://{host}:{port}"
+        self.origin = Origin(Config(origin=OriginConfig(**settings)))
         self.accepted: list[socket.socket] = []
 
     async def accept(self) -> socket.socket:
@@ -146,3 +148,90 @@ async def test_request_is_sent_once(sockets) -> None:
     with pytest.raises(OriginError):
         await asking
     assert len(sockets.accepted) == 1
+
+
+async def test_idle_connection_is_closed_in_time(sockets, monkeypatch) -> None:
+    monkeypatch.setattr(connections, "KEPT", 0.05)
+    connection = await first(sockets, OWN)
+    assert sockets.pooled == 1
+    receiving = asyncio.get_running_loop().sock_recv(connection, 1)
+    assert await asyncio.wait_for(receiving, 5) == b"", "closed"
+    assert sockets.pooled == 0 and not sockets.origin._pool._open
+
+
+async def test_connection_used_meanwhile_is_kept(sockets, monkeypatch) -> None:
+    """1. Two are idle. 2. One is asked again. 3. The other's time is up."""
+    monkeypatch.setattr(connections, "KEPT", 0.3)
+    asking = [asyncio.ensure_future(sockets.get()) for _ in range(2)]
+    both = [await sockets.accept() for _ in asking]
+    for one in both:
+        await sockets.answer(one, OWN)
+    await asyncio.gather(*asking)
+    await asyncio.sleep(0.2)
+    again = asyncio.ensure_future(sockets.get())
+    late = sockets.origin._pool
+    await eventually(lambda: len(late) == 1)
+    used = next(c for c in late._open if c.asked)
+    number = used.transport.get_extra_info("sockname")
+    one = next(c for c in both if c.getpeername() == number)
+    await sockets.answer(one, OWN)
+    await again
+    await eventually(lambda: len(late) == 1)
+    assert list(late._open) == [used]
+
+
+async def test_no_more_connections_than_allowed() -> None:
+    sockets = Sockets(connections=1)
+    asking = [asyncio.ensure_future(sockets.get()) for _ in range(3)]
+    connection = await sockets.accept()
+    for _ in asking:
+        await sockets.answer(connection, OWN)
+    assert await asyncio.gather(*asking) == [b"own"] * 3
+    assert len(sockets.accepted) == 1
+    await sockets.close()
+
+
+async def test_body_that_the_origin_does_not_take_ends_in_time() -> None:
+    sockets = Sockets(timeout=0.3)
+
+    async def much() -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(65536)
+
+    with pytest.raises(OriginTimeout):
+        await sockets.origin.ask(Asking("POST", "/", CIMultiDict(), much()))
+    assert sockets.pooled == 0
+    await sockets.close()
+
+
+async def test_answer_before_the_body_was_sent_ends_the_connection(sockets) -> None:
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"a"
+        await asyncio.Event().wait()
+
+    asking = asyncio.ensure_future(
+        sockets.origin.ask(Asking("POST", "/", CIMultiDict(), slow()))
+    )
+    await sockets.answer(await sockets.accept(), OWN)
+    answering = await asking
+    assert b"".join([chunk async for chunk in answering.chunks()]) == b"own"
+    answering.close()
+    answering.close()
+    assert sockets.pooled == 0
+
+
+async def test_caller_that_leaves_gives_its_turn_back() -> None:
+    sockets = Sockets(connections=1)
+    leaving = asyncio.ensure_future(sockets.get())
+    await sockets.accept()
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert await second(sockets) == b"own"
+    await sockets.close()
+
+
+async def test_name_is_resolved() -> None:
+    sockets = Sockets(host="localhost")
+    assert await second(sockets) == b"own"
+    await sockets.close()
