@@ -23,7 +23,10 @@ ROWS = [
     {"shmcache_server.fetch"},
     {"shmcache_server.live"},
     {"shmcache_server.origins", "shmcache_server.answer", "shmcache_server._splice"},
-    {"shmcache_server.connections", "shmcache_server.key", "shmcache_server.stored"},
+    {
+        *("shmcache_server.connections", "shmcache_server.key"),
+        *("shmcache_server.stored", "shmcache_server.tags"),
+    },
     {
         "shmcache_server.config",
         "shmcache_server.rfc9111.invalidating",
