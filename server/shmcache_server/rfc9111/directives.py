@@ -65,9 +65,8 @@ def _add(found: Directives, name: str, argument: str | None) -> None:
     if name not in found:
         found[name] = argument
     elif name in _WITH_NAMES:
-        known = found[name]
-        whole = argument is None or known is None
-        found[name] = None if whole else f"{known},{argument}"
+        names = _names(found[name]), _names(argument)
+        found[name] = ",".join(sorted(names[0] | names[1])) if all(names) else None
 
 
 def _skipped(field: str, at: int) -> int:
@@ -104,13 +103,7 @@ def whole(directives: Directives, name: str) -> bool:
 
 def named(directives: Directives, name: str) -> frozenset[str]:
     """The fields, in lower case, that `private` or `no-cache` is limited to."""
-    argument = directives.get(name)
-    if argument is None:
-        return frozenset()
-    names = {part.strip(" \t").lower() for part in argument.split(",")} - {""}
-    if not all(map(_NAME.fullmatch, names)):
-        return frozenset()
-    return frozenset(names)
+    return _names(directives.get(name))
 
 
 def of_request(cache_control: Iterable[str], pragma: Iterable[str] = ()) -> Directives:
@@ -120,3 +113,10 @@ def of_request(cache_control: Iterable[str], pragma: Iterable[str] = ()) -> Dire
     if lines:
         return parse(lines)
     return {"no-cache": None} if "no-cache" in parse(pragma) else {}
+
+
+def _names(argument: str | None) -> frozenset[str]:
+    """The field names of an argument; none where one of them is none."""
+    parts = (part.strip(" \t").lower() for part in (argument or "").split(","))
+    names = frozenset(filter(None, parts))
+    return names if all(map(_NAME.fullmatch, names)) else frozenset()

@@ -106,6 +106,8 @@ def test_delta_that_is_no_number_is_zero(said, seconds) -> None:
         (['="a"', ""], set()),
         (["", '="a"'], set()),
         (['=""'], set()),
+        (['=""', '="a"'], set()),
+        (['="a"', '="("'], set()),
         (['=" , "'], set()),
         (['="a b"'], set()),
         (['="a, (b)"'], set()),

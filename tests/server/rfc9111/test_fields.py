@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from shmcache_server.rfc9111.fields import (
     end_to_end,
+    is_token,
     of_connection,
     of_head,
     passed,
@@ -71,6 +72,14 @@ def test_date_is_added_where_there_is_none() -> None:
 
 def test_list_of_names_holds_each_once() -> None:
     assert tokens(["A, b,, a", "", "C d"]) == ("a", "b", "c d")
+
+
+@pytest.mark.parametrize(
+    ("text", "may"),
+    [("x-a", True), ("*", True), ("", False), ("a b", False), ("a:", False)],
+)
+def test_field_has_a_token_for_its_name(text, may) -> None:
+    assert is_token(text) is may
 
 
 @pytest.mark.parametrize(

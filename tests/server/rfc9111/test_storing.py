@@ -139,6 +139,7 @@ def test_what_is_never_fresh_needs_a_validator(said, validator, found) -> None:
         ('private="a", max-age=9', Shared(9, frozenset({"a"}))),
         ('private="a", no-cache="B", max-age=9', Shared(9, frozenset({"a", "b"}))),
         ('private="a", private, max-age=9', None),
+        ('private="", private="a", max-age=9', None),
         ('private="vary", max-age=9', None),
         ('no-cache="a, Content-Type", max-age=9', None),
         ("private, max-age=9", None),

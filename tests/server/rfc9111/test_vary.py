@@ -23,6 +23,7 @@ from shmcache_server.rfc9111.vary import (
     [
         ([], True),
         (["Accept-Encoding"], True),
+        (["", "Accept-Encoding,"], True),
         (["accept-encoding, ACCEPT-ENCODING"], True),
         (["Accept-Encoding, Cookie"], False),
         (["Accept-Encoding", "Origin"], False),
