@@ -8,7 +8,8 @@ The map
                    (reaper: what the dead leave)
     lease          one computation per key in the fleet
     invalidation   deletes, by way of the outbox to a stream; follower, stream:
-                   applied on every host (conditional: add, compare and set)
+                   applied on every host (hosts: who has; conditional: add, compare
+                   and set)
     l2, part, asks, operations    Redis, behind a deadline and a breaker
     topology, link, wire, resp    its servers and connections (sentinel, cluster)
     l1             the shared-memory segment; its core is C, in _core/table.h
@@ -36,6 +37,7 @@ from .errors import (
     ValueTooLarge,
 )
 from .fill import Fill
+from .hosts import Confirmation
 from .parts import Prepared
 from .stats import Stats
 
@@ -48,6 +50,7 @@ __all__ = [
     "ComputeFailed",
     "ComputeTimeout",
     "ConfigError",
+    "Confirmation",
     "Entry",
     "Fill",
     "KeyRejected",

@@ -34,6 +34,7 @@ from .config import SIZE_MIN, CacheConfig, parse_size
 from .entry import MISSING, Entry
 from .errors import CacheError, CodecError, TierUnavailable
 from .fill import UNSET, Terms
+from .hosts import Confirmation
 from .job import Outcome, Until
 from .keys import Key
 from .l1 import Hit
@@ -362,15 +363,24 @@ class Cache:
         number = tags.of_namespace(self._prefix)
         await (sent.expire_tags if soft else sent.delete_tags)(number)
 
+    async def confirmed(self, wait: float = 1.0) -> Confirmation:
+        """How many of the fleet's live hosts have applied what was invalidated here
+        before: once all have, or after `wait` seconds as it stands (0: at once), and
+        no later than an operation of L2 takes beyond that."""
+        seconds = policy.seconds(wait, "wait")
+        await self.start()
+        return await self._invalidations.confirmed(seconds or 0.0)
+
     # -- for those who share what is not stored yet
 
     def note(self) -> int:
         """The invalidation clock now: what is begun after it is as new as it says."""
         return self._l1.table.clock()
 
-    def raised(self, key: Key, note: int) -> bool:
-        """Whether the key was invalidated after `note`."""
-        return self._l1.table.highest(self._key(key), self._terms().tags) > note
+    def raised(self, key: Key, note: int, tags: Tags = ()) -> bool:
+        """Whether the key, or one of the tags, was invalidated after `note`."""
+        numbers = self._terms(tags=tags).tags
+        return self._l1.table.highest(self._key(key), numbers) > note
 
     # -- views
 

@@ -32,7 +32,8 @@ from typing import TypeVar
 
 from .ask import FleetClock, Invalidation
 from .errors import TierUnavailable, ValueTooLarge
-from .follower import Follower
+from .follower import HOST, Follower
+from .hosts import Confirmation, Heard, confirmation
 from .l1 import L1, OK, RAISED, TOO_LARGE
 from .l2 import FULL, L2, STORED
 from .outbox import Outbox
@@ -41,6 +42,8 @@ from .stream import Settled, raise_and_drop
 
 BATCH = 128
 """Names of one round; a longer list takes several."""
+LOOK = 0.02
+"""Seconds between two looks at what hosts confirm."""
 T = TypeVar("T", bytes, int)
 
 
@@ -108,6 +111,30 @@ class Invalidations:
     async def clear(self, *, soft: bool = False) -> bool:
         """Every record of the app is gone; with `soft`, stale."""
         return await self._all(b"y" if soft else b"c", (b"",))
+
+    async def confirmed(self, wait: float) -> Confirmation:
+        """How many hosts have applied all that was invalidated on this host before,
+        once it is all of them, or after `wait` seconds and an operation of L2."""
+        l2, outbox = self._l2, self.outbox
+        if l2 is None or outbox is None:
+            return Confirmation(1, 1, told=True)
+        loop, before = asyncio.get_running_loop(), self._l1.clock.now() + 1
+        ends: list[Heard] | None = None
+        until = loop.time() + wait
+        while True:
+            found = Confirmation(1, None, told=not outbox.keeps(before))
+            if found.told:
+                with contextlib.suppress(TierUnavailable):
+                    heard = await l2.heard()
+                    ends = ends or heard
+                    found = confirmation(ends, heard, self._me())
+            if found.confirmed == found.hosts or loop.time() >= until:
+                return found
+            await asyncio.sleep(min(LOOK, until - loop.time()))
+
+    def _me(self) -> bytes:
+        """This host's name in Redis."""
+        return b"%x" % self._l1.table.words("stream").load(HOST)
 
     async def _all(self, kind: bytes, names: Sequence[T]) -> bool:
         told = True

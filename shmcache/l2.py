@@ -33,6 +33,7 @@ from .breaker import Breaker, LocalWords, Words
 from .clock import SYSTEM, Clock
 from .envelope import SECRET_MAX, SECRET_MIN
 from .errors import ConfigError, TierUnavailable
+from .hosts import Heard
 from .operations import PATIENCE, Operations, told
 from .part import Part, Put
 from .record import Record
@@ -326,6 +327,10 @@ class L2:
             clock, refused = await part.invalidate(some, origin, probing)
             lost.update(first + i for i in refused)
         return Done(clock, frozenset(lost))
+
+    async def heard(self) -> list[Heard]:
+        """Of each partition, how far its stream goes and how far each host is."""
+        return await _all([part.heard() for part in self._parts])
 
     async def settle_identity(
         self, wire: Wire, partition: int, was: bytes

@@ -61,8 +61,11 @@ class Outbox:
 
     def left(self) -> bool:
         """Whether there is what no living sender is at any more."""
+        return self.keeps(self._l1.clock.now() - LEFT_NS)
+
+    def keeps(self, before: int) -> bool:
+        """Whether anything that was added before that time is unsent, or lost."""
         table = self._l1.table
-        before = self._l1.clock.now() - LEFT_NS
         return bool(table.outbox_overflow() or table.outbox_unsent(before, 1))
 
     async def tell(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+from . import hosts
 from .ask import MS, Ask, FleetClock, Invalidation
 from .asks import Asks, identity_bytes
 from .clock import Clock
@@ -142,6 +143,29 @@ class Part:
         now = identity_bytes(identity)
         clock, _ = await self._invalidate(exchange, (), b"", now, was)
         return clock
+
+    async def heard(self) -> hosts.Heard:
+        """How far the stream goes, and how far each host has come."""
+        return await self.operations.run(self._heard)
+
+    async def _heard(self) -> hosts.Heard:
+        names, exchange = self.names, self.operations.link.exchange
+        meta, time, told = await exchange(
+            ("HMGET", names.generations, "i", "c"),
+            ("TIME",),
+            ("HGETALL", names.hosts),
+        )
+        for reply in (meta, time):
+            if isinstance(reply, Exception):
+                raise reply
+        found, silent = hosts.heard(
+            *(meta[0] or b"", meta[1] or b"0"),
+            int(time[0]) * 1000 + int(time[1]) // 1000,
+            told if isinstance(told, list) else [],
+        )
+        if silent:
+            await exchange(("HDEL", names.hosts, *silent))
+        return found
 
     # -- scripts
 

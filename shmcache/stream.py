@@ -36,6 +36,7 @@ from typing import Any, Protocol
 
 from .breaker import Words
 from .errors import ConfigError
+from .hosts import LIVE_MS, PIECE_BITS, Told
 from .l1 import L1
 from .l2 import L2
 from .wire import Wire
@@ -43,7 +44,7 @@ from .wire import Wire
 _PLACES, _PLACE = 8, 4
 """Words of the region `stream` behind those of the role, for each partition: position,
 incarnation, identity."""
-_POSITION_BITS, _PIECE_BITS = 44, 20
+_POSITION_BITS = 44
 _POSITIONS = 1 << _POSITION_BITS
 _SETTLED, _SETS = 256, 256
 """Words behind those: nonces of sets."""
@@ -55,9 +56,7 @@ REST = 0.002, 0.005
 """Seconds between reads: what comes meanwhile is read at once, and Redis wakes each
 follower once for it."""
 TELL = 0.1
-"""Seconds between tellings of the position, and..."""
-HOSTS_MS = 10_000
-"""...after which the hosts' positions are forgotten."""
+"""Seconds between tellings of the position, at least."""
 
 log = logging.getLogger("shmcache.follower")
 
@@ -146,7 +145,7 @@ class Place:
 
     def renew(self, mark: int, incarnation: int, position: int) -> bool:
         """Take a position in another incarnation, if it still bears `mark`."""
-        piece = incarnation % (1 << _PIECE_BITS)
+        piece = incarnation % (1 << PIECE_BITS)
         return self._words.cas(self._at, mark, piece << _POSITION_BITS | position)
 
     def note(self, incarnation: tuple[int, int], identity: tuple[int, int]) -> None:
@@ -180,6 +179,15 @@ def position_of(mark: int) -> int:
     return mark % _POSITIONS
 
 
+def _ms(time: list[bytes]) -> int:
+    """Of what TIME replies."""
+    return int(time[0]) * 1000 + int(time[1]) // 1000
+
+
+def _now_ms() -> int:
+    return round(asyncio.get_running_loop().time() * 1000)
+
+
 class Stream:
     """A partition's stream on one connection; ends with either."""
 
@@ -207,6 +215,9 @@ class Stream:
         self._piece = -1
         """Of the incarnation that this connection's Redis has."""
         self._told = (-1, 0.0)
+        """The position's word, and the loop's time."""
+        self._ahead_ms = 0
+        """Redis' time less the loop's."""
 
     async def heartbeat(self) -> bool:
         """Come to the stream's end, and find the gaps that no entry tells of. Whether
@@ -217,7 +228,7 @@ class Stream:
         if noted != (incarnation, self._wire.identity):
             await self._gap("another Redis" if noted[1] else "none noted yet")
             return False
-        self._piece = incarnation % (1 << _PIECE_BITS)
+        self._piece = incarnation % (1 << PIECE_BITS)
         if end < place.position:
             await self._gap(f"the clock went back to {end}")
             return False
@@ -258,9 +269,12 @@ class Stream:
         return True
 
     async def wait(self) -> None:
-        """Until there may be something to read, or half a heartbeat; it is applied."""
-        if await self.read("BLOCK", round(BLOCK * 1000)):
-            await self._tell()
+        """Until there may be something to read, or half a heartbeat; it is applied.
+        A position that is to be told by and by is waited for no longer than that."""
+        block = BLOCK if self._place.mark == self._told[0] else TELL
+        found = await self.read("BLOCK", round(block * 1000))
+        await self._tell()
+        if found:
             await asyncio.sleep(random.uniform(*REST))
 
     # -- inside
@@ -278,7 +292,8 @@ class Stream:
         if await self._wire.identify() != identity:  # a connection outlives a demotion
             raise ConnectionError("it is not the Redis that it was")
         while True:
-            (meta,) = await self._ask(("HMGET", g, "i", "c", "r", "p"))
+            meta, time = await self._ask(("HMGET", g, "i", "c", "r", "p"), ("TIME",))
+            self._ahead_ms = _ms(time) - _now_ms()
             if meta[0] and meta[2] == identity.to_bytes(8, "little"):
                 break
             await self._l2.settle_identity(self._wire, self._partition, meta[2] or b"")
@@ -314,14 +329,15 @@ class Stream:
 
     async def _tell(self) -> None:
         """Tell the fleet how far this host is, a few times a second at most."""
-        position, now = self._place.position, asyncio.get_running_loop().time()
+        mark, now = self._place.mark, asyncio.get_running_loop().time()
         told, at = self._told
-        if now - at < (TELL if position != told else HEARTBEAT):
+        if now - at < (TELL if mark != told else HEARTBEAT):
             return
-        self._told = (position, now)
+        self._told = (mark, now)
+        telling = Told(position_of(mark), piece_of(mark), _now_ms() + self._ahead_ms)
         replies = await self._wire.ask(
-            ("HSET", self._names.hosts, self._host, position),
-            ("PEXPIRE", self._names.hosts, HOSTS_MS),
+            ("HSET", self._names.hosts, self._host, telling.packed()),
+            ("PEXPIRE", self._names.hosts, LIVE_MS),
         )
         for reply in replies:
             if isinstance(reply, Exception):  # it is for people

@@ -206,6 +206,9 @@ async def test_invalidation_after_a_note_is_told(pair):
     await other.delete("k")
     assert one.raised("k", note)
     assert not one.raised("k", one.note())
+    note = one.note()
+    await other.delete_tags("t")
+    assert one.raised("k", note, ("u", "t")) and not one.raised("k", note)
 
 
 async def test_each_get_is_counted_once(cache, clock):

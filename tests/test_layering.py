@@ -71,7 +71,7 @@ ROWS = [
     {"shmcache.policy"},
     {"shmcache.clock", "shmcache.config", "shmcache.keys", "shmcache.stats"},
     {"shmcache.errors", "shmcache.record", "shmcache.room"},
-    {"shmcache.nesting", "shmcache.resolver", "shmcache.resp"},
+    {"shmcache.hosts", "shmcache.nesting", "shmcache.resolver", "shmcache.resp"},
     {"shmcache._core", "shmcache._core.binding", "shmcache.lua"},
 ]
 ROW = {module: i for i, row in enumerate(ROWS) for module in row}
@@ -79,7 +79,8 @@ ROW = {module: i for i, row in enumerate(ROWS) for module in row}
 # No I/O and no clock: time is an argument.
 PURE = {
     *("shmcache.policy", "shmcache.codec", "shmcache.record", "shmcache.keys"),
-    *("shmcache.entry", "shmcache.fill", "shmcache.resp", "shmcache.terms"),
+    *("shmcache.entry", "shmcache.fill", "shmcache.hosts", "shmcache.resp"),
+    "shmcache.terms",
     *(module for module in ROW if module.startswith("shmcache_server.rfc9111")),
 }
 # Who alone may import it.

@@ -10,6 +10,7 @@ import pytest
 from shmcache.ask import Invalidation
 from shmcache.clock import SYSTEM
 from shmcache.cluster import PARTITIONS
+from shmcache.hosts import unpacked
 from shmcache.l1 import L1, OK, RAISED
 from shmcache.l2 import L2
 from shmcache.record import FRESH, Record
@@ -404,8 +405,12 @@ async def test_position_is_told_to_the_fleet(
         last = await tell(l2, b"d", b"a", b"b")
         await eventually(
             lambda: (
-                list(server.command("HGETALL", NAMES.hosts).values())
-                == [str(last).encode()]
+                [
+                    told.position
+                    for value in server.command("HGETALL", NAMES.hosts).values()
+                    if (told := unpacked(value))
+                ]
+                == [last]
             )
         )
         assert 0 < server.command("PTTL", NAMES.hosts) <= 10_000
