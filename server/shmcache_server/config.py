@@ -6,6 +6,7 @@ with its default. Nothing else reads the environment:
     SHMCACHE_CONFIG   the TOML file, where no --config names one
     SHMCACHE_L2       the Redis URL that `l2.url = "auto"` takes
     SHMCACHE_L2_SECRET    signs what stands in Redis; it stands in no file
+    SHMCACHE_PURGE_TOKEN  lets in who purges, in place of [purge] token
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _L2_SCHEMES = tuple(
 )
 _HOST = r"(\[[0-9A-Fa-f:.%]+\]|[^][\s:@/,]+)(:[0-9]+)?"
 _NAMED = "expected 1 to 64 letters, digits, '._-', the first a letter or a digit"
+_TOKEN = re.compile(r"[!-~]{16,256}")
 _PLACES = re.compile(rf"{_HOST}(,{_HOST})*(/[\w.:-]*)*\Z")
 C = TypeVar("C", "ServerConfig", "OriginConfig", "L1Config", "L2Config", "LimitsConfig")
 
@@ -133,6 +135,23 @@ class L2Config:
 
 
 @dataclass(frozen=True, slots=True)
+class PurgeConfig:
+    """Who may purge, and what a purge can name."""
+
+    token: str = field(default="", repr=False)
+    token_file: str = ""
+    wait: float = 1.0
+    prefixes: int = 4
+    strip_tags: bool = True
+
+    def __post_init__(self) -> None:
+        if self.token and not _TOKEN.fullmatch(self.token):
+            raise ConfigError("token: expected 16 to 256 visible ASCII characters")
+        _between("wait", self.wait, 0, 60)
+        _between("prefixes", self.prefixes, 0, 8)
+
+
+@dataclass(frozen=True, slots=True)
 class LimitsConfig:
     """What a message may be at most, and how much a worker has under way."""
 
@@ -159,6 +178,7 @@ class Config:
     origin: OriginConfig = field(default_factory=OriginConfig)
     l1: L1Config = field(default_factory=L1Config)
     l2: L2Config = field(default_factory=L2Config)
+    purge: PurgeConfig = field(default_factory=PurgeConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
 
     def cache(self, name: str, l2: str | None) -> CacheConfig:
@@ -184,6 +204,7 @@ _TABLES: dict[str, type] = {
     "origin": OriginConfig,
     "l1": L1Config,
     "l2": L2Config,
+    "purge": PurgeConfig,
     "limits": LimitsConfig,
 }
 _SIZES = {("l1", "size"): 512 * 1024, ("limits", "stored_body"): 1}
@@ -208,8 +229,7 @@ def load(path: str | None = None, flags: Mapping[str, Any] | None = None) -> Con
 
     `ConfigError` names the setting, and the file and line where there is one.
     """
-    path = path or os.environ.get("SHMCACHE_CONFIG") or None
-    config = _from_file(Path(path)) if path else Config()
+    config = read(path)
     for flag, value in (flags or {}).items():
         if value is not None:
             table, key = _FLAGS[flag]
@@ -221,6 +241,14 @@ def load(path: str | None = None, flags: Mapping[str, Any] | None = None) -> Con
             "file's table [origin]"
         )
     return config
+
+
+def read(path: str | None = None) -> Config:
+    """The settings of a file, or of SHMCACHE_CONFIG's, whether they are enough to
+    serve or not."""
+    path = path or os.environ.get("SHMCACHE_CONFIG") or None
+    config = _from_file(Path(path)) if path else Config()
+    return replace(config, purge=_with_token(config.purge))
 
 
 def l2_url(config: Config) -> tuple[str, str]:
@@ -271,6 +299,29 @@ def redacted(url: str) -> str:
     return f"{scheme}://{place if known else '***'}"
 
 
+def _with_token(purge: PurgeConfig) -> PurgeConfig:
+    """The environment's token, else that of the token's file, else the setting's."""
+    token, where = os.environ.get("SHMCACHE_PURGE_TOKEN"), "SHMCACHE_PURGE_TOKEN"
+    if not token and purge.token_file:
+        token, where = token_in(purge.token_file), f"token_file={purge.token_file}"
+    try:
+        return replace(purge, token=token) if token else purge
+    except ConfigError as e:
+        raise ConfigError(f"{where}: {e}") from None
+
+
+def token_in(path: str) -> str:
+    """The one line of a token's file."""
+    try:
+        text = Path(path).read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as e:
+        why = getattr(e, "strerror", None) or "it is not ASCII"
+        raise ConfigError(f"token_file={path}: cannot be read: {why}") from None
+    if not text:
+        raise ConfigError(f"token_file={path}: it is empty")
+    return text
+
+
 def _from_file(path: Path) -> Config:
     try:
         text = path.read_text()
@@ -314,7 +365,8 @@ def _replaced(old: C, table: str, values: dict[str, Any]) -> C:
                 raise ConfigError(f"{key}={value!r}: expected {_WORDS[tuple]}")
             values[key] = tuple(value)
         elif type(value) is not wanted:
-            said = key if key == "url" else f"{key}={value!r}"  # it has a password
+            secret = key in ("url", "token")  # one has a password
+            said = key if secret else f"{key}={value!r}"
             raise ConfigError(f"{said}: expected {_WORDS[wanted]}")
     return replace(old, **values)
 

@@ -19,6 +19,7 @@ def bare_environment(monkeypatch) -> None:
     monkeypatch.delenv("SHMCACHE_L2", raising=False)
     monkeypatch.delenv("SHMCACHE_CONFIG", raising=False)
     monkeypatch.delenv("SHMCACHE_L2_SECRET", raising=False)
+    monkeypatch.delenv("SHMCACHE_PURGE_TOKEN", raising=False)
 
 
 def written(tmp_path: Path, text: str) -> str:
@@ -226,6 +227,65 @@ def test_password_of_the_origin_is_not_repeated() -> None:
     with pytest.raises(ConfigError, match="origin: expected http") as caught:
         load(None, {"origin": "http://user:hunter2@a"})
     assert "hunter2" not in str(caught.value)
+
+
+# -- the token of who purges
+
+TOKEN = "hunter2-hunter2-hunter2"
+
+
+@pytest.mark.parametrize(
+    ("setting", "named", "environment", "found"),
+    [
+        ("", "", None, ""),
+        (TOKEN, "", None, TOKEN),
+        (TOKEN, TOKEN[::-1], None, TOKEN[::-1]),
+        (TOKEN, "", TOKEN[::-1], TOKEN[::-1]),
+        ("", TOKEN, "", TOKEN),
+        ("", TOKEN, TOKEN[::-1], TOKEN[::-1]),
+    ],
+)
+def test_token_is_of_environment_file_or_setting(
+    tmp_path, monkeypatch, setting, named, environment, found
+) -> None:
+    text = f"[purge]\ntoken = '{setting}'\n"
+    if named:
+        (tmp_path / "token").write_text(f"{named}\n")
+        text += f"token_file = '{tmp_path}/token'\n"
+    if environment is not None:
+        monkeypatch.setenv("SHMCACHE_PURGE_TOKEN", environment)
+    config = load(written(tmp_path, text), ORIGIN)
+    assert config.purge.token == found
+    assert "hunter2" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("token = 'hunter2'", ":2: token: expected 16 to 256 visible"),
+        ("token = 'hunter2 hunter2 hunter2'", ":2: token: expected 16 to"),
+        ("token = ['hunter2']", ":2: token: expected text"),
+        ("token_file = '/nowhere'", "token_file=/nowhere: cannot be read: No such"),
+        ("token_file = '/dev/null'", "token_file=/dev/null: it is empty"),
+        ("wait = 61", ":2: wait=61.0: expected 0 to 60"),
+        ("prefixes = 9", ":2: prefixes=9: expected 0 to 8"),
+    ],
+)
+def test_wrong_setting_of_purges_is_named(tmp_path, text, words) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(written(tmp_path, f"[purge]\n{text}\n"), ORIGIN)
+    assert words in str(caught.value) and "hunter2" not in str(caught.value)
+
+
+def test_wrong_token_elsewhere_is_not_repeated(tmp_path, monkeypatch) -> None:
+    (tmp_path / "token").write_text("hunter2")
+    path = written(tmp_path, f"[purge]\ntoken_file = '{tmp_path}/token'\n")
+    with pytest.raises(ConfigError, match=r"token_file=.*/token: token: ") as caught:
+        load(path, ORIGIN)
+    monkeypatch.setenv("SHMCACHE_PURGE_TOKEN", "hunter2")
+    with pytest.raises(ConfigError, match="SHMCACHE_PURGE_TOKEN: token: ") as other:
+        load(path, ORIGIN)
+    assert "hunter2" not in f"{caught.value}{other.value}"
 
 
 def test_settings_of_l1_reach_the_cache() -> None:
