@@ -36,8 +36,9 @@ ROWS = [
         "shmcache_server.rfc9111.vary",
         "shmcache_server.upload",
     },
-    {"shmcache_server.rfc9111.validation"},
+    {"shmcache_server.rfc9111.validation", "shmcache_server.routes"},
     {
+        "shmcache_server.forwarded",
         "shmcache_server.rfc9111.fields",
         "shmcache_server.rfc9111.freshness",
         "shmcache_server.rfc9111.targeted",

@@ -1,7 +1,8 @@
 """Settings of the server: flags over TOML over defaults, frozen, validated once.
 
-The TOML file has one table per class below; `deploy/shmcache.toml` shows every key
-with its default. Nothing else reads the environment:
+The TOML file has one table per class below, and a [[route]] for each route;
+`deploy/shmcache.toml` shows every key with its default. Nothing else reads the
+environment:
 
     SHMCACHE_CONFIG   the TOML file, where no --config names one
     SHMCACHE_L2       the Redis URL that `l2.url = "auto"` takes
@@ -23,7 +24,11 @@ from urllib.parse import SplitResult, urlsplit
 
 from shmcache import CacheConfig, ConfigError, parse_size
 
+from . import routes
+from .routes import Route
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
+_PATH = re.compile(r"/[!\"$-~]*")
 _PLAIN_HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+")
 _L2_WORDS = ("auto", "none", "embedded")
 _L2_KINDS = ("+sentinel", "+cluster")
@@ -34,6 +39,7 @@ _HOST = r"(\[[0-9A-Fa-f:.%]+\]|[^][\s:@/,]+)(:[0-9]+)?"
 _NAMED = "expected 1 to 64 letters, digits, '._-', the first a letter or a digit"
 _TOKEN = re.compile(r"[!-~]{16,256}")
 _PLACES = re.compile(rf"{_HOST}(,{_HOST})*(/[\w.:-]*)*\Z")
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 C = TypeVar("C", "ServerConfig", "OriginConfig", "L1Config", "L2Config", "LimitsConfig")
 
 
@@ -78,25 +84,105 @@ class ServerConfig:
 class OriginConfig:
     """Where misses are fetched."""
 
-    url: str = ""
+    url: str | tuple[str, ...] = ""
     default_ttl: float = 0.0
     connect_timeout: float = 5.0
+    first_byte_timeout: float = 0.0
     timeout: float = 30.0
+    total_timeout: float = 0.0
+    retries: int = 2
     connections: int = 256
+    breaker_failures: int = 5
+    breaker_5xx: bool = False
+    health_path: str = ""
+    health_interval: float = 5.0
+    tunnels: int = 256
+    tunnel_timeout: float = 300.0
 
     def __post_init__(self) -> None:
-        if self.url:
-            _origin(self.url)
+        for url in self.urls:
+            _origin(url)
+        if self.url == () or len(set(self.urls)) < len(self.urls):
+            raise ConfigError("origin: expected one URL, or several that differ")
         _between("default_ttl", self.default_ttl, 0, 2**31)
         _between("connect_timeout", self.connect_timeout, 0.01, 3600)
+        _between("first_byte_timeout", self.first_byte_timeout, 0, 86400)
         _between("timeout", self.timeout, 0.01, 86400)
+        _between("total_timeout", self.total_timeout, 0, 86400)
+        _between("retries", self.retries, 0, 10)
         _between("connections", self.connections, 1, 65536)
+        _between("breaker_failures", self.breaker_failures, 0, 10000)
+        _between("health_interval", self.health_interval, 0.1, 3600)
+        _between("tunnels", self.tunnels, 0, 65536)
+        _between("tunnel_timeout", self.tunnel_timeout, 0.1, 86400)
+        if self.health_path and not _PATH.fullmatch(self.health_path):
+            raise ConfigError(
+                f"health_path={self.health_path!r}: expected a path as /health, in "
+                "visible ASCII"
+            )
+        if self.health_path and not self.breaker_failures:
+            raise ConfigError(
+                "breaker_failures=0: expected 1 or more where health_path is set"
+            )
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Of the upstreams; none if the origin is not set."""
+        if isinstance(self.url, tuple):
+            return self.url
+        return (self.url,) if self.url else ()
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """scheme://host[:port] of each upstream."""
+        return tuple(f"{p.scheme}://{p.netloc}" for p in map(_origin, self.urls))
 
     @property
     def base(self) -> str:
-        """scheme://host[:port], what a request's target is appended to."""
-        parts = _origin(self.url)
-        return f"{parts.scheme}://{parts.netloc}"
+        """scheme://host[:port] of the first upstream, which names the origin."""
+        return self.bases[0]
+
+    @property
+    def patience(self) -> float:
+        """Seconds until an answer's head has come, or none is awaited any more."""
+        patience = self.connect_timeout + (self.first_byte_timeout or self.timeout)
+        return min(patience, self.total_timeout or patience)
+
+
+@dataclass(frozen=True, slots=True)
+class CachingConfig:
+    """What the RFCs leave to an operator."""
+
+    heuristics: bool = True
+    stale_if_error: float = 0.0
+    stale_if_cut_off: float = 86400.0
+    error_ttl: float = 10.0
+
+    def __post_init__(self) -> None:
+        _between("stale_if_error", self.stale_if_error, 0, 2**31)
+        _between("stale_if_cut_off", self.stale_if_cut_off, 0, 2**31)
+        _between("error_ttl", self.error_ttl, 0, 2**31)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadersConfig:
+    """What the origin is not told, and whose word on a client counts."""
+
+    removed: tuple[str, ...] = ()
+    trusted_peers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.removed:
+            if not _FIELD_NAME.fullmatch(name):
+                raise ConfigError(f"removed={name!r}: expected names of fields")
+        for network in self.trusted_peers:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError:
+                raise ConfigError(
+                    f"trusted_peers={network!r}: expected addresses and networks, as "
+                    "10.0.0.0/8"
+                ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,10 +262,13 @@ class Config:
 
     server: ServerConfig = field(default_factory=ServerConfig)
     origin: OriginConfig = field(default_factory=OriginConfig)
+    caching: CachingConfig = field(default_factory=CachingConfig)
     l1: L1Config = field(default_factory=L1Config)
     l2: L2Config = field(default_factory=L2Config)
     purge: PurgeConfig = field(default_factory=PurgeConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    headers: HeadersConfig = field(default_factory=HeadersConfig)
+    routes: tuple[Route, ...] = ()
 
     def cache(self, name: str, l2: str | None) -> CacheConfig:
         """The library's settings, for a segment's name and a resolved L2 URL."""
@@ -192,7 +281,7 @@ class Config:
             codec="document",
             app=self.l2.app,
             l2_deadline=self.l2.deadline,
-            hard_timeout=self.origin.timeout + self.origin.connect_timeout,
+            hard_timeout=self.origin.patience,
             flights_max=self.limits.flights,
             waiters_max=self.limits.waiters,
             l2_secret=os.environ.get("SHMCACHE_L2_SECRET", "").encode(),
@@ -202,10 +291,12 @@ class Config:
 _TABLES: dict[str, type] = {
     "server": ServerConfig,
     "origin": OriginConfig,
+    "caching": CachingConfig,
     "l1": L1Config,
     "l2": L2Config,
     "purge": PurgeConfig,
     "limits": LimitsConfig,
+    "headers": HeadersConfig,
 }
 _SIZES = {("l1", "size"): 512 * 1024, ("limits", "stored_body"): 1}
 """Keys that are sizes, and the least that each may be."""
@@ -330,7 +421,7 @@ def _from_file(path: Path) -> Config:
         raise ConfigError(f"config={path}: cannot be read: {e.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path}: not TOML: {e}") from None
-    config = Config()
+    config = Config(routes=_routes(path, text, tables.pop("route", [])))
     for table, keys in tables.items():
         known = _TABLES.get(table)
         if known is None or not isinstance(keys, dict):
@@ -348,7 +439,28 @@ def _from_file(path: Path) -> Config:
             except ConfigError as e:
                 raise ConfigError(f"{path}:{where}: {e}") from None
             config = replace(config, **{table: made})
+    try:
+        routes.agree(config.routes, config.headers.removed)
+    except ConfigError as e:
+        raise ConfigError(f"{path}: {e}") from None
     return config
+
+
+def _routes(path: Path, text: str, tables: Any) -> tuple[Route, ...]:
+    if type(tables) is not list or not all(type(table) is dict for table in tables):
+        where = _line(text, "route", "")
+        raise ConfigError(f"{path}:{where}: route: expected tables [[route]]")
+    made = []
+    for number, table in enumerate(tables, 1):
+        route = Route()
+        for key, value in table.items():
+            try:
+                route = routes.told(route, key, value)
+            except ConfigError as e:
+                where = _line(text, key, "route", number)
+                raise ConfigError(f"{path}:{where}: route {number}: {e}") from None
+        made.append(route)
+    return tuple(made)
 
 
 def _replaced(old: C, table: str, values: dict[str, Any]) -> C:
@@ -356,6 +468,9 @@ def _replaced(old: C, table: str, values: dict[str, Any]) -> C:
     for key, value in values.items():
         if (table, key) in _SIZES:
             values[key] = parse_size(value, f"{table}_{key}", _SIZES[table, key])
+            continue
+        if (table, key) == ("origin", "url"):  # a list, too
+            values[key] = _urls(value)
             continue
         wanted = type(getattr(old, key))
         if wanted is float and type(value) is int:
@@ -371,6 +486,14 @@ def _replaced(old: C, table: str, values: dict[str, Any]) -> C:
     return replace(old, **values)
 
 
+def _urls(value: object) -> str | tuple[str, ...]:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return tuple(value)
+    raise ConfigError("url: expected text, or a list of texts")
+
+
 _WORDS = {
     str: "text",
     int: "a whole number",
@@ -380,17 +503,21 @@ _WORDS = {
 }
 
 
-def _line(text: str, key: str, table: str) -> int:
-    """The line of the file where `key` stands in `table`; 1 if it is not found."""
-    current = ""
-    for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[\s*([^\]\s]+)\s*\]", line)
+def _line(text: str, key: str, table: str, number: int = 1) -> int:
+    """The line of the file where `key` stands in the table, of several with this name
+    the one with the number; 1 if it is not found."""
+    current, count = "", 0
+    for at, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[\[?\s*([^\]\s]+)\s*\]", line)
         if header:
             current = header[1].strip("\"'")
+            count += current == table
             if not table and current == key:
-                return number
-        elif current == table and re.match(rf"""\s*["']?{re.escape(key)}\b""", line):
-            return number
+                return at
+        elif (current, count) == (table, number if table else 0) and re.match(
+            rf"""\s*["']?{re.escape(key)}\b""", line
+        ):
+            return at
     return 1
 
 

@@ -1,0 +1,243 @@
+"""Routes: what the operator says of some URLs, their keys above all.
+
+The first route that covers a request counts; where none does, `NONE` does, which
+changes nothing. The path that counts is the one received, byte for byte.
+
+One path, several readings
+    `/static/..%2faccount`, `//account`, `/account;a.css` and `/Account` are one thing
+    here and may be another at the origin. So a path which can be read otherwise is
+    read both ways: as it is, and as the most liberal origin would. A route that caches
+    covers it if both readings fall under it, one that passes if either does.
+
+What the query's selection costs
+    A parameter that is left out of the key and reaches the origin may change the
+    answer of everybody. So the origin is sent what is in the key, unless the route
+    says `forward_query_as_received`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from typing import Any
+from urllib.parse import unquote_plus, unquote_to_bytes
+
+from shmcache import ConfigError
+
+from .forwarded import plain, unkeyed
+
+_CANDIDATES_MAX = 1024
+_DECODED_MOST = 3
+"""Times that an origin may take `%` off."""
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+")
+_PATH = re.compile(r"(?=/)(?:(?!//|/\.{1,2}(?:/|\Z))[!-~])+")
+_NOT_IN_PATH = re.compile(r"[?#;\\]|\*.")
+_METHOD = re.compile(r"[A-Z-]+")
+_PARAMETER = re.compile(r"[^\s&=#;%+*]*\*?")
+_AMBIGUOUS = re.compile(r"[%;\\A-Z\0- ]|//|/\.{1,2}(?:/|\Z)")
+_END = re.compile(r"[?#\0- ]")
+"""Behind which some read no more of a path."""
+_NO_KEY_FIELDS = frozenset({"authorization", "cache-control", "cookie", "pragma"})
+"""Not sent in a request for many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What holds for the requests that it covers; each default changes nothing."""
+
+    host: str = ""
+    """Without its port; empty: any."""
+    path: str = "/"
+    """Itself and what is below it; with a `*` at its end all that begins so."""
+    methods: tuple[str, ...] = ()
+    """Empty: all."""
+    query_ignored: tuple[str, ...] = ()
+    """Parameters outside the key; `utm_*`: all that begin so."""
+    query_kept: tuple[str, ...] = ()
+    """Those alone are in the key; empty: all are."""
+    query_sorted: bool = False
+    """By name in the key, those of one name as they came."""
+    forward_query_as_received: bool = False
+    """Send the origin what is not in the key, too."""
+    fields: tuple[str, ...] = ()
+    """Of the request, in the key."""
+    cookies: tuple[str, ...] = ()
+    """In the key."""
+    cache: bool = True
+    """False: every request is passed through."""
+    ttl: float | None = None
+    """Seconds that what may be stored is fresh, whatever the origin says."""
+    default_ttl: float | None = None
+    """Seconds for a 200 that says nothing of it, in place of the origin's setting."""
+
+    def __post_init__(self) -> None:
+        if self.host and not _HOST.fullmatch(self.host):
+            raise ConfigError(f"host={self.host!r}: expected one as example.org")
+        if not _PATH.fullmatch(self.path) or _NOT_IN_PATH.search(self.path):
+            raise ConfigError(
+                f"path={self.path!r}: expected one as /blog, or /blog* with its `*` at "
+                "the end; no query, no `;`, no empty or dot segments"
+            )
+        _each("methods", self.methods, _METHOD, "as GET")
+        for key in ("query_ignored", "query_kept"):
+            wanted = "names of parameters, as page or utm_*"
+            _each(key, getattr(self, key), _PARAMETER, wanted)
+        if self.query_ignored and self.query_kept:
+            raise ConfigError("query_kept: not beside query_ignored")
+        _each("fields", self.fields, _TOKEN, "names of fields, as Accept-Language")
+        for name in self.fields:
+            if unkeyed(name) or name.lower() in _NO_KEY_FIELDS:
+                raise ConfigError(
+                    f"fields={name!r}: the origin is not sent it as it came, or it is "
+                    "in the key already"
+                )
+        _each("cookies", self.cookies, _TOKEN, "names of cookies")
+        for key in ("ttl", "default_ttl"):
+            value = getattr(self, key)
+            if value is not None and not 0 <= value <= 2**31:
+                raise ConfigError(f"{key}={value!r}: expected 0 to {2**31}")
+
+    def covers(self, path: str) -> bool:
+        """Whether a path as received falls under it."""
+        as_received = _under(self.path).match(path) is not None
+        if not _AMBIGUOUS.search(path):
+            return as_received
+        liberally = _under(_liberal(self.path)).match(_liberal(path)) is not None
+        if self.cache:
+            return as_received and liberally
+        return as_received or liberally
+
+    def selected(self, target: str) -> str:
+        """Path and query as they are in the key."""
+        if not (self.query_ignored or self.query_kept or self.query_sorted):
+            return target
+        path, mark, query = target.partition("?")
+        if not mark:
+            return target
+        parameters = [p for p in query.split("&") if self._stays(p)]
+        if self.query_sorted:
+            parameters.sort(key=lambda parameter: parameter.partition("=")[0])
+        return f"{path}?{'&'.join(parameters)}" if parameters else path
+
+    def _stays(self, parameter: str) -> bool:
+        if ";" in parameter:  # of which some make two
+            return True
+        name = parameter.partition("=")[0]
+        if "%" in name or "+" in name:
+            name = unquote_plus(name)
+        if self.query_kept:
+            return _names(self.query_kept).fullmatch(name) is not None
+        if self.query_ignored:
+            return _names(self.query_ignored).fullmatch(name) is None
+        return True
+
+
+class Routes:
+    """All of them, in their order."""
+
+    def __init__(self, routes: tuple[Route, ...]) -> None:
+        self._all = routes
+        self._candidates: dict[tuple[str, str], tuple[Route, ...]] = {}
+
+    def of(self, method: str, host: str, target: str) -> Route:
+        """The first that covers the request, else NONE; `host` in lower case."""
+        if not self._all:
+            return NONE
+        candidates = self._candidates.get((method, host))
+        if candidates is None:
+            if len(self._candidates) >= _CANDIDATES_MAX:
+                self._candidates.clear()
+            candidates = tuple(
+                route
+                for route in self._all
+                if route.host.lower() in ("", host)
+                and (not route.methods or method in route.methods)
+            )
+            self._candidates[method, host] = candidates
+        path = target.partition("?")[0]
+        for route in candidates:
+            if route.covers(path):
+                return route
+        return NONE
+
+
+def told(route: Route, key: str, value: Any) -> Route:
+    """A route with one more key of its TOML table; `ConfigError`."""
+    defaults = {f.name: f.default for f in fields(Route)}
+    if key not in defaults:
+        raise ConfigError(f"unknown key {key}")
+    kind = float if defaults[key] is None else type(defaults[key])
+    if kind is tuple and type(value) is list and all(type(v) is str for v in value):
+        value = tuple(value)
+    elif kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise ConfigError(f"{key}={value!r}: expected {_WORDS[kind]}")
+    told: dict[str, Any] = {key: value}
+    return replace(route, **told)
+
+
+def agree(routes: tuple[Route, ...], removed: tuple[str, ...]) -> None:
+    """`ConfigError` where a route has a field in its key that the origin never gets."""
+    gone = {plain(name) for name in removed}
+    for number, route in enumerate(routes, 1):
+        for name in route.fields:
+            if plain(name) in gone:
+                raise ConfigError(
+                    f"route {number}: fields={name!r}: headers.removed has it, too"
+                )
+
+
+_WORDS: dict[type, str] = {
+    str: "text",
+    bool: "true or false",
+    float: "a number",
+    tuple: "a list of texts",
+}
+
+
+def _each(key: str, names: tuple[str, ...], form: re.Pattern[str], words: str) -> None:
+    for name in names:
+        if not name or not form.fullmatch(name):
+            raise ConfigError(f"{key}={name!r}: expected {words}")
+
+
+@lru_cache(1024)
+def _under(path: str) -> re.Pattern[str]:
+    """What a path begins with that falls under `path`."""
+    if path.endswith("*"):
+        return re.compile(re.escape(path[:-1]))
+    return re.compile(re.escape(path) + ("" if path.endswith("/") else r"(?=/|\Z)"))
+
+
+@lru_cache(1024)
+def _names(names: tuple[str, ...]) -> re.Pattern[str]:
+    patterns = (re.escape(name.removesuffix("*")) for name in names)
+    stars = (".*" if name.endswith("*") else "" for name in names)
+    return re.compile("|".join(map("".join, zip(patterns, stars, strict=True))), re.S)
+
+
+@lru_cache(4096)
+def _liberal(path: str) -> str:
+    """A path as the most liberal origin reads it: decoded again and again, in lower
+    case, without parameters of segments, empty and dot segments."""
+    raw = path.encode("latin-1", "replace")
+    for _ in range(_DECODED_MOST):
+        raw = unquote_to_bytes(raw)
+    read = _END.split(raw.lower().decode("latin-1").replace("\\", "/"), maxsplit=1)[0]
+    segments: list[str] = []
+    last = ""
+    for part in read.split("/"):
+        last = part.partition(";")[0]
+        if last == "..":
+            del segments[-1:]
+        elif last not in ("", "."):
+            segments.append(last)
+    behind = "/" if segments and last in ("", ".", "..") else ""
+    return f"/{'/'.join(segments)}{behind}"
+
+
+NONE = Route()
+"""Of what no route covers."""
