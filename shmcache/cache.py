@@ -132,12 +132,12 @@ class Cache:
     def entry(self, key: Key) -> Entry | None:
         """What L1 has, with age, ttl and state; a dead record too, as `dead`."""
         record = self._standing(self._key(key))
-        if record is None or record.kind != VALUE:
-            return None
-        try:
-            return self._entry(record, "l1")
-        except CodecError:  # unreadable: a miss
-            return None
+        return None if record is None else self._readable(record)
+
+    def look(self, key: Key) -> Entry | None:
+        """As `entry`, for who has asked already: counts nothing."""
+        record = self._l1.look(self._key(key))
+        return None if record is None else self._readable(record)
 
     async def get(self, key: Key, default: Any = MISSING) -> Any:
         """The value from L1 or L2, fresh or stale, else `default`. Computes nothing."""
@@ -435,7 +435,9 @@ class Cache:
         if record is not None and record.state != DEAD:
             if record.kind == ERROR and record.state == FRESH:
                 raise shared_error(record.value)
-            found = self._readable(key, record)
+            found = self._readable(record)
+            if found is None and record.kind == VALUE:  # unreadable: a miss
+                self._l1.table.drop(key)
             if found is not None:
                 fresher = await self._fresher(key, record, compute, wanted)
                 return found if fresher is None else self._entry_of(fresher)
@@ -465,13 +467,12 @@ class Cache:
             self._flights.refresh(key, compute, wanted, record)
         return None
 
-    def _readable(self, key: bytes, record: Record) -> Entry | None:
+    def _readable(self, record: Record) -> Entry | None:
         if record.kind != VALUE:
             return None
         try:
             return self._entry(record, "l1")
-        except CodecError:  # a miss
-            self._l1.table.drop(key)
+        except CodecError:
             return None
 
     def _decode(self, document: bytes, default: Any) -> Any:

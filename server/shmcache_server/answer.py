@@ -15,6 +15,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
 from multidict import CIMultiDictProxy
 
+from . import parts
 from .rfc9111 import validation
 from .stored import StoredResponse
 
@@ -60,13 +61,17 @@ def from_store(
     """A stored response to a GET or HEAD with these fields, or 304 where the client's
     own copy still holds; `ours` are the lines behind its head."""
     # RFC 9110 §13.2.1: only where the answer without the condition would be a 2xx.
-    if found.status == 200 and validation.not_modified(
+    if found.status in (200, 206) and validation.not_modified(
         fields.getall(hdrs.IF_NONE_MATCH, ()),
         fields.get(hdrs.IF_MODIFIED_SINCE),
         found.etag,
         found.last_modified,
     ):
         return Answer(304, found.not_modified_head() + ours)
+    if method == "GET" and found.status == 200 and hdrs.RANGE in fields:
+        part = parts.of(fields, found)
+        if part is not None:
+            return Answer(part.status, part.head + ours, part.body)
     body = b"" if method == "HEAD" else found.body
     return Answer(found.status, found.head + ours, body)
 

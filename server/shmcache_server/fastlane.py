@@ -236,7 +236,9 @@ class Lane:
             if found is None:
                 return False
             document, stale, age, ttl = found
-            if stale and document[:4] == MARK:
+            if document[:4] != MARK:  # a list of variants, or to be validated
+                return False
+            if stale:
                 self._refresh(connection, asked)
         except CacheError:  # a key too long as it stands, or a cache that is closing
             return False

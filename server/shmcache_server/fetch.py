@@ -17,6 +17,16 @@ Who owns a fetch
     Its task, not the client's connection: a client that leaves stops nothing that may
     be stored. The pump that reads the body is a task of its own, too, so that a
     response that is not stored may flow for longer than a compute may take.
+
+What was stored
+    A response that is dead, or asked for in the background, is validated where it can
+    be (RFC 9111 §4.3): a 304 brings it up to date, and it is stored anew with its body.
+
+Elsewhere
+    A response that varies by other fields than those of the place it was fetched for
+    is stored where it belongs, and the fetch brings the URL's list (`variants.py`) up
+    to date. One that a request with credentials got, and that is for all, is stored
+    under the key of those without, too.
 """
 
 from __future__ import annotations
@@ -24,57 +34,32 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
-
-from multidict import CIMultiDictProxy
 
 from shmcache import Cache, Entry, Fill
 
 from . import stored
 from .config import Config
 from .live import LiveResponse
-from .origins import (
-    CONDITIONS,
-    Answering,
-    Asking,
-    Origin,
-    OriginError,
-    request_fields,
-)
-from .rfc9111 import freshness, storing, vary
+from .origins import Answering, Origin, OriginError
+from .rfc9111 import fields as lines
+from .rfc9111 import freshness, storing, validation
+from .sharing import Shared, Sharing, lines_of
+from .shelf import Place, Shelf
+from .stored import StoredResponse
+from .variants import KEPT, Variants
+from .wanted import NOBODY, Wanted
 
 _NIL = b"\xc0"
 """The document of an answer that only its own client gets, past the cache."""
-_NOT_SHARED = CONDITIONS | {"cache-control", "pragma"}
-"""One client's wishes, left out of a request whose answer is for many."""
-_CREDENTIALS = frozenset({"authorization", "cookie"})
-_NOBODY = storing.Asked()
+_NOT_SHARED = Fill(_NIL, ttl=0, shareable=False)
+_AT_ONCE = 2e-9
+"""Seconds for which what is validated before each use is fresh: it is kept."""
+_FAILURES = frozenset({500, 502, 503, 504})
+"""RFC 5861 §4: those that a stale response may stand for."""
 
 _BESIDE_BODY = 16 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a client asked for, kept beyond the life of its connection."""
-
-    key: str
-    target: str
-    fields: CIMultiDictProxy[str]
-    letter: str
-    """Of the key's encoding."""
-    forwarded: tuple[tuple[str, str], ...]
-    """X-Forwarded fields."""
-    asked: storing.Asked
-
-    def asking(self) -> Asking:
-        """The GET that the origin is sent, fit to be shared."""
-        nobody = self.asked == _NOBODY
-        drop = _NOT_SHARED | _CREDENTIALS if nobody else _NOT_SHARED
-        fields = request_fields(self.fields, drop=drop)
-        fields["Accept-Encoding"] = vary.asked(self.letter)
-        fields.extend(self.forwarded)
-        return Asking("GET", self.target, fields)
 
 
 class Joined(NamedTuple):
@@ -92,10 +77,13 @@ Answered = asyncio.Future[Joined]
 class Fetches:
     """This worker's misses."""
 
-    def __init__(self, cache: Cache, origin: Origin, config: Config) -> None:
+    def __init__(
+        self, cache: Cache, origin: Origin, sharing: Sharing, config: Config
+    ) -> None:
         self._cache = cache
+        self._shelf = Shelf(cache)
         self._origin = origin
-        self._default_ttl = config.origin.default_ttl
+        self._sharing = sharing
         # The head stands in the record's value with the body.
         longest = cache.stats().value_max - _BESIDE_BODY
         self._store_max = max(0, min(config.limits.stored_body, longest))
@@ -105,16 +93,16 @@ class Fetches:
         """By key, those who wait, with their notes."""
         self._tasks: set[asyncio.Future[Any]] = set()
 
-    async def join(self, wanted: Wanted) -> Joined:
-        """Answer a miss by the key's fetch, ours or another's; raises what it did."""
-        key, note = wanted.key, self._cache.note()
+    async def join(self, wanted: Wanted, place: Place) -> Joined:
+        """Answer a miss by its place's fetch, ours or another's; raises what it did."""
+        key, note = place.key, self._cache.note()
         live = self._lives.get(key)
         if live is not None and self._may_join(key, live, note):
             return Joined(live, None, True)
         answered: Answered = asyncio.get_running_loop().create_future()
         joining = self._joining.setdefault(key, {})
         joining[answered] = note
-        compute = self._compute(wanted, answered)
+        compute = self._compute(wanted, place, answered)
         try:
             entry = await self._cache.resolve(key, compute, ttl=0, until=answered)
         finally:
@@ -126,11 +114,12 @@ class Fetches:
             return answered.result()
         return Joined(None, entry, entry.source == "flight")
 
-    def refresh(self, wanted: Wanted) -> None:
+    def refresh(self, wanted: Wanted, place: Place) -> None:
         """See that one background refresh of a stale response runs. It is nobody's
         request: it bears nobody's credentials."""
-        nobodys = replace(wanted, asked=_NOBODY)
-        self._cache.refresh(wanted.key, self._compute(nobodys, None), ttl=0)
+        nobodys = replace(wanted, asked=NOBODY)
+        compute = self._compute(nobodys, place, None)
+        self._cache.refresh(place.key, compute, ttl=0)
 
     async def close(self) -> None:
         """End what is under way."""
@@ -141,39 +130,130 @@ class Fetches:
     # -- the fetch
 
     def _compute(
-        self, wanted: Wanted, own: Answered | None
+        self, wanted: Wanted, place: Place, own: Answered | None
     ) -> Callable[[], Awaitable[Fill]]:
         """The compute of a flight; `own` is whose request it serves, None a refresh."""
 
         async def compute() -> Fill:
             mark, sent = self._cache.note(), time.monotonic()
-            answering = await self._origin.ask(wanted.asking())
-            if own is None and _refused(answering.status):
-                answering.close()
-                raise OriginError(f"origin: {answering.status} to a refresh")
+            old = self._shelf.again(place).response
+            asking = wanted.asking()
+            if old is not None:
+                asking.fields.extend(old.conditions())
+            answering = await self._origin.ask(asking)
             age = _Age(answering, sent)
-            lifetime = self._lifetime(wanted, answering, age)
-            live = LiveResponse(
-                answering,
-                self._store_max,
-                mark=mark,
-                age=age,
-                stored=lifetime is not None,
-                awaited=own is not None and not own.done(),
-            )
-            pump = None
-            if not live.take_at_hand():
-                pump = self._keep(live.pump(self._stall))
-            if own is not None:
-                self._announce(wanted.key, live, own, shared=lifetime is not None)
-            if lifetime is None or not live.stored:
-                return Fill(_NIL, ttl=0, shareable=False)
-            return await self._stored(live, pump, lifetime)
+            if old is not None and answering.status == 304:
+                answering.close()
+                return self._brought_up_to_date(wanted, place, old, answering, age)
+            if self._failed(answering, old, own is None):
+                answering.close()
+                raise OriginError(f"origin: {answering.status} in place of an answer")
+            return await self._taken(wanted, place, own, answering, age, mark)
 
         return compute
 
+    def _brought_up_to_date(
+        self,
+        wanted: Wanted,
+        place: Place,
+        old: StoredResponse,
+        answering: Answering,
+        age: _Age,
+    ) -> Fill:
+        """The fill of a stored response that the origin says still holds."""
+        new = validation.updated(old.fields(), lines.of_head(answering.head))
+        getall = lines_of(new)
+        shared = self._sharing.of(wanted.asked, old.status, getall, time.time())
+        head = old.status_line + lines.to_lines(new)
+        if shared is None or shared.names != place.names:
+            document = stored.pack(head, old.status, old.body)
+            return Fill(document, ttl=0, shareable=False)
+        return _fill(head, old.status, old.body, shared, age())
+
+    def _failed(
+        self, answering: Answering, old: StoredResponse | None, refresh: bool
+    ) -> bool:
+        """Whether a stale response stands for this answer: to a refresh, an error or
+        one that asks for the credentials which it has not."""
+        status = answering.status
+        if refresh:
+            return status >= 400 and status not in storing.LASTING
+        if old is None or status not in _FAILURES:
+            return False
+        return self._sharing.windows(lines_of(old.fields())).if_error > 0
+
+    async def _taken(
+        self,
+        wanted: Wanted,
+        place: Place,
+        own: Answered | None,
+        answering: Answering,
+        age: _Age,
+        mark: int,
+    ) -> Fill:
+        """The fill of a new response; its readers have it from the head on."""
+        shared = self._shared(wanted, answering, age)
+        live = LiveResponse(
+            answering,
+            self._store_max,
+            mark=mark,
+            age=age,
+            stored=shared is not None,
+            awaited=own is not None and not own.done(),
+        )
+        pump = None if live.take_at_hand() else self._keep(live.pump(self._stall))
+        if shared is None or not live.stored:
+            self._announce(place.key, live, own, shared=shared is not None)
+            return _NOT_SHARED
+        if shared.names != place.names:
+            return await self._elsewhere(wanted, place, own, live, shared, pump)
+        self._announce(place.key, live, own, shared=True)
+        fill = await self._stored(live, pump, shared)
+        if shared.names == () and wanted.plain != wanted.key:
+            self._for_all(wanted, place, live, fill)
+        return fill
+
+    async def _elsewhere(
+        self,
+        wanted: Wanted,
+        place: Place,
+        own: Answered | None,
+        live: LiveResponse,
+        shared: Shared,
+        pump: asyncio.Future[None] | None,
+    ) -> Fill:
+        """Store it where it belongs. The fill of the place it was fetched for: the
+        URL's list if that is what stands there, else nothing."""
+        begun = place.variants is None
+        listed = (
+            Variants.begun(shared.names)
+            if place.variants is None
+            else place.variants.seen(shared.names)
+        )
+        sent = wanted.sent()
+        key = listed.key(wanted.key, shared.names, lambda n: sent.getall(n, ()))
+        self._announce(key, live, own, shared=True)
+        self._keep(
+            self._cache.resolve(key, lambda: self._stored(live, pump, shared), ttl=0)
+        )
+        if begun:
+            return Fill(listed.pack(), ttl=KEPT)
+        await self._cache.set(wanted.key, listed.pack(), ttl=KEPT)
+        return _NOT_SHARED
+
+    def _for_all(
+        self, wanted: Wanted, place: Place, live: LiveResponse, fill: Fill
+    ) -> None:
+        """What a request with credentials got, and is for all."""
+
+        def again() -> Fill:
+            return replace(fill, age=live.age())
+
+        if place.variants is None:
+            self._keep(self._cache.resolve(wanted.plain, again, ttl=0))
+
     async def _stored(
-        self, live: LiveResponse, pump: asyncio.Future[None] | None, lifetime: float
+        self, live: LiveResponse, pump: asyncio.Future[None] | None, shared: Shared
     ) -> Fill:
         """The fill of a response, once it is whole."""
         try:
@@ -185,49 +265,36 @@ class Fetches:
         if live.error is not None:
             raise live.error
         if not live.stored:
-            return Fill(_NIL, ttl=0, shareable=False)
-        answering, body, age = live.answering, live.body(), live.age()
+            return _NOT_SHARED
+        answering, body = live.answering, live.body()
         head = answering.head
+        if shared.drop:
+            head = stored.without(head, shared.drop)
         if not answering.empty:
             head += b"Content-Length: %d\r\n" % len(body)
-        return Fill(
-            stored.pack(head, answering.status, body),
-            ttl=lifetime if age < lifetime else 0,
-            grace=freshness.grace(answering.directives),
-            age=age,
-        )
+        return _fill(head, answering.status, body, shared, live.age())
 
-    def _lifetime(
-        self, wanted: Wanted, answering: Answering, age: _Age
-    ) -> float | None:
-        """Seconds for which the answer may be shared, None if it may not be."""
-        fields = answering.fields
-        answered = storing.Answered(
-            status=answering.status,
-            directives=answering.directives,
-            lifetime=freshness.lifetime(
-                answering.directives,
-                fields.get("Expires"),
-                fields.get("Date"),
-                time.time(),
-            ),
-            set_cookie="Set-Cookie" in fields,
-            vary_shareable=vary.shareable(fields.getall("Vary", ())),
-        )
-        lifetime = storing.lifetime(wanted.asked, answered, self._default_ttl)
-        if lifetime is None or lifetime <= age() or not answering.whole:
+    def _shared(self, wanted: Wanted, answering: Answering, age: _Age) -> Shared | None:
+        """How the answer may be stored for all, None if it may not be."""
+        if not answering.whole:
             return None
-        return lifetime
+        fields = answering.fields
+        shared = self._sharing.of(
+            wanted.asked,
+            answering.status,
+            lambda name: fields.getall(name, ()),
+            time.time(),
+        )
+        if shared is None or (shared.lifetime <= age() and not shared.validated):
+            return None
+        return shared
 
     def _announce(
-        self,
-        key: str,
-        live: LiveResponse,
-        own: Answered,
-        *,
-        shared: bool,
+        self, key: str, live: LiveResponse, own: Answered | None, *, shared: bool
     ) -> None:
         """Let its own client read, and where it is shared those who wait here."""
+        if own is None:
+            return
         if not own.done():
             own.set_result(Joined(live, None, False))
         if not shared:
@@ -264,10 +331,16 @@ class Fetches:
             task.exception()
 
 
-def _refused(status: int) -> bool:
-    """Whether a refresh failed, and the stale response stays: an error, or one that
-    asks for the credentials which a refresh has not."""
-    return status >= 400 and status not in storing.STORABLE
+def _fill(head: bytes, status: int, body: bytes, shared: Shared, age: float) -> Fill:
+    """A whole response's. One that is to be validated before each use, or was too old
+    when it came, is dead at once, and kept."""
+    fresh = age < shared.lifetime
+    return Fill(
+        stored.pack(head, status, body, to_validate=not fresh),
+        ttl=shared.lifetime if fresh else _AT_ONCE,
+        grace=shared.grace if fresh else 0,
+        age=age,
+    )
 
 
 class _Age:
@@ -276,8 +349,11 @@ class _Age:
     def __init__(self, answering: Answering, sent: float) -> None:
         fields = answering.fields
         self._received = time.monotonic()
-        self._initial = freshness.initial_age(
-            fields.get("Age"), fields.get("Date"), self._received - sent, time.time()
+        self._initial = freshness.arrival_age(
+            fields.getall("Age", ()),
+            fields.get("Date"),
+            self._received - sent,
+            time.time(),
         )
 
     def __call__(self) -> float:

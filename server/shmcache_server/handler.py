@@ -12,15 +12,16 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from aiohttp import HttpVersion11, hdrs, web
 
-from shmcache import Cache, CacheError, ComputeFailed, ComputeTimeout, Entry, Overloaded
+from shmcache import Cache, CacheError, ComputeFailed, ComputeTimeout, Overloaded
 
 from . import stored
 from .answer import Answer, Stream, abort, from_store
 from .config import Config
-from .fetch import Fetches, Wanted
+from .fetch import Fetches
 from .key import Fields, Keys, Refused, credentialed, for_a_cache, plain_host
 from .live import LiveResponse, Reader
 from .origins import (
@@ -31,13 +32,17 @@ from .origins import (
     OriginTimeout,
     request_fields,
 )
-from .rfc9111 import directives, status, storing, vary
+from .rfc9111 import directives, invalidating, status, storing, vary
+from .sharing import Sharing, lines_of
+from .shelf import Place, Shelf
 from .stored import StoredResponse
 from .upload import Upload
+from .wanted import Wanted
 
 log = logging.getLogger("shmcache")
 
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_LISTS_MOST = 3
+"""Times that a request looks for its variant anew."""
 _RETRY_AFTER = 1
 """Seconds; a flight more is soon to be had."""
 _HEALTH, _READY = "/healthz", "/readyz"
@@ -49,12 +54,14 @@ class Handler:
     def __init__(self, cache: Cache, origin: Origin, config: Config) -> None:
         self.ready = False
         """What /readyz tells: set once started, cleared while draining."""
-        self._entry = cache.entry
         self._cache = cache
         self._origin = origin
         self._stall = config.origin.timeout
         self.keys = Keys(config)
-        self._fetches = Fetches(cache, origin, config)
+        self._base = config.origin.base
+        self._shelf = Shelf(cache)
+        self._sharing = Sharing(config)
+        self._fetches = Fetches(cache, origin, self._sharing, config)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer to a request; whatever happens there is one."""
@@ -73,34 +80,26 @@ class Handler:
         if method not in ("GET", "HEAD"):
             return await self._pass(request, status.METHOD)
         # A body on a GET or HEAD has no defined meaning: RFC 9110 §9.3.1.
-        if request.body_exists or not for_a_cache(request.headers):
+        if request.body_exists or not _for_a_cache(request):
             return await self._pass(request, status.BYPASS)
-        answer = self._stored(request, key)
-        if isinstance(answer, str) and _credentials(request):
-            key = credentialed(key)
-            answer = self._stored(request, key)
-        if isinstance(answer, str):
-            return await self._miss(request, key, answer)
-        return answer
-
-    def _stored(self, request: web.BaseRequest, key: str) -> Answer | str:
-        """The answer that the cache has, else the reason why it has none."""
-        entry = self._entry(key)
-        if entry is None:
-            return "miss"
-        found = stored.unpack(entry.value)
-        if entry.state == "dead" or found is None:
-            return "stale"
-        if entry.state == "stale":
-            self._fetches.refresh(self._wanted(request, key))
-        return _hit(request, entry, found)
+        wanted = self._wanted(request, key)
+        place = self._shelf.find(key, wanted)
+        if not place.usable and _credentials(request):
+            wanted = replace(wanted, key=credentialed(key))
+            place = self._shelf.find(wanted.key, wanted)
+        if not place.usable:
+            return await self._miss(request, wanted, place)
+        if place.state == "stale":
+            self._fetches.refresh(wanted, place)
+        return _hit(request, place)
 
     def refresh(
         self, key: str, target: str, fields: Fields, remote: str, scheme: str
     ) -> None:
         """See that one background refresh of a stale response runs, for a client at
         `remote` that asked by `scheme`."""
-        self._fetches.refresh(_wanted(key, target, fields, remote, scheme))
+        wanted = _wanted(key, target, fields, remote, scheme)
+        self._fetches.refresh(wanted, Place(key))
 
     async def close(self) -> None:
         """End what is being fetched."""
@@ -118,32 +117,57 @@ class Handler:
     # -- a miss
 
     async def _miss(
-        self, request: web.BaseRequest, key: str, reason: str
+        self, request: web.BaseRequest, wanted: Wanted, place: Place
     ) -> web.StreamResponse:
         headers = request.headers
+        reason = "stale" if place.state else "miss"
         said = directives.parse(headers.getall(hdrs.CACHE_CONTROL, ()))
         if "only-if-cached" in said:  # RFC 9111 §5.2.1.7
             return _plain(504, status.forwarded(reason))
         if "no-store" in said:
             return await self._pass(request, status.BYPASS)
-        if request.method == "HEAD":
+        if request.method == "HEAD" or hdrs.IF_RANGE in headers:
             return await self._pass(request, status.forwarded(reason))
-        try:
-            joined = await self._fetches.join(self._wanted(request, key))
-            if joined.live is not None:
-                return await self._stream(
-                    request, joined.live, reason, joined.collapsed
+        for _ in range(_LISTS_MOST):
+            try:
+                joined = await self._fetches.join(wanted, place)
+                if joined.live is not None:
+                    return await self._stream(
+                        request, joined.live, reason, joined.collapsed
+                    )
+            except (OriginError, CacheError) as e:
+                return self._instead(request, place, e) or _failed(
+                    e, status.forwarded(reason)
                 )
-        except (OriginError, CacheError) as e:
-            return _failed(e, status.forwarded(reason))
-        entry = joined.entry
-        found = stored.unpack(entry.value) if entry else None
+            entry = joined.entry
+            found = stored.unpack(entry.value) if entry else None
+            if entry is not None and found is not None:
+                if entry.source in ("l1", "l2"):
+                    return _hit(request, place._replace(entry=entry, response=found))
+                told = status.forwarded(reason, collapsed=joined.collapsed)
+                return _from_store(request, entry.age, told, found)
+            # the URL turned out to vary: its list is what the flight brought
+            found_now = self._shelf.find(wanted.key, wanted)
+            if found_now.variants is None:
+                break
+            place = found_now
+            if place.usable:
+                return _hit(request, place)
+        return await self._pass(request, status.forwarded(reason))
+
+    def _instead(
+        self, request: web.BaseRequest, place: Place, error: Exception
+    ) -> Answer | None:
+        """A stale response in place of an error: RFC 9111 §4.2.4, RFC 5861 §4."""
+        place = self._shelf.again(place)
+        entry, found = place.entry, place.response
         if entry is None or found is None:
-            return await self._pass(request, status.forwarded(reason))
-        if joined.collapsed:
-            told = status.forwarded(reason, collapsed=True)
-            return _from_store(request, entry.age, told, found)
-        return _hit(request, entry, found)
+            return None
+        stale_for = -(entry.ttl or 0)
+        if stale_for > self._sharing.windows(lines_of(found.fields())).if_cut_off:
+            return None
+        log.info("stale in place of an error: %s", error)
+        return _hit(request, place)
 
     # -- passed through
 
@@ -162,14 +186,26 @@ class Handler:
                 return _plain(upload.refusal, told, close=True)
             return _failed(e, told)
         try:
-            if request.method not in _SAFE and answering.status < 400:
-                for key in self.keys.all(request.headers, request.raw_path):
-                    await self._cache.delete(key)
+            if invalidating.invalidates(request.method, answering.status):
+                await self._invalidate(request, answering)
             age = _age(answering)
             body = None if answering.empty else answering.chunks()
             return await self._sent(request, answering, age + _told(told), body)
         finally:
             answering.close()
+
+    async def _invalidate(self, request: web.BaseRequest, answering: Answering) -> None:
+        """What a change at the origin makes void: RFC 9111 §4.4."""
+        headers, fields = request.headers, answering.fields
+        url = f"{request.scheme}://{headers.get(hdrs.HOST, '')}{request.raw_path}"
+        others = invalidating.targets(
+            url,
+            fields.getall("Location", ()),
+            fields.getall("Content-Location", ()),
+            also=(self._base,),
+        )
+        for target in (request.raw_path, *others):
+            await self._cache.delete_many(self.keys.all(headers, target))
 
     # -- streams
 
@@ -216,7 +252,9 @@ class Handler:
         return stream
 
 
-def _hit(request: web.BaseRequest, entry: Entry, found: StoredResponse) -> Answer:
+def _hit(request: web.BaseRequest, place: Place) -> Answer:
+    entry, found = place.entry, place.response
+    assert entry is not None and found is not None
     return _from_store(request, entry.age, status.hit(entry.ttl or 0), found)
 
 
@@ -249,9 +287,20 @@ async def _asking(request: web.BaseRequest, upload: Upload) -> Asking:
     return Asking(request.method, request.raw_path, fields, body)
 
 
+def _for_a_cache(request: web.BaseRequest) -> bool:
+    """Whether a GET or HEAD may be answered here. A part may be (RFC 9110 §14.2); what
+    of it depends on a copy that the client has is the origin's, if not ours."""
+    return for_a_cache(request.headers) or (
+        hdrs.RANGE in request.headers
+        and hdrs.IF_MATCH not in request.headers
+        and hdrs.IF_UNMODIFIED_SINCE not in request.headers
+    )
+
+
 def _wanted(key: str, target: str, fields: Fields, remote: str, scheme: str) -> Wanted:
     return Wanted(
         key=key,
+        plain=key,
         target=target,
         fields=fields,
         letter=vary.letter(fields.get(hdrs.ACCEPT_ENCODING)),
@@ -259,6 +308,7 @@ def _wanted(key: str, target: str, fields: Fields, remote: str, scheme: str) -> 
         asked=storing.Asked(
             authorization=hdrs.AUTHORIZATION in fields, cookie=hdrs.COOKIE in fields
         ),
+        ranges=None if hdrs.IF_RANGE in fields else fields.get(hdrs.RANGE),
     )
 
 

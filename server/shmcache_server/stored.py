@@ -18,9 +18,15 @@ from dataclasses import dataclass
 
 import msgpack  # type: ignore[import-untyped]
 
-from .rfc9111 import freshness
+from .rfc9111 import freshness, validation
+from .rfc9111.fields import Fields, of_head
+from .rfc9111.validation import Validators
 
 VERSION = 2
+TO_VALIDATE = 3
+"""The version of one that is to be validated before each use. It is dead when it is
+stored, but the fast lane's clock is some milliseconds late, and might take it for
+fresh: it does not know this version."""
 _OF_304 = (b"cache-control", b"content-location", b"date", b"etag", b"expires", b"vary")
 """What a 304 repeats (RFC 9110 §15.4.5), beside the fields of the way."""
 _OF_THE_WAY = (b"via", b"cache-status")
@@ -45,6 +51,19 @@ class StoredResponse:
     head: bytes
     body: bytes
 
+    @property
+    def status_line(self) -> bytes:
+        """Ending in CRLF."""
+        return self.head[: self.head.index(b"\r\n") + 2]
+
+    def fields(self) -> Fields:
+        """Those of its head."""
+        return of_head(self.head)
+
+    def conditions(self) -> Fields:
+        """The fields that ask the origin if it still holds; none, if it cannot tell."""
+        return validation.conditions([Validators.of(self.fields())])
+
     def not_modified_head(self) -> bytes:
         """The head of a 304 in this response's place."""
         lines = self.head.split(b"\r\n")[1:-1]
@@ -56,8 +75,9 @@ class StoredResponse:
         return b"\r\n".join([b"HTTP/1.1 304 Not Modified", *kept, b""])
 
 
-def pack(head: bytes, status: int, body: bytes) -> bytes:
+def pack(head: bytes, status: int, body: bytes, to_validate: bool = False) -> bytes:
     """The document of a response; its validators are read from the head."""
+    mark = MARK[:-1] + bytes([TO_VALIDATE]) if to_validate else MARK
     etag, last_modified = None, None
     for line in head.split(b"\r\n")[1:]:
         name, _, value = line.partition(b":")
@@ -72,16 +92,23 @@ def pack(head: bytes, status: int, body: bytes) -> bytes:
     )
     at = _BEFORE.size + len(about)
     before = _BEFORE.pack(
-        *(MARK, b"\xa1o\xce", at, b"\xa1p\xce", at + len(head) + BODY_KEY)
+        *(mark, b"\xa1o\xce", at, b"\xa1p\xce", at + len(head) + BODY_KEY)
     )
     return b"".join((before, about, head, b"\xa1b\xc6", len(body).to_bytes(4), body))
+
+
+def without(head: bytes, names: frozenset[str]) -> bytes:
+    """A head less the fields of these names, in lower case."""
+    first, *lines = head.split(b"\r\n")[:-1]
+    kept = [n for n in lines if n.partition(b":")[0].lower().decode() not in names]
+    return b"\r\n".join([first, *kept, b""])
 
 
 def unpack(document: bytes) -> StoredResponse | None:
     """The response of a document; None if another version wrote it, or it is none."""
     try:
         found = msgpack.unpackb(document, unicode_errors="surrogateescape")
-        if found["v"] != VERSION:
+        if found["v"] not in (VERSION, TO_VALIDATE):
             return None
         return StoredResponse(*(found[name] for name in "semhb"))
     except (ValueError, TypeError, KeyError, msgpack.UnpackException):

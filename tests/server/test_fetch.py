@@ -106,3 +106,233 @@ async def test_body_above_the_limit_passes_through(upstream: Upstream) -> None:
             assert got.told == "shmcache; fwd=miss" and got.body == upstream.body
             assert len(upstream.seen) == asked
         assert front.cache.stats().too_large == 0, "known before it was tried"
+
+
+# -- validation
+
+
+class Held:
+    """An origin that answers 304 to who has what it has."""
+
+    def __init__(self, **fields: str) -> None:
+        self.etag, self.body = '"1"', b"one"
+        self.fields = fields
+        self.conditions: list[str | None] = []
+
+    async def __call__(self, request: web.Request) -> web.Response:
+        said = request.headers.get("If-None-Match")
+        self.conditions.append(said)
+        fields = {n.replace("_", "-"): v for n, v in self.fields.items()}
+        fields["ETag"] = self.etag
+        if said == self.etag:
+            return web.Response(status=304, headers=fields)
+        return web.Response(body=self.body, headers=fields)
+
+
+async def test_no_cache_is_validated_before_each_use(front, upstream) -> None:
+    upstream.answer = held = Held(Cache_Control="no-cache", X_N="1")
+    assert (await front.get()).body == b"one"
+    held.fields["X_N"] = "2"
+    second = await front.get()
+    assert (second.status, second.body, second.fields["X-N"]) == (200, b"one", "2")
+    assert second.told == "shmcache; fwd=stale"
+    held.etag, held.body = '"2"', b"two"
+    assert (await front.get()).body == b"two"
+    assert held.conditions == [None, '"1"', '"1"']
+
+
+async def test_304_brings_the_stored_response_up_to_date(front, upstream) -> None:
+    upstream.answer = held = Held(Cache_Control="max-age=1", Age="1")
+    await front.get()
+    held.fields = {"Cache_Control": "max-age=60", "X_New": "1"}
+    assert (await front.get()).fields["X-New"] == "1"
+    hit = await front.get()
+    assert "hit" in hit.told and hit.fields["X-New"] == "1" and hit.body == b"one"
+    assert hit.fields["Content-Length"] == "3"
+    assert held.conditions == [None, '"1"']
+
+
+async def test_validated_response_that_became_private_is_not_shared(
+    front, upstream
+) -> None:
+    upstream.answer = held = Held(Cache_Control="max-age=1", Age="1")
+    await front.get()
+    held.fields = {"Cache_Control": "private, max-age=60"}
+    assert (await front.get()).body == b"one"
+    assert "hit" not in (await front.get()).told
+
+
+async def test_clients_own_condition_is_answered_from_what_was_validated(
+    front, upstream
+) -> None:
+    upstream.answer = Held(Cache_Control="no-cache")
+    await front.get()
+    got = await front.get(If_None_Match='"1"')
+    assert (got.status, got.body) == (304, b"")
+
+
+async def test_many_who_ask_at_once_are_validated_by_two_requests(
+    front, upstream
+) -> None:
+    """Who comes when one is on its way is answered by the next: no-cache wants the
+    origin asked after the client did."""
+    held, gate = Held(Cache_Control="no-cache"), asyncio.Event()
+
+    async def slow(request: web.Request) -> web.Response:
+        await gate.wait()
+        return await held(request)
+
+    upstream.answer = slow
+    gate.set()
+    await front.get()
+    gate.clear()
+    asking = [asyncio.ensure_future(front.get()) for _ in range(20)]
+    await eventually(lambda: front.cache._flights._waiters == 20)
+    gate.set()
+    assert {g.body for g in await asyncio.gather(*asking)} == {b"one"}
+    assert len(upstream.seen) == 3
+
+
+# -- stale in place of an error
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ("max-age=1", 502),
+        ("max-age=1, must-revalidate", 502),
+        ("max-age=1, stale-if-error=60", 503),
+    ],
+)
+async def test_stale_in_place_of_an_error(front, upstream, said, status) -> None:
+    upstream.fields = {"Cache-Control": said, "Age": "1", "ETag": '"1"'}
+    await front.get()
+
+    async def fail(request: web.Request) -> web.Response:
+        if status == 503:
+            return web.Response(status=503, text="sorry")
+        request.transport.abort()
+        return web.Response()
+
+    upstream.answer = fail
+    got = await front.get()
+    if "must-revalidate" in said:
+        assert got.status == 502
+    else:
+        assert (got.status, got.body) == (200, b"hello")
+        assert got.told.startswith("shmcache; hit; ttl=-")
+
+
+async def test_error_without_leave_is_passed_on(front, upstream) -> None:
+    upstream.fields = {"Cache-Control": "max-age=1", "Age": "1", "ETag": '"1"'}
+    await front.get()
+    upstream.status, upstream.fields = 503, {}
+    assert (await front.get()).status == 503
+
+
+# -- variants
+
+
+async def test_variants_are_stored_side_by_side(front, upstream) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        said = request.headers.get("Foo", "")
+        return web.Response(
+            text=said, headers={"Vary": "Foo", "Cache-Control": "max-age=60"}
+        )
+
+    upstream.answer = answer
+    for _ in range(2):
+        for said in ("1", "2", "3"):
+            assert (await front.get(Foo=said)).body.decode() == said
+    assert (await front.get()).body == b""
+    assert len(upstream.seen) == 4
+    assert "hit" in (await front.get(Foo="2")).told
+
+
+async def test_variants_asked_for_at_once_are_not_mixed_up(front, upstream) -> None:
+    """They wait for one flight, whose answer is another's."""
+    gate = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        await gate.wait()
+        return web.Response(
+            text=request.headers["Foo"],
+            headers={"Vary": "Foo", "Cache-Control": "max-age=60"},
+        )
+
+    upstream.answer = answer
+    asking = [asyncio.ensure_future(front.get(Foo=str(i % 5))) for i in range(50)]
+    await eventually(lambda: upstream.seen)
+    gate.set()
+    got = await asyncio.gather(*asking)
+    assert [g.body.decode() for g in got] == [str(i % 5) for i in range(50)]
+    assert len(upstream.seen) <= 6
+
+
+async def test_url_that_varies_by_more_than_before(front, upstream) -> None:
+    names = "Foo"
+
+    async def answer(request: web.Request) -> web.Response:
+        told = request.headers.get("Foo", "") + request.headers.get("Bar", "")
+        return web.Response(
+            text=told, headers={"Vary": names, "Cache-Control": "max-age=60"}
+        )
+
+    upstream.answer = answer
+    assert (await front.get(Foo="1", Bar="a")).body == b"1a"
+    names = "Foo, Bar"
+    assert (await front.get(Foo="2", Bar="a")).body == b"2a"
+    assert (await front.get(Foo="2", Bar="b")).body == b"2b"
+    await eventually(lambda: not front.runner.handler._fetches._tasks)
+    assert "hit" in (await front.get(Foo="2", Bar="b")).told
+    assert "hit" in (await front.get(Foo="1", Bar="z")).told
+
+
+async def test_unsafe_method_makes_all_variants_void(front, upstream) -> None:
+    upstream.fields = {"Vary": "Foo", "Cache-Control": "max-age=60"}
+    for said in ("1", "2"):
+        await front.get(Foo=said)
+    await front.ask("POST")
+    upstream.body = b"new"
+    for said in ("1", "2"):
+        assert (await front.get(Foo=said)).body == b"new"
+
+
+async def test_unsafe_method_makes_void_what_it_names(front, upstream) -> None:
+    for path in ("/a", "/b", "/c"):
+        await front.get(path)
+    upstream.fields = {"Location": "/a", "Content-Location": upstream.url + "/b"}
+    await front.ask("POST", "/")
+    told = {p: (await front.get(p)).told for p in ("/a", "/b", "/c")}
+    assert [p for p, t in told.items() if "hit" in t] == ["/c"]
+
+
+# -- parts
+
+
+async def test_part_of_what_is_stored(front, upstream) -> None:
+    await front.get()
+    got = await front.get(Range="bytes=1-3")
+    assert (got.status, got.body) == (206, b"ell")
+    assert got.fields["Content-Range"] == "bytes 1-3/5"
+    assert (await front.get(Range="bytes=9-")).status == 416
+    assert len(upstream.seen) == 1
+
+
+async def test_part_is_stored_for_who_asks_for_the_same(front, upstream) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        if request.headers.get("Range") != "bytes=1-3":
+            return web.Response(text="hello", headers=upstream.fields)
+        fields = upstream.fields | {"Content-Range": "bytes 1-3/5"}
+        return web.Response(status=206, text="ell", headers=fields)
+
+    upstream.answer = answer
+    for _ in range(2):
+        got = await front.get(Range="bytes=1-3")
+        assert (got.status, got.body) == (206, b"ell")
+    assert len(upstream.seen) == 1
+    whole = await front.get()
+    assert (whole.status, whole.body) == (200, b"hello")
+    await eventually(lambda: not front.runner.handler._fetches._tasks)
+    assert (await front.get(Range="bytes=0-0")).body == b"h"
+    assert len(upstream.seen) == 2

@@ -1,0 +1,113 @@
+"""Sharing: whether a response may answer others, for how long, and without what.
+
+The rules are those of `rfc9111`; here they are asked about one response, whose fields
+may have come just now or be those of a stored one that a 304 has brought up to date.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from .config import Config
+from .rfc9111 import freshness, storing, targeted, vary
+from .rfc9111.fields import Fields, values
+from .rfc9111.validation import Validators
+
+Getall = Callable[[str], Iterable[str]]
+"""The lines of a response's field."""
+
+
+def lines_of(fields: Fields) -> Getall:
+    """Those of a stored response's fields."""
+    return lambda name: values(fields, name)
+
+
+class Shared(NamedTuple):
+    """How a response may be stored for all."""
+
+    lifetime: float
+    """Seconds from its making; 0: each use is to be validated."""
+    grace: float
+    """Seconds more it may be served while it is fetched again."""
+    drop: frozenset[str]
+    """Fields that only its own client gets."""
+    names: tuple[str, ...]
+    """What it varies by beside the encoding, which the key has."""
+    validated: bool
+    """Whether the origin can be asked if it still holds."""
+
+
+class Sharing:
+    """The operator's choices, and what comes of them."""
+
+    def __init__(self, config: Config) -> None:
+        caching = config.caching
+        self._policy = storing.Policy(
+            default_ttl=config.origin.default_ttl,
+            heuristics=caching.heuristics,
+            error_most=caching.error_ttl,
+        )
+        self._if_error = int(caching.stale_if_error)
+        self._if_cut_off = int(caching.stale_if_cut_off)
+
+    def of(
+        self, asked: storing.Asked, status: int, getall: Getall, now: float
+    ) -> Shared | None:
+        """Of a response with this status; None if it may not be stored for all.
+
+        A part is what the whole would be (RFC 9111 §3.3), and varies by Range: it
+        answers who asks for the same part.
+        """
+        part = status == 206
+        said = targeted.control(getall)
+        validators = Validators(*(_first(getall(n)) for n in _VALIDATORS))
+        given = freshness.lifetime(said.directives, said.expires, validators.date, now)
+        guessed = None
+        if given is None:
+            guessed = freshness.heuristic(
+                200 if part else status,
+                said.directives,
+                validators.last_modified,
+                validators.date,
+                now,
+            )
+        names = vary.names(getall("Vary"))
+        answered = storing.Answered(
+            status=200 if part else status,
+            directives=said.directives,
+            lifetime=given,
+            set_cookie=bool(list(getall("Set-Cookie"))),
+            vary_shareable=names is not None,
+            heuristic=guessed,
+            validator=validators.usable,
+        )
+        shared = storing.share(asked, answered, self._policy)
+        if shared is None:
+            return None
+        return Shared(
+            lifetime=shared.lifetime,
+            grace=freshness.grace(said.directives),
+            drop=shared.drop,
+            names=_named(names or (), part),
+            validated=validators.usable,
+        )
+
+    def windows(self, getall: Getall) -> freshness.Windows:
+        """For how long a stored response may be served stale."""
+        directives = targeted.control(getall).directives
+        return freshness.windows(
+            directives, if_error=self._if_error, if_cut_off=self._if_cut_off
+        )
+
+
+_VALIDATORS = ("ETag", "Last-Modified", "Date")
+
+
+def _named(names: tuple[str, ...], part: bool) -> tuple[str, ...]:
+    found = {n for n in names if n != "accept-encoding"}
+    return tuple(sorted(found | {"range"} if part else found))
+
+
+def _first(lines: Iterable[str]) -> str | None:
+    return next(iter(lines), None)

@@ -1,0 +1,49 @@
+"""Wanted: what a client asked for, kept beyond the life of its connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from .origins import CONDITIONS, Asking, request_fields
+from .rfc9111 import storing, vary
+
+NOBODY = storing.Asked()
+_NOT_SHARED = CONDITIONS | {"cache-control", "pragma"}
+"""One client's wishes, left out of a request whose answer is for many."""
+_CREDENTIALS = frozenset({"authorization", "cookie"})
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A GET that the cache has no answer to."""
+
+    key: str
+    """Of the URL, its encoding and its client's kind."""
+    plain: str
+    """Its key if it bears no credentials."""
+    target: str
+    fields: CIMultiDictProxy[str]
+    letter: str
+    """Of the key's encoding."""
+    forwarded: tuple[tuple[str, str], ...]
+    """X-Forwarded fields."""
+    asked: storing.Asked
+    ranges: str | None = None
+    """What Range says, where a part is wanted."""
+
+    def asking(self) -> Asking:
+        """The GET that the origin is sent, fit to be shared."""
+        return Asking("GET", self.target, self.sent())
+
+    def sent(self) -> CIMultiDict[str]:
+        """Its fields."""
+        nobody = self.asked == NOBODY
+        drop = _NOT_SHARED | _CREDENTIALS if nobody else _NOT_SHARED
+        fields = request_fields(self.fields, drop=drop)
+        fields["Accept-Encoding"] = vary.asked(self.letter)
+        fields.extend(self.forwarded)
+        if self.ranges is not None:
+            fields["Range"] = self.ranges
+        return fields

@@ -1,0 +1,73 @@
+"""Parts of a stored response."""
+
+from __future__ import annotations
+
+import pytest
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from shmcache_server import parts, stored
+
+HEAD = (
+    b'HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nETag: "a"\r\n'
+    b"Content-Length: 10\r\n"
+)
+FOUND = stored.unpack(stored.pack(HEAD, 200, b"0123456789"))
+
+
+def part(range_: str, **fields: str):
+    held = CIMultiDict({"Range": range_})
+    held.update({n.replace("_", "-"): v for n, v in fields.items()})
+    return parts.of(CIMultiDictProxy(held), FOUND)
+
+
+@pytest.mark.parametrize(
+    ("range_", "told", "body"),
+    [
+        ("bytes=0-0", b"bytes 0-0/10", b"0"),
+        ("bytes=2-4", b"bytes 2-4/10", b"234"),
+        ("bytes=7-", b"bytes 7-9/10", b"789"),
+        ("bytes=-3", b"bytes 7-9/10", b"789"),
+        ("bytes=5-99", b"bytes 5-9/10", b"56789"),
+    ],
+)
+def test_one_part(range_, told, body) -> None:
+    found = part(range_)
+    assert (found.status, found.body) == (206, body)
+    assert b"\r\nContent-Range: " + told + b"\r\n" in found.head
+    assert b"\r\nContent-Length: %d\r\n" % len(body) in found.head
+    assert found.head.count(b"Content-Length") == 1
+    assert b'\r\nETag: "a"\r\n' in found.head
+
+
+def test_nothing_of_it() -> None:
+    found = part("bytes=10-")
+    assert found.status == 416 and found.body == b""
+    assert b"\r\nContent-Range: bytes */10\r\n" in found.head
+
+
+@pytest.mark.parametrize("range_", ["lines=1-2", "bytes=4-2", "bytes=x", ""])
+def test_what_is_no_range_is_left_aside(range_) -> None:
+    assert part(range_) is None
+
+
+def test_other_representation_is_answered_whole() -> None:
+    assert part("bytes=0-0", If_Range='"b"') is None
+    assert part("bytes=0-0", If_Range='"a"').status == 206
+
+
+def test_several_parts() -> None:
+    found = part("bytes=0-1,8-")
+    assert found.status == 206
+    kind = next(
+        line for line in found.head.split(b"\r\n") if line.startswith(b"Content-Type")
+    )
+    boundary = kind.rpartition(b"=")[2]
+    assert kind.startswith(b"Content-Type: multipart/byteranges; boundary=")
+    assert found.head.count(b"Content-Type") == 1
+    pieces = found.body.split(b"--" + boundary)
+    assert [p.rpartition(b"\r\n\r\n")[2].strip() for p in pieces[1:-1]] == [
+        b"01",
+        b"89",
+    ]
+    assert pieces[-1] == b"--\r\n"
+    assert b"\r\nContent-Length: %d\r\n" % len(found.body) in found.head
