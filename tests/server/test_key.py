@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
@@ -382,6 +384,42 @@ MADE = keys(
     routes=(Route(path="/lang", fields=("X-Lang",), cookies=("lang",)),),
     trusted_peers=("10.0.0.0/8",),
 )
+
+
+def read(key: str) -> Request:
+    """The request that a key, if it is a whole one, was made of."""
+    digest, letters = key[:16], re.match(r"([zi])(c?)([ps]?)", key[16:])
+    assert digest == MADE.of(fields(Host="a"), "/")[:16] and letters
+    host, rest = piece(key[16 + letters.end() :])
+    told: dict[tuple[str, str], list[str]] = {}
+    while (kind := rest[:1]) != "/":
+        name, rest = piece(rest[1:])
+        count, _, rest = rest.partition("=")
+        pieces = told.setdefault((kind, name), [])
+        for _ in range(int(count)):
+            one, rest = piece(rest)
+            pieces.append(one)
+    langs = told[("f", "x-lang")]
+    return Request(
+        gzip=letters[1] == "z",
+        scheme={"": "", "p": "http", "s": "https"}[letters[3]],
+        host=host,
+        credentials=bool(letters[2]),
+        target=rest,
+        langs=tuple(zip(langs[::2], langs[1::2], strict=True)),
+        cookies=tuple(told[("k", "lang")]),
+    )
+
+
+def piece(text: str) -> tuple[str, str]:
+    """The piece that a text begins with, and what is behind it."""
+    size, _, rest = text.partition(":")
+    return unquote(rest[: int(size)], errors="surrogateescape"), rest[int(size) :]
+
+
+@given(REQUESTS.filter(lambda one: len(one.target) < 600))
+def test_key_tells_the_whole_request(one) -> None:
+    assert read(one.key(MADE)) == one
 
 
 @given(REQUESTS, REQUESTS)
