@@ -150,6 +150,21 @@ class OriginConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CachingConfig:
+    """What the RFCs leave to an operator."""
+
+    heuristics: bool = True
+    stale_if_error: float = 0.0
+    stale_if_cut_off: float = 86400.0
+    error_ttl: float = 10.0
+
+    def __post_init__(self) -> None:
+        _between("stale_if_error", self.stale_if_error, 0, 2**31)
+        _between("stale_if_cut_off", self.stale_if_cut_off, 0, 2**31)
+        _between("error_ttl", self.error_ttl, 0, 2**31)
+
+
+@dataclass(frozen=True, slots=True)
 class HeadersConfig:
     """What the origin is not told, and whose word on a client counts."""
 
