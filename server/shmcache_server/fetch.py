@@ -35,6 +35,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from shmcache import Cache, Entry, Fill
@@ -121,6 +122,21 @@ class Fetches:
         compute = self._compute(nobodys, place, None)
         self._cache.refresh(place.key, compute, ttl=0)
 
+    def adopt(
+        self, wanted: Wanted, answering: Answering, sent: float, mark: int
+    ) -> LiveResponse | None:
+        """Store the response to a POST that is what a GET of the URL gets (RFC 9110
+        §9.3.3), while its client reads it; None if it may not be."""
+        asked, age = replace(wanted.asked, method="POST"), _Age(answering, sent)
+        shared = self._shared(asked, answering, age, of_target=True)
+        if shared is None or shared.names or "Content-Encoding" in answering.fields:
+            return None
+        live, pump = self._live(answering, age, mark, stored=True, awaited=True)
+        if live.stored:
+            work = partial(self._stored, live, pump, shared)
+            self._keep(self._cache.resolve(wanted.key, work, ttl=0))
+        return live
+
     async def close(self) -> None:
         """End what is under way."""
         for task in list(self._tasks):
@@ -192,16 +208,11 @@ class Fetches:
         mark: int,
     ) -> Fill:
         """The fill of a new response; its readers have it from the head on."""
-        shared = self._shared(wanted, answering, age)
-        live = LiveResponse(
-            answering,
-            self._store_max,
-            mark=mark,
-            age=age,
-            stored=shared is not None,
-            awaited=own is not None and not own.done(),
+        shared = self._shared(wanted.asked, answering, age)
+        awaited = own is not None and not own.done()
+        live, pump = self._live(
+            answering, age, mark, stored=shared is not None, awaited=awaited
         )
-        pump = None if live.take_at_hand() else self._keep(live.pump(self._stall))
         if shared is None or not live.stored:
             self._announce(place.key, live, own, shared=shared is not None)
             return _NOT_SHARED
@@ -212,6 +223,28 @@ class Fetches:
         if shared.names == () and wanted.plain != wanted.key:
             self._for_all(wanted, place, live, fill)
         return fill
+
+    def _live(
+        self,
+        answering: Answering,
+        age: _Age,
+        mark: int,
+        *,
+        stored: bool,
+        awaited: bool,
+    ) -> tuple[LiveResponse, asyncio.Future[None] | None]:
+        """It, and what reads it; None: it has been read."""
+        live = LiveResponse(
+            answering,
+            self._store_max,
+            mark=mark,
+            age=age,
+            stored=stored,
+            awaited=awaited,
+        )
+        if live.take_at_hand():
+            return live, None
+        return live, self._keep(live.pump(self._stall))
 
     async def _elsewhere(
         self,
@@ -233,9 +266,8 @@ class Fetches:
         sent = wanted.sent()
         key = listed.key(wanted.key, shared.names, lambda n: sent.getall(n, ()))
         self._announce(key, live, own, shared=True)
-        self._keep(
-            self._cache.resolve(key, lambda: self._stored(live, pump, shared), ttl=0)
-        )
+        work = partial(self._stored, live, pump, shared)
+        self._keep(self._cache.resolve(key, work, ttl=0))
         if begun:
             return Fill(listed.pack(), ttl=KEPT)
         await self._cache.set(wanted.key, listed.pack(), ttl=KEPT)
@@ -274,16 +306,24 @@ class Fetches:
             head += b"Content-Length: %d\r\n" % len(body)
         return _fill(head, answering.status, body, shared, live.age())
 
-    def _shared(self, wanted: Wanted, answering: Answering, age: _Age) -> Shared | None:
+    def _shared(
+        self,
+        asked: storing.Asked,
+        answering: Answering,
+        age: _Age,
+        *,
+        of_target: bool = False,
+    ) -> Shared | None:
         """How the answer may be stored for all, None if it may not be."""
         if not answering.whole:
             return None
         fields = answering.fields
         shared = self._sharing.of(
-            wanted.asked,
+            asked,
             answering.status,
             lambda name: fields.getall(name, ()),
             time.time(),
+            of_target=of_target,
         )
         if shared is None or (shared.lifetime <= age() and not shared.validated):
             return None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -179,38 +180,69 @@ class Handler:
             if request.headers.getall(hdrs.TRANSFER_ENCODING) != ["chunked"]:
                 return _plain(501, told, close=True)
         upload = Upload(request, self._stall)
+        mark, sent = self._cache.note(), time.monotonic()
         try:
             answering = await self._origin.ask(await _asking(request, upload))
         except OriginError as e:
             if upload.refusal:
                 return _plain(upload.refusal, told, close=True)
             return _failed(e, told)
+        live = None
         try:
             if invalidating.invalidates(request.method, answering.status):
-                await self._invalidate(request, answering)
+                live = await self._changed(request, answering, sent, mark)
+                if live is not None:
+                    return await self._streamed(request, live, _age(answering), told)
             age = _age(answering)
             body = None if answering.empty else answering.chunks()
             return await self._sent(request, answering, age + _told(told), body)
         finally:
-            answering.close()
+            if live is None:  # else it is read on without its client
+                answering.close()
 
-    async def _invalidate(self, request: web.BaseRequest, answering: Answering) -> None:
-        """What a change at the origin makes void: RFC 9111 §4.4."""
+    async def _changed(
+        self, request: web.BaseRequest, answering: Answering, sent: float, mark: int
+    ) -> LiveResponse | None:
+        """See that what a change at the origin makes void is (RFC 9111 §4.4). The
+        response as it comes, where it is being stored: that of a POST may be."""
         headers, fields = request.headers, answering.fields
         url = f"{request.scheme}://{headers.get(hdrs.HOST, '')}{request.raw_path}"
+        keys = self.keys.all(headers, request.raw_path)
+        known = any(self._cache.raised(key, mark) for key in keys)
         others = invalidating.targets(
             url,
             fields.getall("Location", ()),
             fields.getall("Content-Location", ()),
             also=(self._base,),
         )
-        for target in (request.raw_path, *others):
+        await self._cache.delete_many(keys)
+        for target in others:
             await self._cache.delete_many(self.keys.all(headers, target))
+        location = fields.getall("Content-Location", ())
+        if (
+            request.method != "POST"
+            or known  # it may be older than who made it void meanwhile
+            or not invalidating.same_target(url, location, also=(self._base,))
+        ):
+            return None
+        wanted = self._wanted(request, self.keys.of(headers, request.raw_path))
+        return self._fetches.adopt(wanted, answering, sent, mark)
 
     # -- streams
 
     async def _stream(
         self, request: web.BaseRequest, live: LiveResponse, reason: str, collapsed: bool
+    ) -> Stream:
+        """A live response as it comes, of a fetch."""
+        answering = live.answering
+        told = status.forwarded(
+            reason, stored=live.stored and not collapsed, collapsed=collapsed
+        )
+        age = b"Age: %d\r\n" % int(live.age()) if collapsed else _age(answering)
+        return await self._streamed(request, live, age, told)
+
+    async def _streamed(
+        self, request: web.BaseRequest, live: LiveResponse, age: bytes, told: str
     ) -> Stream:
         """A live response as it comes."""
         reader = Reader(live, lambda: abort(request))
@@ -218,10 +250,6 @@ class Handler:
             if live.error is not None:
                 raise live.error
             answering = live.answering
-            told = status.forwarded(
-                reason, stored=live.stored and not collapsed, collapsed=collapsed
-            )
-            age = b"Age: %d\r\n" % int(live.age()) if collapsed else _age(answering)
             ours = age + _told(told)
             if answering.empty:
                 return await self._sent(request, answering, ours, None)

@@ -52,9 +52,16 @@ class Sharing:
         self._if_cut_off = int(caching.stale_if_cut_off)
 
     def of(
-        self, asked: storing.Asked, status: int, getall: Getall, now: float
+        self,
+        asked: storing.Asked,
+        status: int,
+        getall: Getall,
+        now: float,
+        *,
+        of_target: bool = False,
     ) -> Shared | None:
         """Of a response with this status; None if it may not be stored for all.
+        `of_target`: its Content-Location is the URL.
 
         A part is what the whole would be (RFC 9111 §3.3), and varies by Range: it
         answers who asks for the same part.
@@ -81,6 +88,7 @@ class Sharing:
             vary_shareable=names is not None,
             heuristic=guessed,
             validator=validators.usable,
+            of_target=of_target,
         )
         shared = storing.share(asked, answered, self._policy)
         if shared is None:

@@ -336,3 +336,56 @@ async def test_part_is_stored_for_who_asks_for_the_same(front, upstream) -> None
     await eventually(lambda: not front.runner.handler._fetches._tasks)
     assert (await front.get(Range="bytes=0-0")).body == b"h"
     assert len(upstream.seen) == 2
+
+
+# -- the answer to a POST
+
+
+async def posted(front: Front, upstream: Upstream, **fields: str) -> str:
+    """What a GET is told after a POST that was answered with these fields."""
+    upstream.fields = {n.replace("_", "-"): v for n, v in fields.items()}
+    assert (await front.ask("POST", "/", data=b"x")).body == b"hello"
+    await eventually(lambda: not front.runner.handler._fetches._tasks)
+    return (await front.get()).told
+
+
+async def test_answer_to_a_post_that_is_the_urls_is_stored(front, upstream) -> None:
+    said = {"Cache_Control": "max-age=60", "Content_Location": "/"}
+    assert "hit" in await posted(front, upstream, **said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"Cache_Control": "max-age=60"},
+        {"Cache_Control": "max-age=60", "Content_Location": "/other"},
+        {"Cache_Control": "private, max-age=60", "Content_Location": "/"},
+        {"Content_Location": "/"},
+        {
+            "Cache_Control": "max-age=60",
+            "Content_Location": "/",
+            "Content_Encoding": "br",
+        },
+    ],
+)
+async def test_answer_to_a_post_that_is_not_is_not(front, upstream, said) -> None:
+    assert "hit" not in await posted(front, upstream, **said)
+
+
+async def test_answer_to_a_post_is_not_stored_over_a_purge(front, upstream) -> None:
+    """1. A POST is at the origin. 2. The URL is purged. 3. The origin answers."""
+    gate = asyncio.Event()
+
+    async def slow(request: web.Request) -> web.Response:
+        await gate.wait()
+        fields = {"Cache-Control": "max-age=60", "Content-Location": "/"}
+        return web.Response(text="old", headers=fields)
+
+    upstream.answer = slow
+    asked = asyncio.ensure_future(front.ask("POST", "/"))
+    await eventually(lambda: upstream.seen)
+    await front.cache.delete(front.key("/"))
+    gate.set()
+    assert (await asked).body == b"old"
+    await eventually(lambda: not front.runner.handler._fetches._tasks)
+    assert "hit" not in (await front.get()).told
