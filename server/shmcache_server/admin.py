@@ -2,6 +2,7 @@
 
     GET /stats      counters of the host since its segment was made, and occupancy
     GET /healthz    this worker answers
+    POST /purge     removes what it names, on every host (`purge.py`); wants the token
 
 Every worker answers it, for the counters are the host's: they stand in the segment.
 The listener is on the loopback only, and answers only to a loopback Host, so that no
@@ -18,17 +19,19 @@ from aiohttp import web
 from shmcache import Cache
 
 from .config import loopback
+from .purge import Purges
 
 CACHE: web.AppKey[Cache] = web.AppKey("cache", Cache)
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def application(cache: Cache) -> web.Application:
+def application(cache: Cache, purges: Purges) -> web.Application:
     """The admin listener's answers."""
     app = web.Application(middlewares=[_own_host])
     app[CACHE] = cache
     app.router.add_get("/stats", _stats)
     app.router.add_get("/healthz", _healthz)
+    app.router.add_post("/purge", purges.on_admin)
     return app
 
 

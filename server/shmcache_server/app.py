@@ -22,7 +22,9 @@ from . import admin as admins
 from .config import Config
 from .fastlane import FastServer, Lane
 from .handler import Handler
+from .key import Keys
 from .origins import Origin
+from .purge import Purges
 
 
 class CacheRunner(web.AppRunner):
@@ -82,7 +84,9 @@ class CacheRunner(web.AppRunner):
             self.handler.ready = False
 
     async def _start_admin(self, cache: Cache) -> None:
-        self._admin = web.AppRunner(admins.application(cache), access_log=None)
+        purges = Purges(cache, Keys(self._config), self._config)
+        answers = admins.application(cache, purges)
+        self._admin = web.AppRunner(answers, access_log=None)
         await self._admin.setup()
         for listener in self._admin_sockets:
             await web.SockSite(self._admin, listener).start()

@@ -1,16 +1,20 @@
-"""The command line: shmcache serve | doctor | hot."""
+"""The command line: shmcache serve | doctor | hot | purge."""
 
 from __future__ import annotations
 
 import io
+import json
 import sys
 from typing import Any
 
 import click
 
+from shmcache import ConfigError
+
 from .config import load
 
 WRONG_SETTING = 2
+NOT_CONFIRMED = 1
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -94,6 +98,45 @@ def hot(name: str | None, as_json: bool) -> int:
     except SegmentError as e:
         raise click.ClickException(str(e)) from None
     return WELL
+
+
+@commands.command()
+@click.argument("urls", metavar="[URL]...", nargs=-1)
+@click.option("--tag", multiple=True, metavar="LABEL", help="Of Cache-Tag and others.")
+@click.option("--prefix", multiple=True, metavar="URL", help="It, and all below it.")
+@click.option("--group", multiple=True, metavar="NAME", help="Of Cache-Groups, with...")
+@click.option("--host", metavar="HOST", help="... the host whose group it is.")
+@click.option("--all", "everything", is_flag=True, help="Everything.")
+@click.option("--soft", is_flag=True, help="Make it stale in place of removing it.")
+@click.option("--wait", type=float, metavar="SECONDS", help="For other hosts. [1]")
+@click.option("--admin", metavar="HOST:PORT", help="The admin listener.")
+@click.option("--token-file", metavar="FILE", help="Else SHMCACHE_PURGE_TOKEN.")
+@click.option("--config", "path", metavar="FILE", help="The server's: has both.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def purge(
+    urls: tuple[str, ...],
+    path: str | None,
+    admin: str | None,
+    token_file: str | None,
+    as_json: bool,
+    **wishes: Any,
+) -> int:
+    """Remove responses on all hosts, by a running server's admin listener.
+
+    A URL is as clients ask for it: http://example.org/blog?page=2. Exit codes: 0
+    purged, and every live host has confirmed; 1 purged here, but not all have; 2 wrong
+    use, or refused.
+    """
+    from .client import Failed, settings
+
+    said = {name: value for name, value in wishes.items() if value not in (None, ())}
+    said["all"] = said.pop("everything")
+    try:
+        answer = settings(path, admin, token_file).purge({"url": urls} | said)
+    except (ConfigError, Failed) as e:
+        raise click.ClickException(str(e)) from None
+    click.echo(json.dumps(answer) if as_json else answer["words"])
+    return 0 if answer["confirmed"] == answer["hosts"] else NOT_CONFIRMED
 
 
 def _segments(name: str | None) -> list[str]:

@@ -5,7 +5,8 @@
     group     of Cache-Groups (RFC 9875), of one host; a label as well
     prefix    of the path, on segment borders: the root's and one for each leading
               segment, at most as many as the setting `purge.prefixes` says
-    url       where the response has a Vary: its variants stand under other keys
+    url       where a URL's responses stand under more keys than a purge can tell: those
+              that have a Vary, and those to whose keys a route adds
 
 Limits
     A record bears 32 tags. A response with more labels and groups than fit bears, in
@@ -43,12 +44,16 @@ _ESCAPED = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = re.compile(rb"[A-Za-z0-9._~-]")
 
 
-def tags_of(host: str, target: str, getall: Getall, prefixes: int) -> tuple[str, ...]:
-    """What the response to a GET of `target`, path and query as received, on `host`,
-    the key's, bears: at most 32 names, fit for `Fill(tags=...)`. `getall` gives the
-    lines of a response's field, `prefixes` is the setting."""
+def tags_of(
+    host: str, target: str, getall: Getall, prefixes: int, *, url: bool = False
+) -> tuple[str, ...]:
+    """What the response to a GET bears: at most 32 names, fit for `Fill(tags=...)`.
+
+    Host, path and query are those of its key. `getall` gives the lines of a response's
+    field, `prefixes` is the setting; `url`: a route adds to its key.
+    """
     found = of_path(host, target, prefixes)
-    if any(getall("Vary")):
+    if url or any(getall("Vary")):
         found.append(of_url(host, target))
     room = TAGS_MAX - len(found)
     named = list(islice(_named(host, getall), room + 1))

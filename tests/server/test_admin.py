@@ -10,7 +10,9 @@ from aiohttp.test_utils import TestClient
 
 from shmcache import Cache, CacheConfig
 from shmcache_server.admin import application
-from shmcache_server.config import loopback
+from shmcache_server.config import Config, OriginConfig, loopback
+from shmcache_server.key import Keys
+from shmcache_server.purge import Purges
 from tests.helpers import free_port, get, segment_name, served
 
 
@@ -35,7 +37,9 @@ def test_loopback_is_this_machine_only(host, own) -> None:
 async def client(aiohttp_client) -> AsyncIterator[TestClient]:
     async with Cache(CacheConfig(segment_name(), 2 << 20)) as cache:
         await cache.set("k", 1)
-        yield await aiohttp_client(application(cache))
+        config = Config(origin=OriginConfig(url="http://127.0.0.1:1"))
+        purges = Purges(cache, Keys(config), config)
+        yield await aiohttp_client(application(cache, purges))
 
 
 async def test_stats_are_those_of_the_cache(client) -> None:
@@ -59,6 +63,8 @@ async def test_stats_are_those_of_the_cache(client) -> None:
         ("GET", "/stats", "example.org", 421),
         ("GET", "/nowhere", "localhost", 404),
         ("POST", "/stats", "localhost", 405),
+        ("POST", "/purge?all=1", "example.org", 421),
+        ("POST", "/purge?all=1", "localhost", 403),
     ],
 )
 async def test_admin_answers(client, method, path, host, status) -> None:

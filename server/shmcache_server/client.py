@@ -1,0 +1,65 @@
+"""Client: what the command line asks of a running server's admin listener."""
+
+from __future__ import annotations
+
+import json
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+
+from shmcache import ConfigError
+
+from . import config as configs
+
+_PATIENCE = 65.0
+"""Seconds; a purge waits for 60 at most."""
+
+
+class Failed(Exception):
+    """The server cannot be reached, or refused; the words say why."""
+
+
+def settings(path: str | None, admin: str | None, token_file: str | None) -> Server:
+    """Where the admin listener is, and the token; `ConfigError`."""
+    config = configs.read(path)
+    token = configs.token_in(token_file) if token_file else config.purge.token
+    where = admin or config.server.admin
+    if not where:
+        raise ConfigError(
+            "admin: not set; give --admin HOST:PORT, or --config FILE of a server that "
+            "has one"
+        )
+    if not token:
+        raise ConfigError(
+            "token: not set; give --token-file FILE, --config FILE of a server that "
+            "has one, or SHMCACHE_PURGE_TOKEN"
+        )
+    return Server(*configs.parse_address(where, "admin"), token)
+
+
+class Server:
+    """A running one."""
+
+    def __init__(self, host: str, port: int, token: str) -> None:
+        self._at = host, port
+        self._token = token
+
+    def purge(self, said: dict[str, Any]) -> dict[str, Any]:
+        """What it answers; `Failed`."""
+        connection = HTTPConnection(*self._at, timeout=_PATIENCE)
+        fields = {
+            "Authorization": f"Bearer {self._token}",
+            "Content-Type": "application/json",
+        }
+        try:
+            connection.request("POST", "/purge", json.dumps(said), fields)
+            answer = connection.getresponse()
+            status, document = answer.status, json.loads(answer.read())
+        except (OSError, HTTPException, ValueError) as e:
+            host, port = self._at
+            raise Failed(f"admin={host}:{port}: no answer of ours: {e}") from None
+        finally:
+            connection.close()
+        if status != 200 or not isinstance(document, dict):
+            error = document.get("error") if isinstance(document, dict) else document
+            raise Failed(f"refused, {status}: {error}")
+        return document
