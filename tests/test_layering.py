@@ -20,13 +20,16 @@ ROWS = [
     {"shmcache_server.app"},
     {"shmcache_server.fastlane"},
     {"shmcache_server.handler", "shmcache_server.admin"},
-    {"shmcache_server.fetch", "shmcache_server.purge"},
+    {"shmcache_server.fetch", "shmcache_server.purges"},
     {"shmcache_server.shelf"},
     {"shmcache_server.wanted"},
     {"shmcache_server.live"},
     {"shmcache_server.origins", "shmcache_server.answer", "shmcache_server._splice"},
     {"shmcache_server.parts"},
-    {"shmcache_server.sharing", "shmcache_server.variants"},
+    {
+        *("shmcache_server.purge", "shmcache_server.sharing"),
+        "shmcache_server.variants",
+    },
     {
         *("shmcache_server.connections", "shmcache_server.key"),
         *("shmcache_server.stored", "shmcache_server.tags"),

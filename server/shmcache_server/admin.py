@@ -19,7 +19,7 @@ from aiohttp import web
 from shmcache import Cache
 
 from .config import loopback
-from .purge import Purges
+from .purges import Purges
 
 CACHE: web.AppKey[Cache] = web.AppKey("cache", Cache)
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]

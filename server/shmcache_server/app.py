@@ -24,7 +24,7 @@ from .fastlane import FastServer, Lane
 from .handler import Handler
 from .key import Keys
 from .origins import Origin
-from .purge import Purges
+from .purges import Purges
 
 
 class CacheRunner(web.AppRunner):

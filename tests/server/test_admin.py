@@ -12,7 +12,7 @@ from shmcache import Cache, CacheConfig
 from shmcache_server.admin import application
 from shmcache_server.config import Config, OriginConfig, loopback
 from shmcache_server.key import Keys
-from shmcache_server.purge import Purges
+from shmcache_server.purges import Purges
 from tests.helpers import free_port, get, segment_name, served
 
 
