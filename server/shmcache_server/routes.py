@@ -28,6 +28,9 @@ from shmcache import ConfigError
 from .forwarded import plain, unkeyed
 
 _CANDIDATES_MAX = 1024
+_KNOWN_MAX = 4096
+_KNOWN_PATH_MAX = 256
+"""Characters of a path whose route is remembered."""
 _DECODED_MOST = 3
 """Times that an origin may take `%` off."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -140,27 +143,37 @@ class Routes:
     def __init__(self, routes: tuple[Route, ...]) -> None:
         self._all = routes
         self._candidates: dict[tuple[str, str], tuple[Route, ...]] = {}
+        self._known: dict[tuple[str, str, str], Route] = {}
 
     def of(self, method: str, host: str, target: str) -> Route:
         """The first that covers the request, else NONE; `host` in lower case."""
         if not self._all:
             return NONE
+        path = target.partition("?")[0]
+        known = self._known.get((method, host, path))
+        if known is not None:
+            return known
+        candidates = self._of(method, host)
+        found = next((route for route in candidates if route.covers(path)), NONE)
+        if len(path) <= _KNOWN_PATH_MAX:
+            if len(self._known) >= _KNOWN_MAX:
+                self._known.clear()
+            self._known[method, host, path] = found
+        return found
+
+    def _of(self, method: str, host: str) -> tuple[Route, ...]:
+        """Those that may cover such a request, whatever its path is."""
         candidates = self._candidates.get((method, host))
         if candidates is None:
             if len(self._candidates) >= _CANDIDATES_MAX:
                 self._candidates.clear()
-            candidates = tuple(
+            candidates = self._candidates[method, host] = tuple(
                 route
                 for route in self._all
                 if route.host.lower() in ("", host)
                 and (not route.methods or method in route.methods)
             )
-            self._candidates[method, host] = candidates
-        path = target.partition("?")[0]
-        for route in candidates:
-            if route.covers(path):
-                return route
-        return NONE
+        return candidates
 
 
 def told(route: Route, key: str, value: Any) -> Route:
@@ -219,7 +232,7 @@ def _names(names: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(map("".join, zip(patterns, stars, strict=True))), re.S)
 
 
-@lru_cache(4096)
+@lru_cache(256)
 def _liberal(path: str) -> str:
     """A path as the most liberal origin reads it: decoded again and again, in lower
     case, without parameters of segments, empty and dot segments."""

@@ -100,11 +100,23 @@ def test_first_route_that_covers_counts(method, host, target, number) -> None:
     assert found is (NONE if number is None else made[number])
 
 
-def test_candidates_of_many_hosts_are_bounded() -> None:
-    routes = Routes((Route(),))
-    for i in range(3000):
-        assert routes.of("GET", f"h{i}", "/") is routes._all[0]
-    assert len(routes._candidates) <= 1024
+def test_what_is_remembered_is_bounded() -> None:
+    routes = Routes((Route(path="/a"), Route()))
+    for i in range(9000):
+        assert routes.of("GET", f"h{i}", f"/{i}?x") is routes._all[1]
+    for length in (300, 8000):
+        assert routes.of("GET", "h", "/a/" + "x" * length) is routes._all[0]
+    assert len(routes._candidates) <= 1024 and len(routes._known) <= 4096
+    assert max(len(path) for _, _, path in routes._known) <= 256
+
+
+@given(st.lists(st.text("/aB%2f.;", max_size=5).map(lambda p: f"/{p}"), max_size=9))
+def test_what_is_remembered_changes_nothing(paths) -> None:
+    made = (Route(path="/a", cache=False), Route(path="/aB"), Route(path="/B*"))
+    routes = Routes(made)
+    for path in paths * 2:
+        covering = (route for route in made if route.covers(path))
+        assert routes.of("GET", "h", path) is next(covering, NONE)
 
 
 # -- the query
