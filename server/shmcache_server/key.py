@@ -88,11 +88,12 @@ _NOTHING = Added("", "")
 class Lead:
     """What a header block says of keys: all that the target does not."""
 
-    __slots__ = ("_added", "_fields", "_prefix", "_routes", "host")
+    __slots__ = ("_added", "_fields", "_routes", "host", "prefix")
 
     def __init__(self, routes: Routes, prefix: str, host: str, fields: Fields) -> None:
         self._routes = routes
-        self._prefix = prefix
+        self.prefix = prefix
+        """What stands before a target where no route adds to it."""
         self.host = host
         self._fields = fields
         self._added: dict[int, Added] = {}
@@ -102,11 +103,11 @@ class Lead:
         """The key of a request with this block; `Refused`."""
         route = self._routes.of(method, self.host, _targeted(target))
         if route is NONE:
-            key = _shortened(self._prefix + target)
+            key = _shortened(self.prefix + target)
             return Keyed(key, target, NONE, self.host, "")
         selected, added = route.selected(target), self._of_route(route)
         return Keyed(
-            _shortened(f"{self._prefix}{added.told}{selected}"),
+            _shortened(f"{self.prefix}{added.told}{selected}"),
             target if route.forward_query_as_received else selected,
             route,
             self.host,
@@ -222,8 +223,11 @@ def conditional(fields: Fields) -> bool:
 
 def credentials(fields: Fields, cookie: str = "") -> bool:
     """Whether a request bears any, beside the cookies of its key."""
-    if hdrs.AUTHORIZATION in fields:
-        return True
+    return hdrs.AUTHORIZATION in fields or cookies_beside(fields, cookie)
+
+
+def cookies_beside(fields: Fields, cookie: str) -> bool:
+    """Whether a request bears cookies beside those of its key."""
     return hdrs.COOKIE in fields and "; ".join(fields.getall(hdrs.COOKIE)) != cookie
 
 
