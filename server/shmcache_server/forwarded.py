@@ -98,7 +98,7 @@ Fields = CIMultiDictProxy[str]
 
 
 class Believed(NamedTuple):
-    """What a trusted peer says that it was asked for."""
+    """What a request is for, by what a trusted peer says or by the request itself."""
 
     host: str
     """As a Host field."""
@@ -141,16 +141,23 @@ class Forwarding:
             drop = drop | self.removed
         return request_fields(fields, drop=drop)
 
+    def asked(self, fields: Fields, remote: str | None, scheme: str) -> Believed:
+        """Host and scheme that a request of the peer at `remote`, which came by
+        `scheme`, is for."""
+        if not self.trusts(remote):
+            return Believed(fields.get("Host", ""), scheme)
+        host, told = believed(fields)
+        return Believed(host, told or scheme)
+
     def written(
         self, fields: Fields, remote: str | None, scheme: str
     ) -> tuple[tuple[str, str], ...]:
         """Whom we ask for, at `remote`, who asked by `scheme`. The host is without its
         port, which is not in the key."""
-        client, host = remote or "unknown", fields.get("Host", "")
+        client = remote or "unknown"
         if self.trusts(remote):
             client = ", ".join([*fields.getall("X-Forwarded-For", ()), client])
-            host, told = believed(fields)
-            scheme = told or scheme
+        host, scheme = self.asked(fields, remote, scheme)
         return (
             ("X-Forwarded-For", client),
             ("X-Forwarded-Host", plain_host(host) or ""),

@@ -129,6 +129,15 @@ def test_trusted_peer_is_believed() -> None:
     assert told == [f"1.1.1.1, {PEER}", "a.example", "https"]
 
 
+@pytest.mark.parametrize(
+    ("remote", "asked"),
+    [(STRANGER, ("inner:80", "http")), (PEER, ("A.example:443", "https"))],
+)
+def test_request_is_for_what_its_peer_is_believed(remote, asked) -> None:
+    assert PEERS.asked(block(*CLAIMS), remote, "http") == asked
+    assert Forwarding().asked(block(*CLAIMS), remote, "http") == ("inner:80", "http")
+
+
 def test_trusted_peer_that_says_nothing() -> None:
     assert written(PEERS, PEER, ("Host", "a")) == [PEER, "a", "http"]
 
