@@ -25,7 +25,7 @@ ROWS = [
     {"shmcache_server.wanted"},
     {"shmcache_server.live"},
     {"shmcache_server.origins", "shmcache_server.answer", "shmcache_server._splice"},
-    {"shmcache_server.parts"},
+    {"shmcache_server.parts", "shmcache_server.upstreams"},
     {
         *("shmcache_server.purge", "shmcache_server.sharing"),
         "shmcache_server.variants",

@@ -9,6 +9,15 @@ denies is not put back.
 aiohttp's protocol reads: its parser in C, its streams with their back-pressure. Its
 session is left out. It follows redirects, keeps cookies, asks twice; and it costs as
 much as all the rest of a miss.
+
+Framing
+    The parser is handed an answer and never a byte behind it. A head is handed over
+    alone; it says how long the body is, and no more than that is handed over, so that
+    what an origin sends beyond its own Content-Length cannot be taken for anything
+    (RFC 9112 §6.3). Only the parser knows where chunks end; there the connection is
+    used again if the last bytes were the shortest end that there is. Else something
+    may be left in the parser: half a head, or a trailer field, which it would put
+    among the fields of the next answer.
 """
 
 from __future__ import annotations
@@ -19,7 +28,9 @@ import math
 import select
 import socket
 import ssl
-from collections.abc import AsyncIterator
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
@@ -34,7 +45,14 @@ from yarl import URL
 from .config import Config
 
 NO_BODY = frozenset({204, 304})
-_INTERIM = range(100, 200)
+_LAST = frozenset({101, *range(100)})
+"""Below 200, yet no other answer follows."""
+INTERIM_MAX = 16
+"""Interim answers to one request; more are an attack, or a fault."""
+_HEAD_END = b"\r\n\r\n"
+_CHUNKS_END = b"\r\n0\r\n\r\n"
+_HEAD, _CHUNKED, _OPEN = -1, -2, -3
+"""What is due where it is not a number of bytes: a head; chunks; all that comes."""
 KEPT = 15.0
 """Seconds that an idle connection is kept: shorter than servers keep theirs."""
 _RESOLVED = 10.0
@@ -43,16 +61,34 @@ _NEXT_ADDRESS = 0.25
 """Seconds after which another address is tried too: RFC 8305 §5."""
 
 
+class Busy(TimeoutError):
+    """All connections were taken for too long: no fault of the origin."""
+
+
 class Connection(ResponseHandler):
     """One connection; `asked` while it is somebody's."""
 
     def __init__(self, pool: Pool) -> None:
         super().__init__(asyncio.get_running_loop())
         self.asked = False
+        self.heard = False
+        """Whether anything came of the answer."""
         self.idle_since = 0.0
+        """0.0: never, it is new."""
         self._pool = pool
+        self._due = _HEAD
+        self._bare = False
+        """Whether a line of a head ended in LF alone."""
+        self._exact = False
+        """Whether what the parser is handed is one head and no more."""
+        self._seam = b""
+        """The last bytes handed over, of a head that goes on and of chunks."""
         self._heads_only: bool | None = None
         self._upload: asyncio.Task[None] | None = None
+        self._awaiting: asyncio.TimerHandle | None = None
+        """Of the final head."""
+        self._overall: asyncio.TimerHandle | None = None
+        self._patience = 0.0
         self._poll = select.poll()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -74,10 +110,21 @@ class Connection(ResponseHandler):
         target: str,
         fields: CIMultiDict[str],
         body: AsyncIterator[bytes] | None,
+        patience: float,
+        until: float = 0.0,
+        interim: Callable[[RawResponseMessage], None] | None = None,
     ) -> tuple[RawResponseMessage, StreamReader]:
-        """Send a request and await the final head of its answer; raises `ClientError`,
-        `HttpProcessingError`, `OSError`. Whoever asks calls `done` in the end."""
+        """Send a request and await the final head of its answer, for `patience` seconds
+        from the request's end; by `until` of the monotonic clock the whole answer is to
+        have come, if not 0. `interim` is told of each answer but 100 that comes before.
+
+        Raises `ClientError`, `HttpProcessingError`, `OSError`. Whoever asks calls
+        `done` in the end."""
         self._expect(heads_only=method == "HEAD")
+        self._patience = patience
+        if until:
+            left = until - time.monotonic()
+            self._overall = self._loop.call_later(max(0, left), self._late)
         writer = StreamWriter(self, self._loop)
         await writer.write_headers(f"{method} {target} HTTP/1.1", fields)
         if body is None:
@@ -90,40 +137,104 @@ class Connection(ResponseHandler):
             else:
                 writer.length = int(length)
             self._upload = self._loop.create_task(self._send(writer, body))
+        interims = 0
         while True:
             message, content = await self.read()
-            if message.code == 101 or message.code not in _INTERIM:
+            if message.code >= 200 or message.code in _LAST:
                 return message, content
+            interims += 1
+            said = message.headers
+            if interims > INTERIM_MAX:
+                raise aiohttp.ClientPayloadError(f"over {INTERIM_MAX} interim answers")
+            if "Content-Length" in said or "Transfer-Encoding" in said:
+                raise aiohttp.ClientPayloadError("an interim answer with a body")
+            if interim is not None and message.code != 100:
+                interim(message)
 
     def done(self) -> None:
         """Nobody reads its answer any more; asked again if that was read to the end."""
-        upload, self._upload = self._upload, None
-        if upload is not None and not upload.done():
+        self._leave()
+        if self._due != 0 and (self._due != _CHUNKED or self._seam != _CHUNKS_END):
             self.force_close()
-            upload.cancel()
-        self.asked = False
         self._pool.put_back(self)
+
+    def discard(self) -> None:
+        """The same for one that was opened beside the turns: close it."""
+        self._leave()
+        self._pool.drop(self)
+
+    def switch(self) -> tuple[asyncio.Transport | None, bytes]:
+        """After 101: its transport, which is the caller's from here on as long as he
+        tells of its end by `connection_lost`, and what came behind the head."""
+        self._leave()
+        self._drop_timeout()
+        tail, self._tail = self._tail, b""
+        if self._buffer_paused:
+            self._resume_reading_for_buffer()
+        return self.transport, tail
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the origin; empty where the parser goes on with those it has."""
-        if data and not self.asked:
+        due = self._due
+        if not data:
+            super().data_received(data)
+        elif not self.asked:
             self.force_close()
             self.close()
-            return
-        super().data_received(data)
+        elif due == _HEAD:
+            self._heads(data)
+        elif due == _OPEN:
+            super().data_received(data)
+        elif due == _CHUNKED:
+            self._seam = (self._seam + data[-7:])[-7:]
+            super().data_received(data)
+        else:
+            self._body(data)
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """A head: RFC 9112 §6.3 says when nothing may follow it, and §6.1 that the
         framing of HTTP/1.0 may be wrong."""
         message = data[0]
-        empty = self._skip_payload or message.code in NO_BODY
-        if empty or message.version < HttpVersion11:
-            self.force_close()
+        code = message.code
+        if code >= 200 or code in _LAST:
+            if self._awaiting is not None:
+                self._awaiting.cancel()
+                self._awaiting = None
+            empty = self._skip_payload or code in NO_BODY
+            if empty or not self._exact or message.version < HttpVersion11:
+                self.force_close()
+            if not self._exact or code == 101:
+                self._due = _OPEN
+            elif empty:
+                self._due = 0
+            elif message.chunked:
+                self._due, self._seam = _CHUNKED, b"\r\n"
+            else:
+                length = message.headers.get("Content-Length")
+                self._due = _OPEN if length is None else int(length)
         super().feed_data(data, size)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """There is room again. Streams say so at each read; where nothing was paused
+        the parser has nothing left."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
+    def start_timeout(self) -> None:
+        """The request has left: from here on the head's time runs."""
+        if self._due == _HEAD:
+            self._awaiting = self._loop.call_later(self._patience, self._unanswered)
+
+    # -- inside
 
     def _expect(self, *, heads_only: bool) -> None:
         """From here on an answer is expected."""
         self.asked = True
+        self.heard = False
+        self._due = _HEAD
+        self._seam = b""
+        self._bare = False
+        self._payload = None
         if self._heads_only != heads_only:
             self._heads_only = heads_only
             self.set_response_params(
@@ -134,6 +245,87 @@ class Connection(ResponseHandler):
                 max_line_size=self._pool.line_max,
                 max_field_size=self._pool.field_max,
             )
+
+    def _leave(self) -> None:
+        """Nobody's any more."""
+        upload, self._upload = self._upload, None
+        if upload is not None and not upload.done():
+            self.force_close()
+            upload.cancel()
+        if self._awaiting is not None:
+            self._awaiting.cancel()
+            self._awaiting = None
+        if self._overall is not None:
+            self._overall.cancel()
+            self._overall = None
+        self.asked = False
+
+    def _heads(self, data: bytes) -> None:
+        """Hand over head by head; what is behind the final one is its body's."""
+        self.heard = True
+        while data and self._due == _HEAD:
+            seam = self._seam
+            end = (seam + data).find(_HEAD_END) + 4 - len(seam)
+            if end < 4 - len(seam):  # it goes on
+                self._seam = (seam + data)[-3:]
+                end = len(data)
+            elif seam:
+                self._seam = b""
+            piece = data[:end]
+            # Where a line ends in LF alone, the parser may see another end than we do.
+            if piece.count(b"\n") != (seam[-1:] + piece).count(b"\r\n"):
+                self._bare = True
+            self._exact = not self._seam and not self._bare
+            super().data_received(piece)
+            if self._exception is not None:
+                return
+            data = data[end:]
+        if not data:
+            self._reschedule_timeout()
+        elif len(data) == self._due and self._parser is not None:
+            self._due = 0
+            self._parser.feed_data(data)  # cannot fail: its length is its only form
+        else:
+            self.data_received(data)
+
+    def _body(self, data: bytes) -> None:
+        """No more of it than is due; the rest is nobody's answer."""
+        due = self._due
+        excess = len(data) - due
+        if excess <= 0:
+            self._due = -excess
+        else:
+            self._due = 0
+            self.force_close()
+            self._pause_transport_reading()
+            if not due:
+                return
+            data = data[:due]
+        super().data_received(data)
+
+    def _reschedule_timeout(self) -> None:
+        """Silence is measured within a body: a head has a time of its own, and what has
+        come whole is awaited no more."""
+        if self._due not in (_HEAD, 0):
+            super()._reschedule_timeout()
+
+    def _on_read_timeout(self) -> None:
+        self._give_up("fell silent within a body")
+
+    def _unanswered(self) -> None:
+        self._awaiting = None
+        self._give_up("no answer in time")
+
+    def _late(self) -> None:
+        self._overall = None
+        if self._due == _HEAD or not (self._payload and self._payload.is_eof()):
+            self._give_up("took longer than total_timeout for an answer")
+
+    def _give_up(self, words: str) -> None:
+        late = aiohttp.SocketTimeoutError(words)
+        self.set_exception(late)
+        if self._payload is not None:
+            self._payload.set_exception(late)
 
     async def _send(self, writer: StreamWriter, body: AsyncIterator[bytes]) -> None:
         """A request's body, as it comes. Its failure is told to who awaits the head."""
@@ -155,8 +347,9 @@ class Connection(ResponseHandler):
 class Pool:
     """At most so many connections to one origin; those idle are asked first."""
 
-    def __init__(self, config: Config) -> None:
-        origin, url = config.origin, URL(config.origin.base)
+    def __init__(self, base: str, config: Config) -> None:
+        """`base` is scheme://host[:port]."""
+        origin, url = config.origin, URL(base)
         self.host = url.host_port_subcomponent or ""
         """As the Host field names it."""
         self.timeout = origin.timeout
@@ -164,8 +357,9 @@ class Pool:
         self.field_max = config.limits.field
         self._name, self._port = url.raw_host or "", url.port
         self._tls = _client_context() if url.scheme == "https" else None
-        self._patience = origin.connect_timeout
-        self._turns = asyncio.Semaphore(origin.connections)
+        self._max = self._turns = origin.connections
+        """How many may be asked at a time, and how many more may now."""
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._addresses = _numeric(self._name, self._port or 0)
         """Until when they are believed, by the loop's clock; and they themselves."""
         self._idle: list[Connection] = []
@@ -176,28 +370,51 @@ class Pool:
         """How many are idle."""
         return len(self._idle)
 
-    async def take(self) -> Connection:
-        """A connection, for who calls its `done`; raises `OSError`, and `TimeoutError`
-        where none is to be had in time."""
-        connection = None if self._turns.locked() else self._reusable()
+    @property
+    def taken(self) -> int:
+        """How many are asked, being opened or waited for."""
+        return self._max - self._turns + len(self._waiting)
+
+    def kept(self) -> Connection | None:
+        """An idle connection, for who calls its `done`; None: `take` one."""
+        if not self._idle or not self._turns:
+            return None
+        connection = self._reusable()
         if connection is not None:
-            await self._turns.acquire()  # at once
-            return connection
-        async with asyncio.timeout(self._patience):
-            await self._turns.acquire()
-            try:
-                connection = self._reusable()
-                return await self._connect() if connection is None else connection
-            except BaseException:
-                self._turns.release()
-                raise
+            self._turns -= 1
+        return connection
+
+    async def take(self, patience: float, *, fresh: bool = False) -> Connection:
+        """A connection, for who calls its `done`; a new one if `fresh`.
+
+        Raises `OSError`; `TimeoutError` where none was opened in time, `Busy` where
+        none came free."""
+        turn = False
+        try:
+            async with asyncio.timeout(patience):
+                await self._turn()
+                turn = True
+                found = None if fresh else self._reusable()
+                return await self._connect() if found is None else found
+        except BaseException as e:
+            if turn:
+                self._pass_on()
+            elif isinstance(e, TimeoutError):
+                raise Busy("all connections are taken") from None
+            raise
+
+    async def open(self, patience: float) -> Connection:
+        """A new one beside the turns, for who calls its `discard`; raises `OSError`,
+        `TimeoutError`."""
+        async with asyncio.timeout(patience):
+            return await self._connect()
 
     def put_back(self, connection: Connection) -> None:
         """It is nobody's any more."""
-        self._turns.release()
+        self._pass_on()
         transport = connection.transport
         if transport is None or transport.is_closing() or connection.should_close:
-            self._drop(connection)
+            self.drop(connection)
             return
         loop = asyncio.get_running_loop()
         connection.idle_since = loop.time()
@@ -205,13 +422,43 @@ class Pool:
         if self._sweeper is None:
             self._sweeper = loop.call_later(KEPT, self._sweep)
 
+    def drop(self, connection: Connection) -> None:
+        """Close one that is not idle."""
+        self._open.discard(connection)
+        connection.close()
+
     async def close(self) -> None:
         """Close all."""
         if self._sweeper is not None:
             self._sweeper.cancel()
         self._idle.clear()
         for connection in list(self._open):
-            self._drop(connection)
+            self.drop(connection)
+
+    async def _turn(self) -> None:
+        """In the order of those who wait."""
+        if self._turns:
+            self._turns -= 1
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            await waiter
+        except BaseException:
+            if waiter.cancelled():
+                self._waiting.remove(waiter)
+            else:  # it had come to him as he left
+                self._pass_on()
+            raise
+
+    def _pass_on(self) -> None:
+        """A turn has ended: it is the next one's who waits."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        self._turns += 1
 
     def _reusable(self) -> Connection | None:
         """The one that was used last, so that those too many grow old."""
@@ -219,7 +466,7 @@ class Pool:
             connection = self._idle.pop()
             if connection.usable():
                 return connection
-            self._drop(connection)
+            self.drop(connection)
         return None
 
     async def _connect(self) -> Connection:
@@ -249,15 +496,11 @@ class Pool:
         self._addresses = (loop.time() + _RESOLVED, found)
         return found
 
-    def _drop(self, connection: Connection) -> None:
-        self._open.discard(connection)
-        connection.close()
-
     def _sweep(self) -> None:
         """Close those that were idle for long; the eldest stand first."""
         loop = asyncio.get_running_loop()
         while self._idle and self._idle[0].idle_since <= loop.time() - KEPT:
-            self._drop(self._idle.pop(0))
+            self.drop(self._idle.pop(0))
         self._sweeper = None
         if self._idle:
             until = self._idle[0].idle_since + KEPT

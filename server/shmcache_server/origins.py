@@ -1,15 +1,23 @@
 """The origin: what is asked of it, and what it answers, brought into our form.
 
-Fields that belong to one connection are removed both ways (RFC 9110 §7.6.1), and so
-is what a client could use to make an origin answer for another URL, host, scheme,
-address or method than the one in the key: such an answer would poison the cache.
+Fields that belong to one connection are removed (RFC 9110 §7.6.1); of a request,
+`forwarded.py` has removed them.
+
+Asking again
+    Where no connection was to be had nothing was sent: the next upstream is asked, and
+    for a safe method, after a pause, all once more. Where a kept connection ended
+    before any byte of an answer the origin may have acted: a safe method is sent once
+    more, by a new connection, any other never. Both stay inside the deadline, and the
+    second of each within a budget.
 """
 
 from __future__ import annotations
 
+import asyncio
+import random
 import re
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import lru_cache
@@ -17,85 +25,31 @@ from typing import Any
 
 import aiohttp
 from aiohttp import HttpVersion11
-from aiohttp.http import HttpProcessingError, RawResponseMessage
+from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from .config import Config
-from .connections import NO_BODY, Connection, Pool
+from .connections import NO_BODY, Busy, Connection
+from .forwarded import CONDITIONS as CONDITIONS
+from .forwarded import HOP_BY_HOP, VIA, named
+from .forwarded import request_fields as request_fields
 from .rfc9111 import directives as cache_control
+from .upstreams import FAILURES, Budget, Upstream, Upstreams
 
-VIA = "1.1 shmcache"
-HOP_BY_HOP = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
-UNKEYED = frozenset(
-    {
-        "cf-connecting-ip",
-        "cf-visitor",
-        "client-ip",
-        "cloudfront-forwarded-proto",
-        "fastly-client-ip",
-        "fastly-ssl",
-        "forwarded",
-        "front-end-https",
-        "proxy",
-        "proxy-client-ip",
-        "remote-user",
-        "script-name",
-        "true-client-ip",
-        "wl-proxy-client-ip",
-        "x-client-ip",
-        "x-cluster-client-ip",
-        "x-host",
-        "x-http-host-override",
-        "x-http-method",
-        "x-http-method-override",
-        "x-method",
-        "x-method-override",
-        "x-original-host",
-        "x-original-uri",
-        "x-original-url",
-        "x-proxyuser-ip",
-        "x-real-ip",
-        "x-remote-ip",
-        "x-remote-user",
-        "x-rewrite-url",
-        "x-scheme",
-        "x-script-name",
-        "x-url-scheme",
-    }
-)
-"""What frameworks take for URL, host, scheme, client or method of a request;
-`-` stands for `_` too, which they do not tell apart."""
-_UNKEYED_FAMILIES = ("x-forwarded", "x-envoy-")
-CONDITIONS = frozenset(
-    {
-        "if-match",
-        "if-modified-since",
-        "if-none-match",
-        "if-range",
-        "if-unmodified-since",
-        "range",
-    }
-)
-_OURS = frozenset({"accept-encoding", "content-length", "expect", "host", "via"})
+_VIA_LINE = f"Via: {VIA}\r\n".encode()
 _BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+_REPEATED = frozenset({"GET", "HEAD", "OPTIONS"})
+_FAULTS = frozenset({500, 502, 503, 504})
+PAUSE = 0.1
+"""Seconds before a first retry at most, doubled for each further one: long enough for
+a server that is being restarted."""
+INTERIM_BYTES = 65536
+"""Of the interim answers to one request; more are an attack, or a fault."""
 _NOT_KEPT = HOP_BY_HOP | {"age", "content-length"}
 """Of a response: of one hop, or written anew for each client."""
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _BAD_IN_VALUE = re.compile(rb"[\r\n\0]")
-_FAILURES = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
 _STATUSES = range(200, 1000)
 """Of an answer; 101 would be another protocol's beginning."""
 
@@ -104,12 +58,28 @@ class OriginError(Exception):
     """The origin cannot be reached, or what it sends is not a whole response."""
 
     status = 502
+    unsent = False
+    """No connection was to be had: the origin knows of nothing."""
+    unheard = False
+    """A kept connection ended before any byte of an answer."""
 
 
 class OriginTimeout(OriginError):
     """The origin did not answer in time."""
 
     status = 504
+
+
+class OriginDown(OriginError):
+    """No upstream is asked at the moment, for each has failed of late."""
+
+    status = 503
+    unsent = True
+
+
+Interim = Callable[[int, bytes], None]
+"""Told of each answer before the final one, but 100 and 101: its status, and all of
+it, ready to be sent to a client of HTTP/1.1."""
 
 
 @dataclass(slots=True)
@@ -142,6 +112,8 @@ class Answering:
     connection: Connection | None = field(repr=False)
     """Until it is closed."""
     directives: cache_control.Directives = field(default_factory=dict)
+    tunnel: bool = False
+    """The connection is its own, beside the pool's."""
 
     def at_hand(self) -> bytes | None:
         """All of the body, if it has come with the head; None: it has not."""
@@ -156,92 +128,226 @@ class Answering:
             async for chunk in self.content.iter_any():
                 yield chunk
         except TimeoutError as e:
-            raise OriginTimeout("origin: fell silent within a body") from e
+            raise OriginTimeout(f"origin: {_words(e)}") from e
         except (aiohttp.ClientError, OSError) as e:
             raise OriginError(f"origin: broke off a body: {_words(e)}") from e
 
     def close(self) -> None:
         """Done with it: the connection is reused if the body was read to its end."""
         connection, self.connection = self.connection, None
-        if connection is not None:
-            if not self.content.at_eof():
-                connection.force_close()
-            connection.done()
+        if connection is None:
+            return
+        if self.tunnel:
+            connection.discard()
+            return
+        if not self.content.at_eof():
+            connection.force_close()
+        connection.done()
 
 
 class Origin:
-    """One origin, and a worker's connections to it."""
+    """The origin, and a worker's connections to its upstreams."""
 
     def __init__(self, config: Config) -> None:
-        self._base = config.origin.base
-        self._pool = Pool(config)
+        self.upstreams = Upstreams(config)
+        self.tunnels = config.origin.tunnels
+        """How many more may be open."""
+        self.tunnel_idle = config.origin.tunnel_timeout
+        self.retried = 0
+        self.refused = 0
+        """Requests that came while all upstreams were down."""
+        self._connect = config.origin.connect_timeout
+        self._first_byte = config.origin.first_byte_timeout or config.origin.timeout
+        self._patience = config.origin.patience
+        self._total = config.origin.total_timeout
+        self._retries = config.origin.retries
+        self._faults = config.origin.breaker_5xx
+        self._budget = Budget()
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._pool.close()
+        await self.upstreams.close()
 
-    async def ask(self, asking: Asking) -> Answering:
+    def stats(self) -> dict[str, Any]:
+        """Its upstreams and their states; how often it was asked again, and how many
+        requests were refused while all were down."""
+        upstreams = self.upstreams.stats()
+        return {
+            "upstreams": upstreams,
+            "retried": self.retried,
+            "refused": self.refused,
+        }
+
+    async def ask(self, asking: Asking, interim: Interim | None = None) -> Answering:
         """Send the request and await the head of its answer; `OriginError`."""
         method, fields = asking.method, asking.fields
-        fields["Host"] = self._pool.host
         if asking.body is None:
             if method not in _BODILESS:
                 fields["Content-Length"] = "0"  # RFC 9110 §8.6
         elif "Content-Length" not in fields:
             fields["Transfer-Encoding"] = "chunked"
-        connection = None
+        began = time.monotonic()
+        upstream = self._choose(asking)
+        kept = upstream.pool.kept()
         try:
-            connection = await self._pool.take()
+            return await self._once(upstream, asking, began, interim, kept)
+        except OriginError as e:
+            if not (e.unsent or e.unheard):
+                raise
+            return await self._again(e, upstream, asking, began, interim)
+
+    async def upgrade(self, asking: Asking) -> Answering:
+        """Ask for another protocol by a connection of its own; its answer may be 101,
+        and the connection is the caller's to `switch` then."""
+        tried: list[Upstream] = []
+        began = time.monotonic()
+        upstream: Upstream | None = self._choose(asking)
+        while upstream is not None:
+            tried.append(upstream)
+            try:
+                return await self._once(upstream, asking, began, None, tunnel=True)
+            except OriginError as e:
+                upstream = self.upstreams.choose(tried) if e.unsent else None
+                if upstream is None or self._left(began) <= 0:
+                    raise
+        raise AssertionError
+
+    # -- inside
+
+    def _choose(self, asking: Asking) -> Upstream:
+        only = self.upstreams.only
+        if only is not None and not only.probe_at:
+            return only
+        repeated = asking.body is None and asking.method in _REPEATED
+        upstream = self.upstreams.choose(probing=repeated)
+        if upstream is None:
+            self.refused += 1
+            raise OriginDown("origin: down, and left alone for a while")
+        return upstream
+
+    def _left(self, began: float) -> float:
+        """Seconds of the deadline for a head."""
+        return began + self._patience - time.monotonic()
+
+    async def _again(
+        self,
+        error: OriginError,
+        upstream: Upstream,
+        asking: Asking,
+        began: float,
+        interim: Interim | None,
+    ) -> Answering:
+        """What comes of asking again, else the error of the last time."""
+        tried, pauses, fresh = [upstream], 0, False
+        repeated = asking.body is None and asking.method in _REPEATED
+        while True:
+            fresh = fresh or error.unheard
+            other = self.upstreams.choose(tried) if error.unsent else None
+            if other is None:
+                late = isinstance(error, OriginTimeout)
+                if not repeated or late or not (error.unsent or error.unheard):
+                    raise error
+                pause = random.uniform(0, PAUSE * 2**pauses)
+                if pauses >= self._retries or self._left(began) <= pause:
+                    raise error
+                if not self._budget.spend(sum(u.asked for u in self.upstreams.all)):
+                    raise error
+                pauses += 1
+                self.retried += 1
+                await asyncio.sleep(pause)
+                tried.clear()
+                other = self.upstreams.choose()
+            if other is None or self._left(began) <= 0:
+                raise error
+            tried.append(other)
+            try:
+                return await self._once(other, asking, began, interim, fresh=fresh)
+            except OriginError as e:
+                error = e
+
+    async def _once(
+        self,
+        upstream: Upstream,
+        asking: Asking,
+        began: float,
+        interim: Interim | None,
+        connection: Connection | None = None,
+        *,
+        fresh: bool = False,
+        tunnel: bool = False,
+    ) -> Answering:
+        """Ask one upstream; by `connection`, if there is one at hand."""
+        upstream.asked += 1
+        asking.fields["Host"] = upstream.pool.host
+        patience = self._first_byte
+        try:
+            if connection is None:
+                connection = await self._connected(upstream, began, fresh, tunnel)
+                patience = min(patience, self._left(began))
             message, content = await connection.ask(
-                method, asking.target, fields, asking.body
+                asking.method,
+                asking.target,
+                asking.fields,
+                asking.body,
+                patience,
+                self._total and began + self._total,
+                interim and _Interims(interim),
             )
-            return _answering(method, message, content, connection)
+            answering = _answering(asking.method, message, content, connection, tunnel)
         except BaseException as e:
+            error = _failure(upstream, connection, e)
             if connection is not None:
-                connection.force_close()
-                connection.done()
-            if isinstance(e, TimeoutError):
-                raise OriginTimeout(f"origin {self._base}: no answer in time") from e
-            if isinstance(e, _FAILURES):
-                raise OriginError(f"origin {self._base}: {_words(e)}") from e
-            raise
+                _leave(connection, tunnel)
+            if error is None:
+                raise
+            raise error from e
+        if self._faults and answering.status in _FAULTS:
+            upstream.failed()
+        elif upstream.failures:
+            upstream.succeeded()
+        return answering
+
+    async def _connected(
+        self, upstream: Upstream, began: float, fresh: bool, tunnel: bool
+    ) -> Connection:
+        patience = min(self._connect, self._left(began))
+        if tunnel:
+            return await upstream.pool.open(patience)
+        return await upstream.pool.take(patience, fresh=fresh)
 
 
-def request_fields(
-    fields: CIMultiDictProxy[str], *, drop: frozenset[str] = frozenset()
-) -> CIMultiDict[str]:
-    """A client's end-to-end fields, less those of the key and of `drop`; Via added."""
-    gone = _not_sent(drop)
-    if "Connection" in fields:
-        gone = gone | named(fields.getall("Connection"))
-    sent = CIMultiDict((n, v) for n, v in fields.items() if not _dropped(n, gone))
-    sent["Via"] = ", ".join([*fields.getall("Via", ()), VIA])
-    return sent
+def _leave(connection: Connection, tunnel: bool) -> None:
+    if tunnel:
+        connection.discard()
+    else:
+        connection.force_close()
+        connection.done()
 
 
-@lru_cache(16)
-def _not_sent(drop: frozenset[str]) -> frozenset[str]:
-    return HOP_BY_HOP | UNKEYED | _OURS | drop
+def _failure(
+    upstream: Upstream, connection: Connection | None, e: BaseException
+) -> OriginError | None:
+    """What asking an upstream raised, as its callers know it; None: no fault of its."""
+    if isinstance(e, OriginError):
+        return e
+    if not isinstance(e, FAILURES):
+        return None
+    late = isinstance(e, TimeoutError)
+    words = _words(e)
+    if connection is None and late and not isinstance(e, Busy):
+        words = "no connection in time"
+    error = (OriginTimeout if late else OriginError)(f"origin {upstream.base}: {words}")
+    error.unsent = connection is None
+    error.unheard = connection is not None and not late and _cut(e, connection)
+    if (late or error.unsent) and not isinstance(e, Busy):
+        upstream.failed()
+    return error
 
 
-def _dropped(name: str, gone: frozenset[str]) -> bool:
-    lower, plain, unkeyed = _spelled(name)
-    return unkeyed or lower in gone or plain in gone
-
-
-@lru_cache(1024)
-def _spelled(name: str) -> tuple[str, str, bool]:
-    """In lower case, with `-` for `_` too, and whether its family is not in the key."""
-    lower = name.lower()
-    plain = lower.replace("_", "-")
-    return lower, plain, plain.startswith(_UNKEYED_FAMILIES)
-
-
-def named(connection: Iterable[str]) -> frozenset[str]:
-    """The fields that Connection names: RFC 9110 §7.6.1."""
-    return frozenset(
-        name.strip().lower() for field in connection for name in field.split(",")
-    )
+def _cut(e: BaseException, connection: Connection) -> bool:
+    """Whether a kept connection ended before any byte of an answer."""
+    ended = isinstance(e, aiohttp.ClientConnectionError | ConnectionError)
+    return ended and connection.idle_since > 0 and not connection.heard
 
 
 def _answering(
@@ -249,9 +355,10 @@ def _answering(
     message: RawResponseMessage,
     content: StreamReader,
     connection: Connection,
+    tunnel: bool = False,
 ) -> Answering:
     fields, status = message.headers, message.code
-    if status not in _STATUSES:
+    if status not in _STATUSES and not (tunnel and status == 101):
         raise OriginError(f"origin: status {status} is no answer")
     length = fields.get("Content-Length")
     empty = method == "HEAD" or status in NO_BODY
@@ -266,12 +373,22 @@ def _answering(
         content=content,
         connection=connection,
         directives=cache_control.parse(fields.getall("Cache-Control", ())),
+        tunnel=tunnel,
     )
 
 
 def _head(message: RawResponseMessage) -> bytes:
+    lines = _lines(message, _NOT_KEPT)
+    if "Date" not in message.headers:
+        # RFC 9110 §6.6.1: who receives a response without one adds it.
+        lines.append(_date(int(time.time())))
+    lines.append(_VIA_LINE)
+    return b"".join(lines)
+
+
+def _lines(message: RawResponseMessage, gone: frozenset[str]) -> list[bytes]:
+    """Status line and fields, without those that are gone or of one hop."""
     fields = message.headers
-    gone = _NOT_KEPT
     if "Connection" in fields:
         gone = gone | named(fields.getall("Connection"))
     reason = (message.reason or "").encode("utf-8", "surrogateescape")
@@ -284,11 +401,22 @@ def _head(message: RawResponseMessage) -> bytes:
             raise OriginError("origin: a malformed field")
         if lower not in gone:
             lines.append(b"%b: %b\r\n" % (name, value))
-    if "Date" not in fields:
-        # RFC 9110 §6.6.1: who receives a response without one adds it.
-        lines.append(_date(int(time.time())))
-    lines.append(f"Via: {VIA}\r\n".encode())
-    return b"".join(lines)
+    return lines
+
+
+class _Interims:
+    """Passes on what comes before the final answer, within bounds."""
+
+    def __init__(self, interim: Interim) -> None:
+        self._interim = interim
+        self._bytes = 0
+
+    def __call__(self, message: RawResponseMessage) -> None:
+        head = b"".join([*_lines(message, HOP_BY_HOP), b"\r\n"])
+        self._bytes += len(head)
+        if self._bytes > INTERIM_BYTES:
+            raise OriginError(f"origin: interim answers of over {INTERIM_BYTES} bytes")
+        self._interim(message.code, head)
 
 
 @lru_cache(2)

@@ -52,7 +52,11 @@ class Sockets:
 
     @property
     def pooled(self) -> int:
-        return len(self.origin._pool)
+        return len(self.pool)
+
+    @property
+    def pool(self) -> connections.Pool:
+        return self.origin.upstreams.all[0].pool
 
     async def close(self) -> None:
         await self.origin.close()
@@ -135,19 +139,266 @@ async def test_connection_whose_answer_may_go_on_is_closed(
     assert sockets.pooled == 0
 
 
-async def test_request_is_sent_once(sockets) -> None:
+async def cut(sockets: Sockets, method: str) -> asyncio.Task[bytes]:
     """The kept connection dies with the request on its way: the origin may have acted
     on it."""
     connection = await first(sockets, OWN)
-    asking = asyncio.ensure_future(sockets.get())
+    asking = asyncio.ensure_future(sockets.get(method))
     await sockets.answer(connection, b"")
     connection.shutdown(socket.SHUT_RDWR)
+    return asking
+
+
+async def again(sockets: Sockets, asking: asyncio.Task[bytes]) -> socket.socket | None:
+    """The connection by which it is asked again; None: it is not."""
     accepting = asyncio.ensure_future(sockets.accept())
     await asyncio.wait((asking, accepting), return_when=asyncio.FIRST_COMPLETED)
+    if accepting.done():
+        return accepting.result()
     accepting.cancel()
+    return None
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "X"])
+async def test_unsafe_request_is_sent_once(sockets, method) -> None:
+    asking = await cut(sockets, method)
+    assert await again(sockets, asking) is None
     with pytest.raises(OriginError):
         await asking
-    assert len(sockets.accepted) == 1
+
+
+@pytest.mark.parametrize("method", ["GET", "OPTIONS"])
+async def test_safe_request_is_sent_again_by_a_new_connection(sockets, method) -> None:
+    asking = await cut(sockets, method)
+    connection = await again(sockets, asking)
+    assert connection is not None
+    await sockets.answer(connection, OWN)
+    assert await asking == b"own"
+
+
+async def test_safe_request_is_sent_twice_at_most(sockets) -> None:
+    asking = await cut(sockets, "GET")
+    connection = await again(sockets, asking)
+    assert connection is not None
+    await sockets.answer(connection, b"")
+    connection.shutdown(socket.SHUT_RDWR)
+    assert await again(sockets, asking) is None
+    with pytest.raises(OriginError):
+        await asking
+
+
+async def test_request_whose_answer_has_begun_is_sent_once(sockets) -> None:
+    connection = await first(sockets, OWN)
+    asking = asyncio.ensure_future(sockets.get())
+    await sockets.answer(connection, b"HTTP/1.1 2")
+    connection.shutdown(socket.SHUT_RDWR)
+    assert await again(sockets, asking) is None
+    with pytest.raises(OriginError):
+        await asking
+
+
+async def test_request_with_a_body_is_sent_once(sockets) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"a"
+
+    connection = await first(sockets, OWN)
+    asking = asyncio.ensure_future(
+        sockets.origin.ask(Asking("GET", "/", CIMultiDict(), body()))
+    )
+    await sockets.answer(connection, b"")
+    connection.shutdown(socket.SHUT_RDWR)
+    assert await again(sockets, asking) is None
+    with pytest.raises(OriginError):
+        await asking
+
+
+# -- where an answer ends
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        CHUNKED + b"3\r\nown\r\n0\r\n\r\n",
+        CHUNKED + b"0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n" + OWN,
+        b"\r\n\r\n" + OWN,
+    ],
+    ids=["chunks", "no chunk", "no body", "interim", "empty lines"],
+)
+@pytest.mark.parametrize("step", [1, 7, 1000], ids=["bytes", "pieces", "whole"])
+async def test_answer_in_any_pieces_leaves_a_connection_to_reuse(
+    sockets, said, step
+) -> None:
+    asking = asyncio.ensure_future(sockets.get())
+    connection = await sockets.accept()
+    await eventually(lambda: sockets.pool._open)
+    mine = next(iter(sockets.pool._open))
+    await sockets.answer(connection, b"")
+    for at in range(0, len(said), step):
+        mine.data_received(said[at : at + step])
+    assert await asking in (b"own", b"")
+    assert sockets.pooled == 1
+    again = asyncio.ensure_future(sockets.get())
+    await sockets.answer(connection, OWN)
+    assert await again == b"own" and len(sockets.accepted) == 1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        CHUNKED + b"3\r\nown\r\n0\r\nX-Late: 1\r\n\r\n",
+        CHUNKED + b"3\r\nown\r\n0\r\nX-Late: 0\r\n\r\n",
+        CHUNKED + b"3\r\nown\r\n0\r\n\r\nHTTP/1.1 200 OK\r\nX: ",
+        CHUNKED + b"3\r\nown\r\n0\r\n\r\nrubbish",
+        OWN + b"HTTP/1.1 200 OK\r\nX: ",
+        OWN.replace(b"\r\n", b"\n"),
+        OWN.replace(b"\r\n\r\n", b"\r\n\n"),
+        b"HTTP/1.1 200 OK\nContent-Length: 9\n\nown\r\n\r\nown",
+    ],
+    ids=[
+        *("trailer", "trailer 0", "half a head", "rubbish", "half a head by length"),
+        *("LF", "last LF", "LF and a line in the body"),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 2, 1000], ids=["bytes", "pairs", "whole"])
+async def test_connection_that_may_hold_more_is_not_reused(sockets, said, step) -> None:
+    """aiohttp's parser would put a trailer field among those of the next answer."""
+    asking = asyncio.ensure_future(sockets.get())
+    connection = await sockets.accept()
+    await eventually(lambda: sockets.pool._open)
+    mine = next(iter(sockets.pool._open))
+    await sockets.answer(connection, b"")
+    for at in range(0, len(said), step):
+        mine.data_received(said[at : at + step])
+    assert (await asking).startswith(b"own")
+    assert sockets.pooled == 0
+
+
+async def test_trailer_is_in_no_later_answer(sockets) -> None:
+    trailing = CHUNKED + b"3\r\nown\r\n0\r\nSet-Cookie: a=b\r\n\r\n"
+    await first(sockets, trailing)
+    asking = asyncio.ensure_future(
+        sockets.origin.ask(Asking("GET", "/", CIMultiDict()))
+    )
+    connection = await sockets.accept()
+    await sockets.answer(connection, OWN)
+    answering = await asking
+    assert "Set-Cookie" not in answering.fields
+    answering.close()
+
+
+async def test_excess_that_comes_late_is_dropped(sockets) -> None:
+    """1. The answer has come. 2. More comes. 3. The answer is read."""
+    asking = asyncio.ensure_future(
+        sockets.origin.ask(Asking("GET", "/", CIMultiDict()))
+    )
+    connection = await sockets.accept()
+    await sockets.answer(connection, OWN)
+    answering = await asking
+    connection.sendall(EVIL)
+    await eventually(lambda: answering.connection.should_close)
+    assert answering.at_hand() == b"own"
+    answering.close()
+    assert sockets.pooled == 0
+
+
+@pytest.mark.parametrize("size", [10**6, 3 * 10**6])
+async def test_long_body_with_an_excess_is_whole(sockets, size) -> None:
+    """Longer than is read ahead: the parser stops and goes on in between."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
+    asking = asyncio.ensure_future(
+        sockets.origin.ask(Asking("GET", "/", CIMultiDict()))
+    )
+    connection = await sockets.accept()
+    assert b"\r\n\r\n" in await asyncio.get_running_loop().sock_recv(connection, 65536)
+    body = bytes(range(250)) * (size // 250)
+    sending = asyncio.ensure_future(
+        asyncio.get_running_loop().sock_sendall(connection, head + body + EVIL)
+    )
+    answering = await asking
+    read = []
+    async for chunk in answering.chunks():
+        read.append(chunk)
+        await asyncio.sleep(0)
+    assert b"".join(read) == body
+    answering.close()
+    await sending
+    assert sockets.pooled == 0
+
+
+# -- deadlines
+
+
+async def test_head_that_drips_ends_in_time() -> None:
+    """Bytes of a head, and interim answers, do not buy it more time."""
+    sockets = Sockets(first_byte_timeout=0.2)
+    asking = asyncio.ensure_future(sockets.get())
+    connection = await sockets.accept()
+    await sockets.answer(
+        connection, b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\n"
+    )
+    with contextlib.suppress(ConnectionError):
+        while not asking.done():
+            connection.sendall(b"A: b\r\n")
+            await asyncio.sleep(0.02)
+    with pytest.raises(OriginTimeout, match="no answer in time"):
+        await asking
+    await sockets.close()
+
+
+async def test_silence_within_a_body_ends_it() -> None:
+    sockets = Sockets(timeout=0.1, first_byte_timeout=5.0)
+    asking = asyncio.ensure_future(sockets.get())
+    await sockets.answer(await sockets.accept(), OWN[:-1])
+    with pytest.raises(OriginTimeout, match="fell silent"):
+        await asking
+    await sockets.close()
+
+
+async def test_body_may_take_longer_than_its_head() -> None:
+    sockets = Sockets(first_byte_timeout=0.1, timeout=5.0)
+    asking = asyncio.ensure_future(sockets.get())
+    connection = await sockets.accept()
+    await sockets.answer(connection, OWN[:-1])
+    await asyncio.sleep(0.2)
+    connection.sendall(OWN[-1:])
+    assert await asking == b"own"
+    await sockets.close()
+
+
+@pytest.mark.parametrize("said", [b"", OWN[:-1]], ids=["head", "body"])
+async def test_whole_has_a_deadline(said) -> None:
+    sockets = Sockets(total_timeout=0.2)
+    asking = asyncio.ensure_future(sockets.get())
+    await sockets.answer(await sockets.accept(), said)
+    with pytest.raises(OriginTimeout, match="took longer"):
+        await asking
+    await sockets.close()
+
+
+async def test_deadline_of_one_request_is_not_the_next_ones() -> None:
+    sockets = Sockets(total_timeout=0.2)
+    connection = await first(sockets, OWN)
+    await asyncio.sleep(0.25)
+    asking = asyncio.ensure_future(sockets.get())
+    await sockets.answer(connection, OWN)
+    assert await asking == b"own"
+    await sockets.close()
+
+
+async def test_none_free_in_time_is_no_fault_of_the_origin() -> None:
+    sockets = Sockets(connections=1, connect_timeout=0.1, breaker_failures=1)
+    holding = asyncio.ensure_future(sockets.get())
+    connection = await sockets.accept()
+    with pytest.raises(OriginTimeout, match="taken"):
+        await sockets.get()
+    await sockets.answer(connection, OWN)
+    assert await holding == b"own"
+    assert sockets.origin.upstreams.all[0].state == "closed"
+    await sockets.close()
 
 
 async def test_idle_connection_is_closed_in_time(sockets, monkeypatch) -> None:
@@ -156,7 +407,7 @@ async def test_idle_connection_is_closed_in_time(sockets, monkeypatch) -> None:
     assert sockets.pooled == 1
     receiving = asyncio.get_running_loop().sock_recv(connection, 1)
     assert await asyncio.wait_for(receiving, 5) == b"", "closed"
-    assert sockets.pooled == 0 and not sockets.origin._pool._open
+    assert sockets.pooled == 0 and not sockets.pool._open
 
 
 async def test_connection_used_meanwhile_is_kept(sockets, monkeypatch) -> None:
@@ -169,7 +420,7 @@ async def test_connection_used_meanwhile_is_kept(sockets, monkeypatch) -> None:
     await asyncio.gather(*asking)
     await asyncio.sleep(0.2)
     again = asyncio.ensure_future(sockets.get())
-    late = sockets.origin._pool
+    late = sockets.pool
     await eventually(lambda: len(late) == 1)
     used = next(c for c in late._open if c.asked)
     number = used.transport.get_extra_info("sockname")

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, cast
 
 import pytest
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict
 
+from shmcache_server import origins, upstreams
 from shmcache_server.config import Config, OriginConfig
 from shmcache_server.origins import (
-    CONDITIONS,
     Answering,
     Asking,
+    Interim,
     Origin,
+    OriginDown,
     OriginError,
     OriginTimeout,
-    named,
-    request_fields,
 )
-from tests.server.conftest import RawOrigin
+from shmcache_server.upstreams import RESERVE, SHARE
+from tests.server.conftest import RawOrigin, eventually
 
 Ask = Callable[..., Awaitable[Answering]]
+Told = Callable[[bytes], Awaitable[tuple[list[tuple[int, bytes]], Answering]]]
 
 
 @pytest.fixture
@@ -29,13 +35,18 @@ async def ask() -> AsyncIterator[Ask]:
     """Ask an origin that answers these bytes and closes; without any it is silent."""
     async with AsyncExitStack() as stack:
 
-        async def ask(said: bytes, method: str = "GET", **settings: float) -> Answering:
+        async def ask(
+            said: bytes,
+            method: str = "GET",
+            interim: Interim | None = None,
+            **settings: float,
+        ) -> Answering:
             raw = await stack.enter_async_context(RawOrigin(said).open())
             if said:
                 raw.close.set()
             origin = Origin(Config(origin=OriginConfig(url=raw.url, **settings)))
             stack.push_async_callback(origin.close)
-            return await origin.ask(Asking(method, "/", CIMultiDict()))
+            return await origin.ask(Asking(method, "/", CIMultiDict()), interim)
 
         yield ask
 
@@ -176,39 +187,277 @@ async def test_refused_connection_is_an_error() -> None:
     await origin.close()
 
 
-def test_only_end_to_end_fields_are_sent_on() -> None:
-    fields = CIMultiDict(
-        [
-            ("Connection", "close, X-Hop"),
-            ("X-Hop", "1"),
-            ("Host", "a"),
-            ("Via", "1.0 before"),
-            ("X-Forwarded-For", "evil"),
-            ("Accept", "a"),
-            ("Accept", "b"),
-            ("Cookie", "c"),
-        ]
-    )
-    sent = request_fields(CIMultiDictProxy(fields), drop=frozenset({"cookie"}))
-    assert list(sent.items()) == [
-        ("Accept", "a"),
-        ("Accept", "b"),
-        ("Via", "1.0 before, 1.1 shmcache"),
-    ]
+# -- Content-Length that is too short, trailers
 
 
 @pytest.mark.parametrize(
-    "name",
+    "said",
     [
-        *("X-Forwarded-Foo", "X_Forwarded_Host", "x-envoy-original-path", "Proxy"),
-        *("X-Url-Scheme", "X_Original_URI", "X-Script-Name", "Remote_User"),
-        *("CF-Connecting-IP", "Content_Length", "If_None_Match"),
+        OK + b"Content-Length: 10\r\n\r\n0123456789" + b"x" * 26,
+        OK + b"Content-Length: 10\r\n\r\n0123456789HTTP/1.1 200 OK\r\nX: ",
+        OK + b"Content-Length: 10\r\n\r\n0123456789" + OK + b"\r\nevil",
+        OK + b"Content-Length: 10\r\n\r\n0123456789" + b"x" * 10**6,
     ],
+    ids=["garbage", "half a head", "answer", "much"],
 )
-def test_what_stands_outside_the_key_is_not_sent(name) -> None:
-    fields = CIMultiDictProxy(CIMultiDict({name: "evil"}))
-    assert list(request_fields(fields, drop=CONDITIONS)) == ["Via"]
+async def test_announced_bytes_are_the_answer(ask, said) -> None:
+    """RFC 9112 §6.3: what is behind them is nobody's."""
+    answering = await ask(said)
+    assert (answering.length, answering.whole) == (10, True)
+    assert await whole(answering) == b"0123456789"
 
 
-def test_connection_names_fields() -> None:
-    assert named(["close, X-A", " x-b "]) == {"close", "x-a", "x-b"}
+async def test_trailers_are_dropped(ask) -> None:
+    """RFC 9110 §6.5.1."""
+    said = OK + b"Transfer-Encoding: chunked\r\nTrailer: X-Late\r\n\r\n"
+    answering = await ask(
+        said + b"2\r\nhi\r\n0\r\nX-Late: 1\r\nSet-Cookie: a=b\r\n\r\n"
+    )
+    assert await whole(answering) == b"hi"
+    assert answering.whole and b"X-Late" not in answering.head
+    assert list(answering.fields) == ["Date", "Transfer-Encoding", "Trailer"]
+
+
+# -- interim answers
+
+FINAL = OK + b"Content-Length: 2\r\n\r\nhi"
+HINTS = b"HTTP/1.1 103 Early Hints\r\n"
+
+
+@pytest.fixture
+async def told(ask) -> AsyncIterator[Told]:
+    """The interim answers passed on, and the final one."""
+
+    async def told(said: bytes) -> tuple[list[tuple[int, bytes]], Answering]:
+        heard: list[tuple[int, bytes]] = []
+        answering = await ask(said, interim=lambda *one: heard.append(one))
+        return heard, answering
+
+    yield told
+
+
+async def test_interim_answers_are_passed_on(told) -> None:
+    links = b"Link: </a>; rel=preload\r\nX-ODD:  a \xff\r\n"
+    said = HINTS + links + b"Connection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\n\r\n"
+    more = b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n"
+    heard, answering = await told(said + more + FINAL)
+    links = links.replace(b":  a", b": a")
+    assert heard == [
+        (103, HINTS + links + b"\r\n"),
+        (102, b"HTTP/1.1 102 Processing\r\n\r\n"),
+    ]
+    assert b"Link" not in answering.head and "Link" not in answering.fields
+    assert await whole(answering) == b"hi"
+
+
+async def test_interim_answers_are_dropped_where_nobody_asks_for_them(ask) -> None:
+    answering = await ask(HINTS + b"Link: </a>\r\n\r\n" + FINAL)
+    assert answering.status == 200 and await whole(answering) == b"hi"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        (HINTS + b"\r\n") * 17 + FINAL,
+        (HINTS + b"A: %b\r\n\r\n" % (b"a" * 8000)) * 9 + FINAL,
+        HINTS + b"Content-Length: 2\r\n\r\nhi" + FINAL,
+        HINTS + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + FINAL,
+        HINTS + b"A : b\r\n\r\n" + FINAL,
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + FINAL,
+    ],
+    ids=["many", "large", "length", "chunks", "malformed", "101"],
+)
+async def test_interim_answers_out_of_bounds_are_an_error(told, said) -> None:
+    with pytest.raises(OriginError):
+        await told(said)
+
+
+# -- several upstreams, asking again
+
+
+class Plain(asyncio.Protocol):
+    """Answers each request as told, and counts."""
+
+    def __init__(self, servers: Servers, name: str) -> None:
+        self._servers, self._name = servers, name
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._servers.count[self._name] += 1
+        self._servers.heads.append(data)
+        if self._servers.said:
+            self._transport.write(self._servers.said)
+        else:
+            self._transport.close()
+
+
+class Servers:
+    """Several servers of one origin; `None` for one is a port where nobody listens."""
+
+    def __init__(self) -> None:
+        self.count: Counter[str] = Counter()
+        self.heads: list[bytes] = []
+        self.said = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+        self._open: list[asyncio.Server] = []
+
+    async def start(self, port: int = 0) -> str:
+        loop = asyncio.get_running_loop()
+        url = f"http://127.0.0.1:{port or free_port()}"
+        server = await loop.create_server(
+            lambda: Plain(self, url), "127.0.0.1", int(url.rpartition(":")[2])
+        )
+        self._open.append(server)
+        return url
+
+    def stop(self) -> None:
+        for server in self._open:
+            server.close()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        return int(s.getsockname()[1])
+
+
+def nobody() -> str:
+    return f"http://127.0.0.1:{free_port()}"
+
+
+@pytest.fixture
+async def servers() -> AsyncIterator[Servers]:
+    servers = Servers()
+    yield servers
+    servers.stop()
+
+
+@asynccontextmanager
+async def asking(*urls: str, **settings: Any) -> AsyncIterator[Origin]:
+    origin = Origin(Config(origin=OriginConfig(url=urls, **settings)))
+    try:
+        yield origin
+    finally:
+        await origin.close()
+
+
+async def get(origin: Origin, method: str = "GET") -> Answering:
+    answering = await origin.ask(Asking(method, "/", CIMultiDict()))
+    await whole(answering)
+    return answering
+
+
+async def test_requests_are_spread_over_the_upstreams(servers) -> None:
+    urls = [await servers.start() for _ in range(3)]
+    async with asking(*urls) as origin:
+        for _ in range(60):
+            await get(origin)
+        assert [u["asked"] for u in origin.stats()["upstreams"]] == [
+            servers.count[url] for url in urls
+        ]
+    assert all(servers.count[url] >= 5 for url in urls), servers.count
+    sent = {head.split(b"Host: ")[1].split(b"\r")[0] for head in servers.heads}
+    assert sent == {url.removeprefix("http://").encode() for url in urls}
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_next_upstream_is_asked_where_one_refuses(servers, method) -> None:
+    """Nothing was sent to the first one, so that any method may go on."""
+    async with asking(nobody(), await servers.start(), retries=0) as origin:
+        for _ in range(20):
+            assert (await get(origin, method)).status == 200
+        first, second = origin.stats()["upstreams"]
+        assert first["breaker"] == "open" and first["opened"] == 1
+        assert second["asked"] == 20 and second["breaker"] == "closed"
+
+
+async def test_upstream_that_is_down_is_left_alone() -> None:
+    async with asking(nobody(), retries=0, breaker_failures=2) as origin:
+        for _ in range(2):
+            with pytest.raises(OriginError, match="Connect") as caught:
+                await get(origin)
+            assert caught.value.status == 502
+        with pytest.raises(OriginDown) as caught:
+            await get(origin)
+        assert caught.value.status == 503 and origin.stats()["refused"] == 1
+        assert origin.stats()["upstreams"][0]["asked"] == 2
+
+
+async def test_probe_closes_the_breaker(servers, monkeypatch) -> None:
+    monkeypatch.setattr(upstreams, "PAUSE_MIN", 0.05)
+    url = nobody()
+    async with asking(url, retries=0, breaker_failures=1) as origin:
+        with pytest.raises(OriginError):
+            await get(origin)
+        await servers.start(int(url.rpartition(":")[2]))
+        upstream = origin.upstreams.all[0]
+        await eventually(lambda: upstream.state == "half-open")
+        assert (await get(origin)).status == 200
+        assert upstream.state == "closed"
+
+
+async def test_safe_request_is_tried_again_while_a_server_restarts(servers) -> None:
+    url = nobody()
+    async with asking(url, retries=5) as origin:
+        get_ = asyncio.ensure_future(get(origin))
+        await eventually(lambda: origin.retried)
+        await servers.start(int(url.rpartition(":")[2]))
+        assert (await get_).status == 200
+
+
+async def test_unsafe_request_is_not_tried_again() -> None:
+    async with asking(nobody(), retries=5) as origin:
+        with pytest.raises(OriginError):
+            await get(origin, "POST")
+        assert origin.retried == 0
+
+
+async def test_retries_have_a_budget(monkeypatch) -> None:
+    """However many ask, an outage is asked a tenth more at most, beside a reserve."""
+    monkeypatch.setattr(origins, "PAUSE", 0.0)
+    async with asking(nobody(), retries=10, breaker_failures=0) as origin:
+        for _ in range(100):
+            with pytest.raises(OriginError):
+                await get(origin)
+            if origin.retried >= RESERVE:
+                break
+        before = origin.retried
+        for _ in range(50):
+            with pytest.raises(OriginError):
+                await get(origin)
+        assert origin.retried - before <= 50 * SHARE / (1 - SHARE) + 1
+
+
+@pytest.mark.parametrize(("counted", "state"), [(True, "open"), (False, "closed")])
+async def test_errors_open_the_breaker_by_setting(servers, counted, state) -> None:
+    servers.said = b"HTTP/1.1 503 Busy\r\nContent-Length: 2\r\n\r\nhi"
+    url = await servers.start()
+    async with asking(url, breaker_failures=2, breaker_5xx=counted) as origin:
+        for _ in range(2):
+            assert (await get(origin)).status == 503
+        assert origin.upstreams.all[0].state == state
+
+
+async def test_silence_opens_the_breaker() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        settings = {"breaker_failures": 2, "first_byte_timeout": 0.05}
+        async with asking(url, **settings) as origin:
+            for _ in range(2):
+                with pytest.raises(OriginTimeout, match="no answer in time"):
+                    await get(origin)
+            with pytest.raises(OriginDown):
+                await get(origin)
+
+
+async def test_caller_that_leaves_is_no_failure() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        async with asking(url, breaker_failures=1) as origin:
+            leaving = asyncio.ensure_future(get(origin))
+            await eventually(lambda: origin.upstreams.all[0].pool.taken)
+            leaving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await leaving
+            upstream = origin.upstreams.all[0]
+            assert (upstream.state, upstream.pool.taken) == ("closed", 0)
