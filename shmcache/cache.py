@@ -35,7 +35,7 @@ from .entry import MISSING, Entry
 from .errors import CacheError, CodecError, TierUnavailable
 from .fill import UNSET, Terms
 from .hosts import Confirmation
-from .job import Outcome, Until
+from .job import OnWait, Outcome, Until
 from .keys import Key
 from .l1 import Hit
 from .parts import Parts, Prepared, open_l1
@@ -233,14 +233,22 @@ class Cache:
         compute: Callable[[], Any],
         *,
         until: Until = None,
+        on_wait: OnWait = None,
         **wishes: Unpack[Wishes],
     ) -> Entry | None:
         """`get_or_set_entry` for who has looked by `entry` already: no hit or miss is
         counted again. None once `until` is done: a compute that goes on may have
-        answered its caller by it."""
+        answered its caller by it. `on_wait` is told the `slot` of the process of this
+        host that computes, where a flight of this call waits for it."""
         raw, wanted = self._key(key), self._terms(**wishes)
         await self.start()
-        return await self._resolve(raw, self._l1.look(raw), compute, wanted, until)
+        found = self._l1.look(raw)
+        return await self._resolve(raw, found, compute, wanted, until, on_wait)
+
+    @property
+    def slot(self) -> int:
+        """This process' number among those of the host's segment."""
+        return self._l1.table.slot
 
     def refresh(
         self, key: Key, compute: Callable[[], Any], **wishes: Unpack[Wishes]
@@ -430,6 +438,7 @@ class Cache:
         compute: Callable[[], Any],
         wanted: Terms,
         until: Until = None,
+        on_wait: OnWait = None,
     ) -> Entry | None:
         """Steps 2 to 7; `record` is what L1 has. None once `until` is done."""
         if record is not None and record.state != DEAD:
@@ -441,13 +450,14 @@ class Cache:
             if found is not None:
                 fresher = await self._fresher(key, record, compute, wanted)
                 return found if fresher is None else self._entry_of(fresher)
+        flights = self._flights.resolve
         try:
-            outcome = await self._flights.resolve(key, compute, wanted, until)
+            outcome = await flights(key, compute, wanted, until, on_wait)
             return None if outcome is None else self._entry_of(outcome)
         except CodecError:
             # L2's, if it is not our own compute's, which fails again.
             await self._invalidations.delete(key)
-            outcome = await self._flights.resolve(key, compute, wanted, until)
+            outcome = await flights(key, compute, wanted, until, on_wait)
             return None if outcome is None else self._entry_of(outcome)
 
     async def _fresher(

@@ -179,6 +179,10 @@ class Claims:
 
     # -- waiting
 
+    def slot_of(self, held: Held) -> int:
+        """That of the process which has it."""
+        return self._table.claim_parts(held.word)[1]
+
     async def wait(self, held: Held) -> int | None:
         """Until the claim changes or its holder is gone; bound it from outside.
 

@@ -40,6 +40,7 @@ from .holder import Holder
 from .job import (
     Home,
     Job,
+    OnWait,
     Outcome,
     Until,
     WaitedTooLong,
@@ -145,6 +146,8 @@ class Flight:
                 if outcome is not None:
                     return outcome
                 continue
+            if self.job.on_wait is not None:
+                self.job.on_wait(self.home.claims.slot_of(took))
             async with patience(self.job):
                 ended = await self.home.claims.wait(took)
             self.job.stamp = self.home.l1.table.clock()
@@ -180,7 +183,12 @@ class Flights:
         return len(self._tasks)
 
     async def resolve(
-        self, key: bytes, compute: Compute, terms: Terms, until: Until = None
+        self,
+        key: bytes,
+        compute: Compute,
+        terms: Terms,
+        until: Until = None,
+        on_wait: OnWait = None,
     ) -> Outcome | None:
         """Steps 3 to 7: join or start the key's flight, and await its answer; None if
         `until` was done before it was there.
@@ -193,7 +201,7 @@ class Flights:
         self._check_cap("waiters_max", self._waiters)
         self._waiters += 1
         try:
-            outcome = await self._resolved(key, compute, terms, until)
+            outcome = await self._resolved(key, compute, terms, until, on_wait)
         finally:
             self._waiters -= 1
         if outcome is None:
@@ -203,7 +211,12 @@ class Flights:
         return outcome
 
     async def _resolved(
-        self, key: bytes, compute: Compute, terms: Terms, until: Until
+        self,
+        key: bytes,
+        compute: Compute,
+        terms: Terms,
+        until: Until,
+        on_wait: OnWait,
     ) -> Outcome | None:
         l1 = self.home.l1
         note, ends, began = l1.table.clock(), self._ends(), l1.clock.now()
@@ -211,7 +224,10 @@ class Flights:
             flight = self._flights.get(key)
             own = flight is None or flight.overtaken
             if flight is None or own:
-                job = Job(key, compute, terms, False, l1.table.clock(), None, ends)
+                job = Job(
+                    *(key, compute, terms, False, l1.table.clock(), None, ends),
+                    on_wait=on_wait,
+                )
                 flight = self._launch(job)
             patience = None if own else ends
             outcome = await self._answer(flight, own, patience, until)

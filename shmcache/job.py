@@ -24,6 +24,8 @@ from .record import FRESH, PASS, STALE, VALUE, Record
 
 Until = asyncio.Future[Any] | None
 """What makes the rest of a caller's wait needless."""
+OnWait = Callable[[int], None] | None
+"""Told the slot of the process that the flight waits for."""
 
 
 class Home(NamedTuple):
@@ -53,6 +55,7 @@ class Job:
     """The fresh record that is refreshed early."""
     until: float | None = None
     """Loop time at which it waits no longer for others: begun inside a compute."""
+    on_wait: OnWait = None
 
     @property
     def nested(self) -> bool:

@@ -66,6 +66,7 @@ class CacheRunner(web.AppRunner):
             await self.cache.start()
             self._origin = Origin(self._config)
             self.handler = Handler(self.cache, self._origin, self._config)
+            await self.handler.start()
             await self._start_admin(self.cache)
         except BaseException:
             await self._cleanup_server()

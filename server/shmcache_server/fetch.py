@@ -13,6 +13,10 @@ Who may read along
     the key bears was raised since the mark. It is the rule of the flight, and who may
     not is answered by the flight.
 
+In other workers
+    Whoever waits for another worker's fetch asks it for its live response (`relay.py`)
+    and reads along here. The marks and notes are of the host's one clock.
+
 Who owns a fetch
     Its task, not the client's connection: a client that leaves stops nothing that may
     be stored. The pump that reads the body is a task of its own, too, so that a
@@ -40,10 +44,11 @@ from typing import Any, NamedTuple
 
 from shmcache import Cache, Entry, Fill
 
-from . import stored
+from . import relay, stored
 from .config import Config
 from .live import LiveResponse
 from .origins import Answering, Origin, OriginError
+from .relay import Relay
 from .rfc9111 import fields as lines
 from .rfc9111 import freshness, storing, validation
 from .sharing import Shared, Sharing, lines_of
@@ -61,6 +66,8 @@ _FAILURES = frozenset({500, 502, 503, 504})
 """RFC 5861 §4: those that a stale response may stand for."""
 
 _BESIDE_BODY = 16 * 1024
+_SHORT = 0.02
+"""Seconds of a wait for another worker that reading along would not shorten."""
 
 
 class Joined(NamedTuple):
@@ -93,6 +100,14 @@ class Fetches:
         self._joining: dict[str, dict[Answered, int]] = {}
         """By key, those who wait, with their notes."""
         self._tasks: set[asyncio.Future[Any]] = set()
+        self._segment = cache.config.name
+        self._relay = Relay(self._segment, cache.slot, self._live_of)
+        self._asking: dict[str, asyncio.Future[None]] = {}
+        """By key, who asks another worker for its live response."""
+
+    async def start(self) -> None:
+        """Give to other workers what is read here."""
+        await self._relay.start()
 
     async def join(self, wanted: Wanted, place: Place) -> Joined:
         """Answer a miss by its place's fetch, ours or another's; raises what it did."""
@@ -105,12 +120,14 @@ class Fetches:
         joining[answered] = note
         compute = self._compute(wanted, place, answered)
         try:
-            entry = await self._cache.resolve(key, compute, ttl=0, until=answered)
+            entry = await self._cache.resolve(
+                *(key, compute),
+                ttl=0,
+                until=answered,
+                on_wait=partial(self._ask, key),
+            )
         finally:
-            del joining[answered]
-            if not joining and self._joining.get(key) is joining:
-                del self._joining[key]
-            answered.cancel()  # whatever is still computed is not awaited
+            self._leave(key, joining, answered)
         if entry is None:
             return answered.result()
         return Joined(None, entry, entry.source == "flight")
@@ -139,6 +156,7 @@ class Fetches:
 
     async def close(self) -> None:
         """End what is under way."""
+        await self._relay.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -339,6 +357,10 @@ class Fetches:
             own.set_result(Joined(live, None, False))
         if not shared:
             return
+        self._share(key, live)
+
+    def _share(self, key: str, live: LiveResponse) -> None:
+        """Let who waits here read along, and who comes."""
         for answered, note in self._joining.get(key, {}).items():
             if not answered.done() and self._may_join(key, live, note):
                 answered.set_result(Joined(live, None, True))
@@ -350,6 +372,55 @@ class Fetches:
         """Who comes after the end finds the response in the cache, or fetches anew."""
         if self._lives.get(key) is live:
             del self._lives[key]
+
+    def _leave(
+        self, key: str, joining: dict[Answered, int], answered: Answered
+    ) -> None:
+        del joining[answered]
+        if not joining and self._joining.get(key) is joining:
+            del self._joining[key]
+            if (asking := self._asking.get(key)) is not None:
+                asking.cancel()
+        answered.cancel()  # whatever is still computed is not awaited
+
+    # -- other workers
+
+    def _ask(self, key: str, slot: int) -> None:
+        """The flight of a key waits for the worker in `slot`."""
+        if slot != self._cache.slot and key not in self._asking:
+            self._asking[key] = self._keep(self._read_along(key, slot))
+
+    async def _read_along(self, key: str, slot: int) -> None:
+        try:
+            await asyncio.sleep(_SHORT)
+            relayed = await relay.ask(self._segment, slot, key)
+        finally:
+            del self._asking[key]
+        if relayed is None:
+            return
+        live = LiveResponse(
+            relayed,
+            self._store_max,
+            mark=relayed.mark,
+            age=relayed.age_now,
+            stored=True,
+            awaited=False,
+        )
+        self._keep(live.pump(self._stall))
+        self._share(key, live)
+
+    async def _live_of(self, key: str) -> LiveResponse | None:
+        """For another worker, which judges by itself who may read along."""
+        live = self._lives.get(key)
+        if live is not None and live.joinable:
+            return live
+        answered: Answered = asyncio.get_running_loop().create_future()
+        joining = self._joining.setdefault(key, {})
+        joining[answered] = 0
+        try:
+            return (await answered).live
+        finally:
+            self._leave(key, joining, answered)
 
     # -- invalidations
 

@@ -102,6 +102,10 @@ class Handler:
         wanted = _wanted(key, target, fields, remote, scheme)
         self._fetches.refresh(wanted, Place(key))
 
+    async def start(self) -> None:
+        """Be ready for the other workers."""
+        await self._fetches.start()
+
     async def close(self) -> None:
         """End what is being fetched."""
         await self._fetches.close()

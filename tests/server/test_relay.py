@@ -1,0 +1,210 @@
+"""A live response in the other workers of a host: two workers' lanes on one segment."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from shmcache_server import fetch, relay
+from shmcache_server.app import CacheRunner
+from shmcache_server.config import Config, L1Config, OriginConfig
+from tests.helpers import segment_name
+from tests.server.conftest import Front, eventually
+
+
+class Slow:
+    """A response whose pieces come when they are let."""
+
+    def __init__(self, length: int | None = None, **fields: str) -> None:
+        self.gates: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.fields = {"Cache-Control": "max-age=60"} | fields
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers=self.fields)
+        await response.prepare(request)
+        while True:
+            piece = await self.gates.get()
+            if piece is None:
+                return response
+            if piece == b"break":
+                request.transport.abort()
+                return response
+            await response.write(piece)
+
+
+@asynccontextmanager
+async def workers(url: str, count: int = 2):
+    config = Config(origin=OriginConfig(url=url), l1=L1Config(size=8 << 20))
+    cache = config.cache(segment_name(), None)
+    async with AsyncExitStack() as stack:
+        fronts = []
+        for _ in range(count):
+            runner = CacheRunner(config, cache)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            front = Front(runner, site.port)
+            stack.push_async_callback(front.session.close)
+            fronts.append(front)
+        yield fronts
+
+
+async def begin(front: Front):
+    """A request whose head has come."""
+    headers = {"Host": "one"}
+    return await front.session.get(
+        front.url, headers=headers, skip_auto_headers=("Accept-Encoding",)
+    )
+
+
+async def test_other_worker_reads_along_while_it_comes(upstream) -> None:
+    upstream.answer = slow = Slow(ETag='"1"')
+    async with workers(upstream.url) as (one, two):
+        slow.gates.put_nowait(b"first,")
+        first = await begin(one)
+        assert await first.content.readexactly(6) == b"first,"
+        second = await begin(two)
+        assert await second.content.readexactly(6) == b"first,"
+        assert second.headers["ETag"] == '"1"'
+        assert second.headers["Cache-Status"] == "shmcache; fwd=miss; collapsed"
+        slow.gates.put_nowait(b"second")
+        assert await second.content.readexactly(6) == b"second"
+        late = await begin(two)
+        slow.gates.put_nowait(None)
+        assert await late.read() == b"first,second"
+        assert await first.read() == b"second" and await second.read() == b""
+        assert len(upstream.seen) == 1
+        for front in (one, two):
+            fetches = front.runner.handler._fetches
+            await eventually(lambda f=fetches: not (f._tasks or f._lives or f._joining))
+
+
+async def test_other_worker_waits_for_the_head(upstream) -> None:
+    """It asks before there is a live response."""
+    gate = asyncio.Event()
+    slow = Slow()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        await gate.wait()
+        return await slow(request)
+
+    upstream.answer = answer
+    async with workers(upstream.url) as (one, two):
+        first = asyncio.ensure_future(begin(one))
+        await eventually(lambda: upstream.seen)
+        second = asyncio.ensure_future(begin(two))
+        await eventually(lambda: one.runner.handler._fetches._relay._serving)
+        gate.set()
+        slow.gates.put_nowait(b"now")
+        along = await second
+        assert await along.content.readexactly(3) == b"now"
+        slow.gates.put_nowait(None)
+        assert await (await first).read() == b"now" and await along.read() == b""
+        assert len(upstream.seen) == 1
+
+
+async def test_body_that_breaks_off_breaks_off_everywhere(upstream) -> None:
+    upstream.answer = slow = Slow()
+    async with workers(upstream.url) as (one, two):
+        slow.gates.put_nowait(b"half")
+        both = [await begin(one), await begin(two)]
+        slow.gates.put_nowait(b"break")
+        for answer in both:
+            with pytest.raises(aiohttp.ClientError):
+                await answer.read()
+            answer.close()
+        assert two.cache.entry(two.key("/")) is None
+
+
+async def test_worker_that_dies_breaks_its_readers_off(upstream) -> None:
+    upstream.answer = slow = Slow()
+    async with workers(upstream.url) as (one, two):
+        slow.gates.put_nowait(b"half")
+        first = await begin(one)
+        second = await begin(two)
+        for task in one.runner.handler._fetches._relay._serving:
+            task.cancel()
+        with pytest.raises(aiohttp.ClientError):
+            await second.read()
+        second.close()
+        slow.gates.put_nowait(None)
+        assert await first.read() == b"half"
+
+
+async def test_private_answer_is_not_given_away(upstream) -> None:
+    both = [Slow(**{"Cache-Control": "private"}) for _ in range(2)]
+    upstream.answer = lambda request: both[len(upstream.seen) - 1](request)
+    async with workers(upstream.url) as (one, two):
+        both[0].gates.put_nowait(b"mine")
+        first = await begin(one)
+        second = asyncio.ensure_future(begin(two))
+        await eventually(lambda: len(upstream.seen) == 2)
+        both[1].gates.put_nowait(b"yours")
+        for slow in both:
+            slow.gates.put_nowait(None)
+        assert await (await second).read() == b"yours"
+        assert await first.read() == b"mine"
+
+
+async def test_reader_who_came_after_a_purge_does_not_read_along(upstream) -> None:
+    """1. A body is on its way. 2. The URL is purged. 3. A client of the other worker
+    asks."""
+    both = [Slow(), Slow()]
+    upstream.answer = lambda request: both[len(upstream.seen) - 1](request)
+    async with workers(upstream.url) as (one, two):
+        both[0].gates.put_nowait(b"old")
+        first = await begin(one)
+        key = next(iter(one.runner.handler._fetches._lives))
+        await two.cache.delete(key)
+        second = asyncio.ensure_future(begin(two))
+        await eventually(lambda: len(upstream.seen) == 2)
+        both[1].gates.put_nowait(b"new")
+        for slow in both:
+            slow.gates.put_nowait(None)
+        assert await (await second).read() == b"new"
+        assert await first.read() == b"old"
+
+
+async def test_nobody_listens_there() -> None:
+    assert await relay.ask("no-such-segment", 3, "key") is None
+
+
+async def test_who_says_nothing_is_let_go(monkeypatch) -> None:
+    monkeypatch.setattr(relay, "_ASKED", 0.05)
+    name = segment_name()
+
+    async def find(key: str):
+        raise AssertionError("nothing was asked for")
+
+    listening = relay.Relay(name, 0, find)
+    await listening.start()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.setblocking(False)
+        client.connect(relay._address(name, 0))
+        receiving = asyncio.get_running_loop().sock_recv(client, 1)
+        with suppress(ConnectionResetError):
+            assert await asyncio.wait_for(receiving, 5) == b""
+    await eventually(lambda: not listening._serving)
+    await listening.close()
+
+
+async def test_short_wait_asks_nobody(upstream, monkeypatch) -> None:
+    monkeypatch.setattr(fetch, "_SHORT", 60)
+    upstream.answer = slow = Slow()
+    async with workers(upstream.url) as (one, two):
+        slow.gates.put_nowait(b"all")
+        first = await begin(one)
+        second = asyncio.ensure_future(begin(two))
+        fetches = two.runner.handler._fetches
+        await eventually(lambda: fetches._asking)
+        slow.gates.put_nowait(None)
+        assert await first.read() == b"all"
+        assert await (await second).read() == b"all"
+        assert not fetches._asking
+        assert len(upstream.seen) == 1
