@@ -15,7 +15,7 @@ import asyncio
 import hmac
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -85,6 +85,16 @@ class Purges:
         log.info("purge: %s", json.dumps(said))
         return said | {"words": words(found)}
 
+    async def changed(
+        self, host: str, method: str, targets: Iterable[str], getall: tags.Getall
+    ) -> None:
+        """Purge what the answer to a request with this method makes void of `host`'s,
+        beside the keys of these targets: their variants, and the groups that its
+        Cache-Group-Invalidation names. `getall` gives the lines of its fields."""
+        names = {tag: None for t in targets for tag in self._of_url(Place(host, t))}
+        names.update(dict.fromkeys(tags.invalidated(host, method, getall)))
+        await self._purge_tags(list(names), soft=False)
+
     # -- inside
 
     async def _answered(
@@ -113,10 +123,7 @@ class Purges:
     def _tags_of(self, purge: Purge) -> list[str]:
         found: dict[str, None] = {}
         for url in purge.urls:
-            lead = self._keys.lead(_fields(url))
-            for method in ("GET", "HEAD"):  # of which each may have a route
-                route = lead.keyed(url.target, method).route
-                found[tags.of_url(url.host, route.selected(url.target))] = None
+            found.update(dict.fromkeys(self._of_url(url)))
         for label in purge.tags:
             found.update(dict.fromkeys(tags.of_label(label)))
         for group in purge.groups:
@@ -125,6 +132,13 @@ class Purges:
             found[tags.of_prefix(*prefix, self._prefixes)] = None
         return list(found)
 
+    def _of_url(self, url: Place) -> Iterable[str]:
+        """The tags of its variants."""
+        lead = self._keys.lead(_fields(url))
+        for method in ("GET", "HEAD"):  # of which each may have a route
+            route = lead.keyed(url.target, method).route
+            yield tags.of_url(url.host, route.selected(url.target))
+
     async def _purge_keys(self, urls: list[list[str]], soft: bool) -> None:
         if not soft and urls:
             await self._cache.delete_many(key for keys in urls for key in keys)
@@ -132,7 +146,7 @@ class Purges:
             for keys in urls:
                 await asyncio.gather(*map(self._cache.expire, keys))
 
-    async def _purge_tags(self, names: list[str], soft: bool) -> None:
+    async def _purge_tags(self, names: Sequence[str], soft: bool) -> None:
         purge = self._cache.expire_tags if soft else self._cache.delete_tags
         for first in range(0, len(names), tags.TAGS_MAX):
             await purge(*names[first : first + tags.TAGS_MAX])

@@ -68,7 +68,8 @@ def config(**purge: Any) -> Config:
 
 @pytest.fixture
 async def cache() -> AsyncIterator[Cache]:
-    async with Cache(CacheConfig(segment_name(), 2 << 20)) as cache:
+    # of many stripes: keys that share one are made stale together
+    async with Cache(CacheConfig(segment_name(), 128 << 20)) as cache:
         yield cache
 
 
@@ -203,6 +204,16 @@ async def test_fetch_under_way_is_not_stored_after_a_purge(site, named) -> None:
     assert await fetch == b"old"  # who asked before the purge
     assert site.state(key) is None
     assert await site.cache.get_or_set(key, lambda: b"new", ttl=60) == b"new"
+
+
+async def test_change_purges_variants_and_groups_of_its_host(site) -> None:
+    groups = ("Cache-Groups", '"g"')
+    variant = await site.store("/a", ("Vary", "Accept"), key="variant")
+    member = await site.store("/b", groups)
+    kept = await site.store("/c", groups, host="other")
+    said = fields(("Cache-Group-Invalidation", '"g"'))
+    await site.purges.changed("h", "POST", ("/a",), lambda n: said.getall(n, ()))
+    assert [site.state(key) for key in (variant, member, kept)] == [None, None, "fresh"]
 
 
 # -- who is let in
