@@ -50,7 +50,7 @@ def commands() -> None:
     help="redis://..., rediss://..., unix://..., embedded, none, or auto: "
     "SHMCACHE_L2, else none. [auto]",
 )
-@click.option("--admin", metavar="HOST:PORT", help="Where to answer /stats, /purge. [off]")
+@click.option("--admin", metavar="HOST:PORT", help="Answers /stats and /purge. [off]")
 @click.option(
     "--default-ttl",
     type=float,
