@@ -298,11 +298,16 @@ class Flights:
         return raised <= outcome.stamp
 
     def _as_it_stands(self, key: bytes, outcome: Outcome) -> Outcome:
-        """Stale, if it was expired since it was begun."""
+        """Stale, if it was expired since it was begun, or found to be fresh by a
+        process that was then stopped until it was not."""
         record = outcome.record
         assert record is not None
+        if record.state != FRESH:
+            return outcome
+        found = outcome.source != "compute"
+        over = found and self.home.l1.clock.now() >= record.fresh_until
         raised = self.home.l1.table.highest(key, record.tags, soft=True)
-        if record.state != FRESH or raised <= outcome.stamp:
+        if not over and raised <= outcome.stamp:
             return outcome
         return outcome._replace(record=record._replace(state=STALE))
 
