@@ -7,6 +7,7 @@ may have come just now or be those of a stored one that a 304 has brought up to 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from .config import Config
@@ -67,7 +68,7 @@ class Sharing:
         answers who asks for the same part.
         """
         part = status == 206
-        said = targeted.control(getall)
+        said = _control(*(tuple(getall(name)) for name in _CONTROLS))
         validators = Validators(*(_first(getall(n)) for n in _VALIDATORS))
         given = freshness.lifetime(said.directives, said.expires, validators.date, now)
         guessed = None
@@ -79,7 +80,7 @@ class Sharing:
                 validators.date,
                 now,
             )
-        names = vary.names(getall("Vary"))
+        names = _names(tuple(getall("Vary")))
         answered = storing.Answered(
             status=200 if part else status,
             directives=said.directives,
@@ -103,13 +104,25 @@ class Sharing:
 
     def windows(self, getall: Getall) -> freshness.Windows:
         """For how long a stored response may be served stale."""
-        directives = targeted.control(getall).directives
+        directives = _control(*(tuple(getall(n)) for n in _CONTROLS)).directives
         return freshness.windows(
             directives, if_error=self._if_error, if_cut_off=self._if_cut_off
         )
 
 
+_CONTROLS = (*targeted.FIELDS, "Cache-Control", "Expires")
 _VALIDATORS = ("ETag", "Last-Modified", "Date")
+
+
+@lru_cache(1024)
+def _control(*lines: tuple[str, ...]) -> targeted.Control:
+    """What `_CONTROLS` say: an origin says few things, and often."""
+    return targeted.control(dict(zip(_CONTROLS, lines, strict=True)).__getitem__)
+
+
+@lru_cache(1024)
+def _names(lines: tuple[str, ...]) -> tuple[str, ...] | None:
+    return vary.names(lines)
 
 
 def _named(names: tuple[str, ...], part: bool) -> tuple[str, ...]:
