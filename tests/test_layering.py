@@ -24,7 +24,7 @@ ROWS = [
     {"shmcache_server.shelf"},
     {"shmcache_server.wanted"},
     {"shmcache_server.relay"},
-    {"shmcache_server.live"},
+    {"shmcache_server.live", "shmcache_server.tunnel"},
     {"shmcache_server.origins", "shmcache_server.answer", "shmcache_server._splice"},
     {"shmcache_server.parts", "shmcache_server.upstreams"},
     {
