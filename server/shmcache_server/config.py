@@ -100,9 +100,7 @@ class OriginConfig:
     tunnel_timeout: float = 300.0
 
     def __post_init__(self) -> None:
-        for url in self.urls:
-            _origin(url)
-        if self.url == () or len(set(self.urls)) < len(self.urls):
+        if self.url == () or len(set(self.bases)) < len(self.urls):
             raise ConfigError("origin: expected one URL, or several that differ")
         _between("default_ttl", self.default_ttl, 0, 2**31)
         _between("connect_timeout", self.connect_timeout, 0.01, 3600)

@@ -80,6 +80,23 @@ def test_cache_is_told_its_limits_and_the_secret(tmp_path, monkeypatch) -> None:
         ("[l1]\nname = 'a/b'\n", ":2: l1_name='a/b': expected 1 to 64 letters"),
         ("[server\n", ": not TOML"),
         ("[origin]\nurl = 'ftp://a'\n", ":2: origin='ftp://a'"),
+        ("[origin]\nurl = ['http://a', 'b']\n", ":2: origin='b': expected http://"),
+        ("[origin]\nurl = ['http://a', 'http://a/']\n", ":2: origin: expected one"),
+        ("[origin]\nurl = []\n", ":2: origin: expected one URL, or several"),
+        ("[origin]\nurl = 3\n", ":2: url: expected text, or a list of texts"),
+        ("[origin]\nurl = ['http://a', 3]\n", ":2: url: expected text, or a list"),
+        ("[origin]\nfirst_byte_timeout = -1\n", ":2: first_byte_timeout=-1.0: expec"),
+        ("[origin]\ntotal_timeout = '1s'\n", ":2: total_timeout='1s': expected a num"),
+        ("[origin]\nretries = 11\n", ":2: retries=11: expected 0 to 10"),
+        ("[origin]\nbreaker_5xx = 1\n", ":2: breaker_5xx=1: expected true or false"),
+        ("[origin]\nhealth_path = 'ok'\n", ":2: health_path='ok': expected a path"),
+        ("[origin]\nhealth_path = '/a b'\n", ":2: health_path='/a b': expected a"),
+        ("[origin]\nhealth_interval = 0\n", ":2: health_interval=0.0: expected 0.1"),
+        ("[origin]\ntunnel_timeout = 0\n", ":2: tunnel_timeout=0.0: expected 0.1"),
+        (
+            "[origin]\nbreaker_failures = 0\nhealth_path = '/'\n",
+            ":3: breaker_failures=0: expected 1 or more where health_path is set",
+        ),
     ],
 )
 def test_wrong_file_names_file_line_and_key(tmp_path, text, words) -> None:
@@ -131,6 +148,28 @@ def test_least_size_is_one_that_the_library_takes() -> None:
 def test_origin_must_be_named() -> None:
     with pytest.raises(ConfigError, match="origin: not set"):
         load()
+
+
+def test_origin_may_have_several_upstreams(tmp_path) -> None:
+    path = written(tmp_path, "[origin]\nurl = ['http://a/', 'https://b:9']\n")
+    origin = load(path).origin
+    assert origin.bases == ("http://a", "https://b:9") and origin.base == "http://a"
+    assert load(path, {"origin": "http://c"}).origin.bases == ("http://c",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "patience"),
+    [
+        ({}, 35.0),
+        ({"timeout": 9.0}, 14.0),
+        ({"first_byte_timeout": 2.0, "connect_timeout": 1.0}, 3.0),
+        ({"total_timeout": 4.0}, 4.0),
+    ],
+)
+def test_head_of_an_answer_is_awaited_so_long(settings, patience) -> None:
+    origin = OriginConfig(url="http://a", **settings)
+    assert origin.patience == patience
+    assert Config(origin=origin).cache("n", None).hard_timeout == patience
 
 
 def test_missing_file_is_named() -> None:
