@@ -25,6 +25,7 @@ from hashlib import blake2b
 from itertools import islice
 from urllib.parse import unquote_to_bytes
 
+from .config import PurgeConfig
 from .rfc9111 import invalidating
 
 Getall = Callable[[str], Iterable[str]]
@@ -60,6 +61,11 @@ def tags_of(
     if len(named) > room:
         named[room - 2 :] = [_MORE, _name(_MORE, host)]
     return (*found, *named)
+
+
+def hidden(purge: PurgeConfig) -> frozenset[str]:
+    """The fields that clients do not get, in lower case."""
+    return frozenset(map(str.lower, FIELDS)) if purge.strip_tags else frozenset()
 
 
 def of_path(host: str, target: str, prefixes: int) -> list[str]:

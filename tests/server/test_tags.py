@@ -6,8 +6,10 @@ import pytest
 from multidict import CIMultiDict
 
 from shmcache import tags as library
+from shmcache_server.config import PurgeConfig
 from shmcache_server.tags import (
     Getall,
+    hidden,
     invalidated,
     of_group,
     of_label,
@@ -159,3 +161,9 @@ def test_invalidation_names_groups_of_its_own_host() -> None:
 def test_invalidation_of_a_safe_method_is_ignored(method) -> None:
     fields = said(("Cache-Group-Invalidation", '"a"'))
     assert invalidated(HOST, method, fields) == ()
+
+
+@pytest.mark.parametrize(("strip", "names"), [(True, 2), (False, 0)])
+def test_labels_are_hidden_from_clients_by_a_setting(strip, names) -> None:
+    assert len(hidden(PurgeConfig(strip_tags=strip))) == names
+    assert "Cache-Tag" not in hidden(PurgeConfig())  # in lower case
