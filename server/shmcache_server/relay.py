@@ -155,7 +155,7 @@ async def ask(name: str, slot: int, key: str) -> Relayed | None:
     share, or cannot be asked."""
     reader, writer = None, None
     try:
-        reader, writer = await asyncio.open_unix_connection(_address(name, slot))
+        reader, writer = await _connected(_address(name, slot))
         if not _is_ours(writer):
             raise ConnectionRefusedError("another user's")
         _write(writer, key.encode())
@@ -188,6 +188,20 @@ async def ask(name: str, slot: int, key: str) -> Relayed | None:
 def _address(name: str, slot: int) -> str:
     """In the abstract namespace, where nothing is left of who died."""
     return f"\0shmcache/{os.geteuid()}/{name}/{slot}"
+
+
+async def _connected(
+    address: str,
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """By a socket of our own: uvloop ends a path at its first NUL."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+        return await asyncio.open_unix_connection(sock=sock)
+    except BaseException:
+        sock.close()
+        raise
 
 
 def _is_ours(writer: asyncio.StreamWriter) -> bool:

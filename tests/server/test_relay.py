@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import aiohttp
 import pytest
+import uvloop
 from aiohttp import web
 
 from shmcache_server import fetch, relay
@@ -173,6 +174,28 @@ async def test_reader_who_came_after_a_purge_does_not_read_along(upstream) -> No
 
 async def test_nobody_listens_there() -> None:
     assert await relay.ask("no-such-segment", 3, "key") is None
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [asyncio.new_event_loop, uvloop.new_event_loop],
+    ids=["asyncio", "uvloop"],
+)
+def test_worker_can_be_asked_on_each_loop(loop) -> None:
+    async def asked() -> list[str]:
+        name, keys = segment_name(), []
+
+        async def find(key: str) -> None:
+            keys.append(key)
+
+        listening = relay.Relay(name, 0, find)
+        await listening.start()
+        assert await relay.ask(name, 0, "key") is None
+        await listening.close()
+        return keys
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        assert runner.run(asked()) == ["key"]
 
 
 async def test_who_says_nothing_is_let_go(monkeypatch) -> None:
