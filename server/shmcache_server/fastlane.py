@@ -52,7 +52,7 @@ from ._splice import answered, splice
 from .answer import from_store
 from .config import Config
 from .handler import Handler
-from .key import Fields, Refused, conditional, for_a_cache
+from .key import Fields, Lead, Refused, conditional, for_a_cache
 from .rfc9111 import status
 from .stored import MARK, OFFSETS
 
@@ -82,8 +82,9 @@ Hit = tuple[bytes, bool, int, int]
 class Verdict(NamedTuple):
     """What is known of a header block that a cache may answer."""
 
+    lead: Lead
     prefix: bytes
-    """Of the key; the target follows."""
+    """Of the key, where the target alone follows (`Keys.uniform`)."""
     plain: bool
     """No condition: the answer is the whole response."""
     fields: Fields
@@ -111,7 +112,9 @@ class Lane:
         self._plain: dict[bytes, bytes] = {}
         """What keys begin with, by the header blocks of verdicts that are plain; none
         where requests are logged."""
-        self._verdicts = Memo(VERDICTS, forgot=self._plain.clear)
+        self._uniform = handler.keys.uniform
+        self._verdicts = tuple(Memo(VERDICTS, self._plain.clear) for _ in range(2))
+        """Of strangers, and of peers that are believed."""
         self._keepalive = config.server.keepalive
         self.closes = 0.0
         """Loop time until which a connection that is active now may be idle."""
@@ -130,10 +133,14 @@ class Lane:
         found = answered(self._plain, data, self._hit, transport, *limits)
         if isinstance(found, bool):  # answered, or a miss
             return found
-        asked = self._recognised(data)
+        asked = self._recognised(data, connection.trusted)
         if asked is None:
             return self._answer_each(connection, data)
         return self._answer(connection, asked, found)
+
+    def trusts(self, peername: Any) -> bool:
+        """Whether such a peer is believed."""
+        return self._handler.keys.forwarding.trusts(_address(peername))
 
     def tick(self) -> None:
         """Keep the time, which each answer need not ask for then."""
@@ -150,14 +157,15 @@ class Lane:
         """Whether a request of the slow lane is logged."""
         return sampled or not next(self._slow)
 
-    def learn(self, data: bytes, message: RawRequestMessage) -> None:
+    def learn(self, data: bytes, message: RawRequestMessage, trusted: bool) -> None:
         """Keep a verdict on the header block of `data`, which aiohttp's parser has
         read from its first byte as this one message."""
         at = data.find(_LINE_END)
         start = _METHODS.get(data[:5])
         if start is None or at < 0 or len(data) > self._request_max:
             return
-        if self._verdicts.get(data[at:]) is not None:
+        verdicts = self._verdicts[trusted]
+        if verdicts.get(data[at:]) is not None:
             return
         fields = message.headers
         if (
@@ -174,30 +182,35 @@ class Lane:
         ):
             return
         try:
-            prefix = self._handler.keys.prefix(fields).encode()
+            lead = self._handler.keys.lead(fields, trusted=trusted)
         except Refused:
             return
-        verdict = Verdict(prefix, not conditional(fields), fields)
-        self._verdicts.put(data[at:], verdict)
+        prefix = lead.prefix.encode()
+        verdicts.put(data[at:], Verdict(lead, prefix, not conditional(fields), fields))
 
     # -- inside
 
-    def _recognised(self, data: bytes) -> Asked | None:
+    def _recognised(self, data: bytes, trusted: bool) -> Asked | None:
         """By its header block."""
         at = data.find(_LINE_END)
         start = _METHODS.get(data[:5])
         if start is None or at < 0 or len(data) > self._request_max:
             return None
-        verdict = self._verdicts.get(data[at:])
+        verdict = self._verdicts[trusted].get(data[at:])
         if verdict is None:
             return None
         target = data[start:at]
         if not _TARGET.fullmatch(target):
             return None
-        if verdict.plain and not self._logging:
-            self._plain[data[at:]] = verdict.prefix
         whole = verdict.plain and start == 4
         method = "GET" if start == 4 else "HEAD"
+        if not self._uniform:
+            keyed = verdict.lead.keyed(target.decode(), method)
+            if not keyed.route.cache:
+                return None
+            return Asked(keyed.key.encode(), whole, method, target, verdict)
+        if verdict.plain and not self._logging:
+            self._plain[data[at:]] = verdict.prefix
         return Asked(verdict.prefix + target, whole, method, target, verdict)
 
     def _answer_each(self, connection: Connection, data: bytes) -> bool:
@@ -208,7 +221,9 @@ class Lane:
         while start < len(data):
             end = data.find(b"\r\n\r\n", start) + 4
             whole = end >= 4 and end - start < len(data)
-            asked = self._recognised(data[start:end]) if whole else None
+            asked = (
+                self._recognised(data[start:end], connection.trusted) if whole else None
+            )
             if asked is None:
                 return False
             known.append((start, asked))
@@ -260,14 +275,17 @@ class Lane:
         return True
 
     def _refresh(self, connection: Connection, asked: Asked) -> None:
-        peer = connection.peername
         self._handler.refresh(
-            asked.key.decode(),
-            asked.target.decode(),
+            asked.verdict.lead.keyed(asked.target.decode(), asked.method),
             asked.verdict.fields,
-            str(peer[0] if isinstance(peer, list | tuple) else peer or ""),
+            _address(connection.peername),
             "https" if connection.ssl_context else "http",
         )
+
+
+def _address(peername: Any) -> str:
+    """Of a peer; empty where it has none."""
+    return str(peername[0] if isinstance(peername, list | tuple) else peername or "")
 
 
 def _rarer(asked: Asked, document: bytes, age: int, ttl: int) -> bytes | None:
@@ -305,7 +323,7 @@ class Memo:
 class Connection(RequestHandler):
     """A connection of aiohttp's server whose hits take the fast lane."""
 
-    __slots__ = ("_lane", "_level", "_quick", "sampled")
+    __slots__ = ("_lane", "_level", "_quick", "sampled", "trusted")
 
     def __init__(self, manager: Server, lane: Lane, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -316,6 +334,12 @@ class Connection(RequestHandler):
         """Level, and known to be idle: nothing was given to aiohttp since."""
         self.sampled = False
         """Whether the request that goes the slow lane is to be logged."""
+        self.trusted = False
+        """Whether what the peer says of its own client is believed."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.trusted = self._lane.trusts(self.peername)
 
     @property
     def idle(self) -> bool:
@@ -372,7 +396,7 @@ class Connection(RequestHandler):
         ):
             self._level = self._lane.open
             if was_level:
-                self._lane.learn(data, message)
+                self._lane.learn(data, message, self.trusted)
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109
         """An answer of the fast lane that the client is still taking is under way,

@@ -144,8 +144,8 @@ class Fetches:
     ) -> LiveResponse | None:
         """Store the response to a POST that is what a GET of the URL gets (RFC 9110
         §9.3.3), while its client reads it; None if it may not be."""
-        asked, age = replace(wanted.asked, method="POST"), _Age(answering, sent)
-        shared = self._shared(asked, answering, age, of_target=True)
+        age = _Age(answering, sent)
+        shared = self._shared(wanted, answering, age, of_target=True)
         if shared is None or shared.names or "Content-Encoding" in answering.fields:
             return None
         live, pump = self._live(answering, age, mark, stored=True, awaited=True)
@@ -197,7 +197,9 @@ class Fetches:
         """The fill of a stored response that the origin says still holds."""
         new = validation.updated(old.fields(), lines.of_head(answering.head))
         getall = lines_of(new)
-        shared = self._sharing.of(wanted.asked, old.status, getall, time.time())
+        shared = self._sharing.of(
+            wanted.asked, old.status, getall, time.time(), route=wanted.route
+        )
         head = old.status_line + lines.to_lines(new)
         if shared is None or shared.names != place.names:
             document = stored.pack(head, old.status, old.body)
@@ -226,7 +228,7 @@ class Fetches:
         mark: int,
     ) -> Fill:
         """The fill of a new response; its readers have it from the head on."""
-        shared = self._shared(wanted.asked, answering, age)
+        shared = self._shared(wanted, answering, age)
         awaited = own is not None and not own.done()
         live, pump = self._live(
             answering, age, mark, stored=shared is not None, awaited=awaited
@@ -326,22 +328,24 @@ class Fetches:
 
     def _shared(
         self,
-        asked: storing.Asked,
+        wanted: Wanted,
         answering: Answering,
         age: _Age,
         *,
         of_target: bool = False,
     ) -> Shared | None:
-        """How the answer may be stored for all, None if it may not be."""
+        """How the answer may be stored for all, None if it may not be. `of_target`:
+        it is that of a POST."""
         if not answering.whole:
             return None
-        fields = answering.fields
+        fields, asked = answering.fields, wanted.asked
         shared = self._sharing.of(
-            asked,
+            replace(asked, method="POST") if of_target else asked,
             answering.status,
             lambda name: fields.getall(name, ()),
             time.time(),
             of_target=of_target,
+            route=wanted.route,
         )
         if shared is None or (shared.lifetime <= age() and not shared.validated):
             return None

@@ -23,7 +23,16 @@ from . import stored
 from .answer import Answer, Stream, abort, from_store
 from .config import Config
 from .fetch import Fetches
-from .key import Fields, Keys, Refused, credentialed, for_a_cache, plain_host
+from .key import (
+    Fields,
+    Keyed,
+    Keys,
+    Refused,
+    cookies_beside,
+    credentialed,
+    credentials,
+    for_a_cache,
+)
 from .live import LiveResponse, Reader
 from .origins import (
     Answering,
@@ -31,7 +40,6 @@ from .origins import (
     Origin,
     OriginError,
     OriginTimeout,
-    request_fields,
 )
 from .rfc9111 import directives, invalidating, status, storing, vary
 from .sharing import Sharing, lines_of
@@ -75,18 +83,18 @@ class Handler:
         if target in (_HEALTH, _READY):
             return self._own_path(target)
         try:
-            key = self.keys.of(request.headers, target)
+            keyed = self._keyed(request, method)
         except Refused as e:
             return _plain(e.status, status.BYPASS, str(e), close=True)
         if method not in ("GET", "HEAD"):
             return await self._pass(request, status.METHOD)
         # A body on a GET or HEAD has no defined meaning: RFC 9110 §9.3.1.
-        if request.body_exists or not _for_a_cache(request):
+        if request.body_exists or not keyed.route.cache or not _for_a_cache(request):
             return await self._pass(request, status.BYPASS)
-        wanted = self._wanted(request, key)
-        place = self._shelf.find(key, wanted)
-        if not place.usable and _credentials(request):
-            wanted = replace(wanted, key=credentialed(key))
+        wanted = self._wanted(keyed, request.headers, request.remote, request.scheme)
+        place = self._shelf.find(keyed.key, wanted)
+        if not place.usable and credentials(request.headers, keyed.cookie):
+            wanted = replace(wanted, key=credentialed(keyed.key))
             place = self._shelf.find(wanted.key, wanted)
         if not place.usable:
             return await self._miss(request, wanted, place)
@@ -94,13 +102,11 @@ class Handler:
             self._fetches.refresh(wanted, place)
         return _hit(request, place)
 
-    def refresh(
-        self, key: str, target: str, fields: Fields, remote: str, scheme: str
-    ) -> None:
+    def refresh(self, keyed: Keyed, fields: Fields, remote: str, scheme: str) -> None:
         """See that one background refresh of a stale response runs, for a client at
         `remote` that asked by `scheme`."""
-        wanted = _wanted(key, target, fields, remote, scheme)
-        self._fetches.refresh(wanted, Place(key))
+        wanted = self._wanted(keyed, fields, remote, scheme)
+        self._fetches.refresh(wanted, Place(keyed.key))
 
     async def start(self) -> None:
         """Be ready for the other workers."""
@@ -115,9 +121,32 @@ class Handler:
             return _plain(503, status.BYPASS, "not ready")
         return _plain(200, status.BYPASS, "ok")
 
-    def _wanted(self, request: web.BaseRequest, key: str) -> Wanted:
-        target, fields = request.raw_path, request.headers
-        return _wanted(key, target, fields, request.remote or "", request.scheme)
+    def _keyed(self, request: web.BaseRequest, method: str) -> Keyed:
+        """The key of a request, as if it were of this method; `Refused`."""
+        trusted = self.keys.forwarding.trusts(request.remote)
+        lead = self.keys.lead(request.headers, trusted=trusted)
+        return lead.keyed(request.raw_path, method)
+
+    def _wanted(
+        self, keyed: Keyed, fields: Fields, remote: str | None, scheme: str
+    ) -> Wanted:
+        forwarding = self.keys.forwarding
+        return Wanted(
+            key=keyed.key,
+            plain=keyed.key,
+            target=keyed.target,
+            fields=fields,
+            letter=vary.letter(fields.get(hdrs.ACCEPT_ENCODING)),
+            forwarded=forwarding.written(fields, remote, scheme),
+            asked=storing.Asked(
+                authorization=hdrs.AUTHORIZATION in fields,
+                cookie=cookies_beside(fields, keyed.cookie),
+            ),
+            ranges=None if hdrs.IF_RANGE in fields else fields.get(hdrs.RANGE),
+            cookie=keyed.cookie,
+            route=keyed.route,
+            forwarding=forwarding,
+        )
 
     # -- a miss
 
@@ -186,7 +215,7 @@ class Handler:
         upload = Upload(request, self._stall)
         mark, sent = self._cache.note(), time.monotonic()
         try:
-            answering = await self._origin.ask(await _asking(request, upload))
+            answering = await self._origin.ask(await self._asking(request, upload))
         except OriginError as e:
             if upload.refusal:
                 return _plain(upload.refusal, told, close=True)
@@ -204,14 +233,38 @@ class Handler:
             if live is None:  # else it is read on without its client
                 answering.close()
 
+    async def _asking(self, request: web.BaseRequest, upload: Upload) -> Asking:
+        """The request as it is passed through, body and conditions included."""
+        headers, forwarding = request.headers, self.keys.forwarding
+        fields = forwarding.fields(headers)
+        if hdrs.ACCEPT_ENCODING in headers:
+            fields[hdrs.ACCEPT_ENCODING] = ", ".join(
+                headers.getall(hdrs.ACCEPT_ENCODING)
+            )
+        fields.extend(forwarding.written(headers, request.remote, request.scheme))
+        body = None
+        if request.body_exists:
+            body = upload.chunks()
+            if hdrs.CONTENT_LENGTH in headers:
+                fields[hdrs.CONTENT_LENGTH] = headers[hdrs.CONTENT_LENGTH]
+            expected = headers.get(hdrs.EXPECT, "").lower()
+            # RFC 9110 §10.1.1: HTTP/1.0 does not know it.
+            if expected == "100-continue" and request.version >= HttpVersion11:
+                with contextlib.suppress(ConnectionError):  # reading will tell
+                    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                request.writer.output_size = 0  # no part of the answer has been sent
+        return Asking(request.method, request.raw_path, fields, body)
+
     async def _changed(
         self, request: web.BaseRequest, answering: Answering, sent: float, mark: int
     ) -> LiveResponse | None:
         """See that what a change at the origin makes void is (RFC 9111 §4.4). The
         response as it comes, where it is being stored: that of a POST may be."""
-        headers, fields = request.headers, answering.fields
-        url = f"{request.scheme}://{headers.get(hdrs.HOST, '')}{request.raw_path}"
-        keys = self.keys.all(headers, request.raw_path)
+        headers, fields, remote = request.headers, answering.fields, request.remote
+        host, scheme = self.keys.forwarding.asked(headers, remote, request.scheme)
+        url = f"{scheme}://{host}{request.raw_path}"
+        trusted = self.keys.forwarding.trusts(remote)
+        keys = self.keys.all(headers, request.raw_path, trusted=trusted)
         known = any(self._cache.raised(key, mark) for key in keys)
         others = invalidating.targets(
             url,
@@ -221,7 +274,9 @@ class Handler:
         )
         await self._cache.delete_many(keys)
         for target in others:
-            await self._cache.delete_many(self.keys.all(headers, target))
+            await self._cache.delete_many(
+                self.keys.all(headers, target, trusted=trusted)
+            )
         location = fields.getall("Content-Location", ())
         if (
             request.method != "POST"
@@ -229,7 +284,10 @@ class Handler:
             or not invalidating.same_target(url, location, also=(self._base,))
         ):
             return None
-        wanted = self._wanted(request, self.keys.of(headers, request.raw_path))
+        keyed = self._keyed(request, "GET")
+        if not keyed.route.cache or keyed.target != request.raw_path:
+            return None  # what is not in the key may be in the answer
+        wanted = self._wanted(keyed, headers, remote, request.scheme)
         return self._fetches.adopt(wanted, answering, sent, mark)
 
     # -- streams
@@ -298,27 +356,6 @@ def _from_store(
     return from_store(request.method, request.headers, found, ours)
 
 
-async def _asking(request: web.BaseRequest, upload: Upload) -> Asking:
-    """The request as it is passed through, body and conditions included."""
-    headers = request.headers
-    fields = request_fields(headers)
-    if hdrs.ACCEPT_ENCODING in headers:
-        fields[hdrs.ACCEPT_ENCODING] = ", ".join(headers.getall(hdrs.ACCEPT_ENCODING))
-    fields.extend(_forwarded(headers, request.remote or "", request.scheme))
-    body = None
-    if request.body_exists:
-        body = upload.chunks()
-        if hdrs.CONTENT_LENGTH in headers:
-            fields[hdrs.CONTENT_LENGTH] = headers[hdrs.CONTENT_LENGTH]
-        expected = headers.get(hdrs.EXPECT, "").lower()
-        # RFC 9110 §10.1.1: HTTP/1.0 does not know it.
-        if expected == "100-continue" and request.version >= HttpVersion11:
-            with contextlib.suppress(ConnectionError):  # reading will tell
-                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0  # no part of the answer has been sent
-    return Asking(request.method, request.raw_path, fields, body)
-
-
 def _for_a_cache(request: web.BaseRequest) -> bool:
     """Whether a GET or HEAD may be answered here. A part may be (RFC 9110 §14.2); what
     of it depends on a copy that the client has is the origin's, if not ours."""
@@ -327,34 +364,6 @@ def _for_a_cache(request: web.BaseRequest) -> bool:
         and hdrs.IF_MATCH not in request.headers
         and hdrs.IF_UNMODIFIED_SINCE not in request.headers
     )
-
-
-def _wanted(key: str, target: str, fields: Fields, remote: str, scheme: str) -> Wanted:
-    return Wanted(
-        key=key,
-        plain=key,
-        target=target,
-        fields=fields,
-        letter=vary.letter(fields.get(hdrs.ACCEPT_ENCODING)),
-        forwarded=_forwarded(fields, remote, scheme),
-        asked=storing.Asked(
-            authorization=hdrs.AUTHORIZATION in fields, cookie=hdrs.COOKIE in fields
-        ),
-        ranges=None if hdrs.IF_RANGE in fields else fields.get(hdrs.RANGE),
-    )
-
-
-def _forwarded(fields: Fields, remote: str, scheme: str) -> tuple[tuple[str, str], ...]:
-    """Whom we ask for. Without the port, which is not in the key."""
-    return (
-        ("X-Forwarded-For", remote or "unknown"),
-        ("X-Forwarded-Host", plain_host(fields.get(hdrs.HOST, "")) or ""),
-        ("X-Forwarded-Proto", scheme),
-    )
-
-
-def _credentials(request: web.BaseRequest) -> bool:
-    return hdrs.COOKIE in request.headers or hdrs.AUTHORIZATION in request.headers
 
 
 def _age(answering: Answering) -> bytes:

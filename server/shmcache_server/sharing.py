@@ -7,6 +7,7 @@ may have come just now or be those of a stored one that a 304 has brought up to 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from .config import Config
 from .rfc9111 import freshness, storing, targeted, vary
 from .rfc9111.fields import Fields, values
 from .rfc9111.validation import Validators
+from .routes import NONE, Route
 
 Getall = Callable[[str], Iterable[str]]
 """The lines of a response's field."""
@@ -60,6 +62,7 @@ class Sharing:
         now: float,
         *,
         of_target: bool = False,
+        route: Route = NONE,
     ) -> Shared | None:
         """Of a response with this status; None if it may not be stored for all.
         `of_target`: its Content-Location is the URL.
@@ -71,6 +74,12 @@ class Sharing:
         said = _control(*(tuple(getall(name)) for name in _CONTROLS))
         validators = Validators(*(_first(getall(n)) for n in _VALIDATORS))
         given = freshness.lifetime(said.directives, said.expires, validators.date, now)
+        if (
+            route.ttl is not None
+            and (status < 400 or status in storing.LASTING)  # else a request's fault
+            and (asked.method == "GET" or given is not None)  # RFC 9110 §9.3.3
+        ):
+            given = int(route.ttl)
         guessed = None
         if given is None:
             guessed = freshness.heuristic(
@@ -91,7 +100,10 @@ class Sharing:
             validator=validators.usable,
             of_target=of_target,
         )
-        shared = storing.share(asked, answered, self._policy)
+        policy = self._policy
+        if route.default_ttl is not None:
+            policy = replace(policy, default_ttl=route.default_ttl)
+        shared = storing.share(asked, answered, policy)
         if shared is None:
             return None
         return Shared(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from .origins import CONDITIONS, Asking, request_fields
+from .forwarded import CONDITIONS, Forwarding
+from .origins import Asking
 from .rfc9111 import storing, vary
+from .routes import NONE, Route
 
 NOBODY = storing.Asked()
 _NOT_SHARED = CONDITIONS | {"cache-control", "pragma"}
@@ -32,6 +34,10 @@ class Wanted:
     asked: storing.Asked
     ranges: str | None = None
     """What Range says, where a part is wanted."""
+    cookie: str = ""
+    """The cookies in the key: any request of this key bears them."""
+    route: Route = NONE
+    forwarding: Forwarding = field(default_factory=Forwarding)
 
     def asking(self) -> Asking:
         """The GET that the origin is sent, fit to be shared."""
@@ -41,7 +47,9 @@ class Wanted:
         """Its fields."""
         nobody = self.asked == NOBODY
         drop = _NOT_SHARED | _CREDENTIALS if nobody else _NOT_SHARED
-        fields = request_fields(self.fields, drop=drop)
+        fields = self.forwarding.fields(self.fields, drop)
+        if nobody and self.cookie:
+            fields["Cookie"] = self.cookie
         fields["Accept-Encoding"] = vary.asked(self.letter)
         fields.extend(self.forwarded)
         if self.ranges is not None:
