@@ -22,7 +22,7 @@ class Confirmation(NamedTuple):
     confirmed: int
     """This host among them: it has, before the invalidation returned."""
     hosts: int | None
-    """Those alive. None: Redis does not say."""
+    """Those alive. None: it is not known."""
     told: bool
     """Whether it is in the stream. False: it is kept in this host's outbox, and will
     be when Redis is back."""
@@ -80,8 +80,11 @@ def piece_of(incarnation: bytes) -> int:
 def confirmation(
     ends: Sequence[Heard], now: Sequence[Heard], me: bytes
 ) -> Confirmation:
-    """Who has applied every partition's stream up to its end."""
-    hosts = {me}.union(*(one.hosts for one in now))
+    """Who has applied every partition's stream up to its end. Where not even `me` is
+    heard of, nothing is known of the others."""
+    if not all(me in one.hosts for one in now):
+        return Confirmation(1, None, told=True)
+    hosts = set().union(*(one.hosts for one in now))
     done = {host for host in hosts if host == me or all(_reached(host, ends, now))}
     return Confirmation(len(done), len(hosts), told=True)
 

@@ -56,16 +56,24 @@ def test_silent_host_is_forgotten() -> None:
     ids=["there", "beyond", "behind", "left behind", "after a gap", "of before"],
 )
 def test_host_confirms_once_it_is_at_the_end(ends, now, position, done) -> None:
-    other = Heard(*now, {b"other": position})
-    found = confirmation([Heard(*ends, {})], [other], b"me")
+    heard_of = Heard(*now, {b"me": Told(0, 0, 0), b"other": position})
+    found = confirmation([Heard(*ends, {})], [heard_of], b"me")
     assert found == Confirmation(1 + done, 2, told=True)
 
 
 def test_host_confirms_by_every_partition() -> None:
-    ends = [Heard(1, 5, {}), Heard(2, 5, {})]
-    at = [Heard(1, 5, {b"a": Told(1, 5, 0)}), Heard(2, 5, {b"a": Told(1, 5, 0)})]
-    assert confirmation(ends, at, b"me").confirmed == 1
-    assert confirmation(ends, [at[0], Heard(2, 5, {})], b"me") == (1, 2, True)
+    here = {b"me": Told(0, 5, 0)}
+    first = Heard(1, 5, here | {b"a": Told(1, 5, 0)})
+    ends = [first, Heard(2, 5, {})]
+    for second, done in ((Told(1, 5, 0), 1), (Told(2, 5, 0), 2)):
+        now = [first, Heard(2, 5, here | {b"a": second})]
+        assert confirmation(ends, now, b"me") == (done, 2, True)
+    assert confirmation(ends, [first, Heard(2, 5, here)], b"me") == (1, 2, True)
+
+
+def test_nothing_is_known_where_we_are_not_heard_of() -> None:
+    ends = [Heard(1, 5, {b"a": Told(1, 5, 0)})]
+    assert confirmation(ends, ends, b"me") == (1, None, True)
 
 
 # -- a fleet
@@ -125,7 +133,7 @@ async def test_foreign_hosts_do_no_harm(fleet, server) -> None:
     one, _ = fleet
     server.command("SET", Names(one.config.app).hosts, "in the way")
     await one.delete("k")
-    assert await one.confirmed(0) == (1, 1, True)
+    assert await one.confirmed(0) == (1, None, True)
     assert one.stats().l2 == "up"
 
 
