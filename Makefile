@@ -59,10 +59,12 @@ stress: $(BUILT) build/check/fast/stress  ## every long count; HISTORIES=1000000
 	SHMCACHE_TRIES=3000 $(PY) -m pytest tests/sim/test_mutations.py $(PYTEST_ARGS)
 	$(PY) -m tests.sim 0 --histories $(HISTORIES) --jobs 2
 
-# Random requests through both lanes of the server; of which `make test` runs a hundredth.
+# Random requests through both lanes of the server, and to the running server on raw
+# sockets; of which `make test` runs a hundredth.
 REQUESTS ?= 1000000
-fuzz: $(BUILT)  ## whether the lanes agree, two minutes; REQUESTS=10000000
+fuzz: $(BUILT)  ## lanes that agree, answers to anything; six minutes; REQUESTS=10000000
 	$(PY) -m tests.server.fuzz_lanes --requests $(REQUESTS)
+	$(PY) -m tests.security.fuzz_headers 0 --requests $$(($(REQUESTS) / 10))
 
 # Real hosts, a real Redis behind a fault proxy, a seeded schedule; every answer checked.
 chaos: $(BUILT)  ## five minutes of faults; CHAOS_ARGS='--seconds 60 --seed 7'

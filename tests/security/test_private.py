@@ -10,11 +10,11 @@ import threading
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.security.client import Client, get
-from tests.security.conftest import Front
+from tests.security.conftest import Front, fronting
 from tests.security.origin import said
 from tests.security.wire import Message
 
@@ -33,7 +33,6 @@ ALONE = {
     "private-quoted": ['Cache-Control: private="", max-age=60'],
     "private-semicolon": ["Cache-Control: max-age=60; private"],
     "private-spaced": ["Cache-Control: max-age=60 private"],
-    "private-valued": ["Cache-Control: private=yes, max-age=60"],
     "no-store": ["Cache-Control: no-store, max-age=60"],
     "no-store-public": ["Cache-Control: public, max-age=60, no-store"],
     "no-store-quoted": ['Cache-Control: max-age=60, x="a, b", no-store'],
@@ -41,8 +40,12 @@ ALONE = {
     "vary-star": ["Cache-Control: max-age=60", "Vary: *"],
     "vary-star-too": ["Cache-Control: public, max-age=60", "Vary: Accept, *"],
     "vary-star-second": ["Cache-Control: max-age=60", "Vary: Accept", "vary: *"],
-    "vary-cookie": ["Cache-Control: public, max-age=60", "Vary: Cookie, Authorization"],
-    "vary-who": ["Cache-Control: public, max-age=60", "Vary: X-Who"],
+    "vary": ["Cache-Control: public, max-age=60", "Vary: Cookie, Authorization, X-Who"],
+    "vary-lines": [
+        "Cache-Control: s-maxage=9",
+        "Vary: x-who",
+        "vary: COOKIE,authorization",
+    ],
     "nothing": ["Cache-Control:"],
     "expired": ["Cache-Control: max-age=0"],
     "old": ["Cache-Control: max-age=60", "Age: 61"],
@@ -75,8 +78,20 @@ def naming(*lines: str) -> object:
 def test_private_answer_is_its_clients_only(front, path, kind, lines) -> None:
     front.origin.answer = naming(*lines)
     for who in (MINE, MINE, THEIRS, NOBODYS, THEIRS, MINE, NOBODYS):
-        for answered in front.victims(path, *by(kind, who))[:4]:
-            assert answered.body.decode() == who
+        with Client(front.port) as client:
+            for _ in range(2):
+                client.send(get(path, *by(kind, who)))
+                answered = client.answer()
+                assert answered and answered.body.decode() == who
+
+
+@pytest.mark.xfail(reason="storing.share: private of a field that is called yes")
+@pytest.mark.parametrize("directive", ["private=yes", "private=true", "private=1"])
+def test_private_with_an_odd_argument_is_private(front, path, directive) -> None:
+    """RFC 9111 §5.2.2.7 has names of fields there, quoted; no field is called so."""
+    front.origin.answer = naming(f"Cache-Control: {directive}, max-age=60")
+    for who in (MINE, THEIRS):
+        assert front.get(path, *by(KNOWN[2], who)).body.decode() == who
 
 
 @pytest.mark.parametrize(
@@ -131,6 +146,21 @@ def test_private_answer_is_not_shared_while_it_comes(front, path, lines) -> None
             client.__exit__(None, None, None)
 
 
+@pytest.mark.xfail(
+    reason="fetch._for_all: a fill that is dead at once is computed for ever"
+)
+def test_answer_validated_before_each_use_keeps_no_worker_busy(tmp_path, path) -> None:
+    """What somebody with credentials got, and is for all, is asked for by nobody."""
+    with fronting(tmp_path) as front:
+        front.origin.answer = naming("Cache-Control: public, no-cache", 'ETag: "a"')
+        for n in range(40):
+            for who in (MINE, THEIRS, MINE, NOBODYS, THEIRS):
+                with Client(front.port, within=0.5) as client:
+                    client.send(get(f"{path}{n}", *by(KNOWN[0], who)))
+                    answered = client.answer()
+                    assert answered and answered.status == 200
+
+
 @dataclass
 class Drawn:
     """What an origin says of an answer."""
@@ -142,6 +172,10 @@ class Drawn:
     @property
     def fields(self) -> list[str]:
         return [f"Cache-Control: {', '.join(self.directives)}", *self.lines]
+
+    @property
+    def validatable(self) -> bool:
+        return any(line.startswith(("ETag:", "Last-M")) for line in self.lines)
 
     def alone(self, kind: str) -> bool:
         """Whether it is for none but its client: RFC 9111 §3, §4.1, §7.3."""
@@ -212,11 +246,12 @@ def test_what_is_private_is_asked_for_again(front: Front, drawn, kind) -> None:
     front.origin.answer = lambda asked: said(
         whom(asked), *drawn.fields, status=drawn.status, age=0
     )
+    assume(kind == KNOWN[2] or not drawn.validatable)  # as above: it does not end
     for who in (MINE, THEIRS, MINE, NOBODYS, THEIRS):
         answered = front.get(path, *by(kind, who))
         assert answered.status == int(drawn.status[:3])
         body = answered.body.decode()
-        if drawn.alone(kind) or "hit" not in answered.get("Cache-Status"):
+        if drawn.alone(kind):
             assert body == who
         elif drawn.known_only(kind):
             assert body in (who, NOBODYS)
