@@ -38,6 +38,7 @@ from aiohappyeyeballs import addr_to_addr_infos, start_connection
 from aiohttp import HttpVersion11
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import RawResponseMessage, StreamWriter
+from aiohttp.http_writer import _serialize_headers  # in C
 from aiohttp.streams import StreamReader
 from multidict import CIMultiDict
 from yarl import URL
@@ -125,12 +126,16 @@ class Connection(ResponseHandler):
         if until:
             left = until - time.monotonic()
             self._overall = self._loop.call_later(max(0, left), self._late)
-        writer = StreamWriter(self, self._loop)
-        await writer.write_headers(f"{method} {target} HTTP/1.1", fields)
+        line = f"{method} {target} HTTP/1.1"
         if body is None:
-            writer.send_headers()
+            head = _serialize_headers(line, fields)
+            if self.transport is None or self.transport.is_closing():
+                raise aiohttp.ClientConnectionResetError("closed by the origin")
+            self.transport.write(head)
             self.start_timeout()
         else:
+            writer = StreamWriter(self, self._loop)
+            await writer.write_headers(line, fields)
             length = fields.get("Content-Length")
             if length is None:
                 writer.enable_chunking()

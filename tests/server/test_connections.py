@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -19,6 +20,10 @@ from tests.server.conftest import eventually
 OWN = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown"
 OLD = b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\na"
 EVIL = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+
+
+def get() -> Asking:
+    return Asking("GET", "/", CIMultiDict())
 
 
 class Sockets:
@@ -280,9 +285,7 @@ async def test_connection_that_may_hold_more_is_not_reused(sockets, said, step) 
 async def test_trailer_is_in_no_later_answer(sockets) -> None:
     trailing = CHUNKED + b"3\r\nown\r\n0\r\nSet-Cookie: a=b\r\n\r\n"
     await first(sockets, trailing)
-    asking = asyncio.ensure_future(
-        sockets.origin.ask(Asking("GET", "/", CIMultiDict()))
-    )
+    asking = asyncio.ensure_future(sockets.origin.ask(get()))
     connection = await sockets.accept()
     await sockets.answer(connection, OWN)
     answering = await asking
@@ -292,9 +295,7 @@ async def test_trailer_is_in_no_later_answer(sockets) -> None:
 
 async def test_excess_that_comes_late_is_dropped(sockets) -> None:
     """1. The answer has come. 2. More comes. 3. The answer is read."""
-    asking = asyncio.ensure_future(
-        sockets.origin.ask(Asking("GET", "/", CIMultiDict()))
-    )
+    asking = asyncio.ensure_future(sockets.origin.ask(get()))
     connection = await sockets.accept()
     await sockets.answer(connection, OWN)
     answering = await asking
@@ -309,9 +310,7 @@ async def test_excess_that_comes_late_is_dropped(sockets) -> None:
 async def test_long_body_with_an_excess_is_whole(sockets, size) -> None:
     """Longer than is read ahead: the parser stops and goes on in between."""
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
-    asking = asyncio.ensure_future(
-        sockets.origin.ask(Asking("GET", "/", CIMultiDict()))
-    )
+    asking = asyncio.ensure_future(sockets.origin.ask(get()))
     connection = await sockets.accept()
     assert b"\r\n\r\n" in await asyncio.get_running_loop().sock_recv(connection, 65536)
     body = bytes(range(250)) * (size // 250)
@@ -327,6 +326,60 @@ async def test_long_body_with_an_excess_is_whole(sockets, size) -> None:
     answering.close()
     await sending
     assert sockets.pooled == 0
+
+
+PIECES = [
+    *(b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 103 E\r\n", b"HTTP/1.1 204 N\r\n", b"X: "),
+    *(b"Content-Length: 3\r\n", b"Content-Length: 9\r\n", b"0;ext=1\r\n\r\n", b"\n\n"),
+    *(b"Transfer-Encoding: chunked\r\n", b"3\r\nown\r\n", b"0\r\n\r\n", b"X: 0\r\n"),
+    *(b"\r\n", b"\r\n\r\n", b"\n", b"\r", b"own", b" fold\r\n", b"\r\n\n", b"0\r\n"),
+]
+WHOLE = [OWN, CHUNKED + b"3\r\nown\r\n0\r\n\r\n", CHUNKED + b"0\r\nX: 1\r\n\r\n"]
+
+
+def odd(chance: random.Random) -> bytes:
+    """An answer with something put in, or something that is hardly one."""
+    if chance.random() < 0.3:
+        return b"".join(chance.choices(PIECES, k=chance.randint(1, 8)))
+    said = chance.choice(WHOLE)
+    for _ in range(chance.randint(0, 2)):
+        at = chance.choice([len(said), chance.randint(0, len(said))])
+        said = said[:at] + chance.choice(PIECES) + said[at + chance.randint(0, 1) :]
+    return said
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_connection_that_is_reused_has_nothing_left(sockets, seed) -> None:
+    """Whatever came before: the next answer is exactly what was said."""
+    chance, reused = random.Random(seed), 0
+    for _ in range(150):
+        said, step = odd(chance), chance.choice([1, 2, 3, 7, 1000])
+        taken = await sockets.pool.take(5)
+        await sockets.accept()
+        asking = asyncio.ensure_future(
+            taken.ask("GET", "/", CIMultiDict(Host="a"), None, 5.0)
+        )
+        await asyncio.sleep(0)
+        for at in range(0, len(said), step):
+            taken.data_received(said[at : at + step])
+        await asyncio.sleep(0)
+        asking.cancel()
+        [answer] = await asyncio.gather(asking, return_exceptions=True)
+        if isinstance(answer, BaseException) or answer[1].exception() is not None:
+            taken.force_close()
+        taken.done()
+        if not sockets.pooled:
+            continue
+        reused += 1
+        asking = asyncio.ensure_future(sockets.origin.ask(get()))
+        await asyncio.sleep(0)
+        taken.data_received(OWN)
+        answering = await asking
+        assert list(answering.fields.items()) == [("Content-Length", "3")], said
+        assert (answering.at_hand(), answering.connection) == (b"own", taken), said
+        taken.force_close()
+        answering.close()
+    assert reused > 5
 
 
 # -- deadlines

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import hashlib
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,9 +15,11 @@ from typing import Any
 
 import aiohttp
 import pytest
+import trustme
 import uvloop
 from aiohttp import web
 
+from shmcache_server import connections
 from shmcache_server import tunnel as tunnels
 from shmcache_server.handler import Handler
 from shmcache_server.origins import Asking, OriginError, request_fields
@@ -362,6 +365,57 @@ async def test_other_request_is_no_handshake(sides, old, new) -> None:
 def test_accept_is_that_of_the_rfc() -> None:
     digest = hashlib.sha1(KEY + tunnels._GUID).digest()
     assert base64.b64encode(digest) == ACCEPT
+
+
+# -- over TLS
+
+
+async def tunnel_over_tls(first: str) -> None:
+    """TLS has no half of a connection to close: what ends one side ends the other."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    opened: asyncio.Queue[Any] = asyncio.Queue()
+    server = await asyncio.start_server(
+        lambda *streams: opened.put_nowait(streams), "localhost", 0, ssl=context
+    )
+    url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+    async with fronting(url) as front:
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        writer.write(OPEN)
+        theirs, answering = await asyncio.wait_for(opened.get(), 5)
+        await theirs.readuntil(b"\r\n\r\n")
+        answering.write(SWITCH + b"late")
+        assert (await reader.readuntil(b"late")).startswith(b"HTTP/1.1 101 ")
+        writer.write(bytes(10**6))
+        assert len(await asyncio.wait_for(theirs.readexactly(10**6), 5)) == 10**6
+        (writer if first == "client" else answering).close()
+        assert await asyncio.wait_for(theirs.read(), 5) == b""
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        await eventually(lambda: tunnels_left(front) == 256)
+        for one in (writer, answering):
+            one.close()
+            with contextlib.suppress(ConnectionError, ssl.SSLError):
+                await one.wait_closed()
+    server.close()
+
+
+@pytest.fixture
+def trusted(monkeypatch) -> None:
+    """Whoever signed the origin's certificate."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    monkeypatch.setattr(connections, "_client_context", lambda: context)
+
+
+@pytest.mark.parametrize("first", ["client", "server"])
+async def test_tunnel_to_an_origin_with_tls(trusted, first) -> None:
+    await tunnel_over_tls(first)
+
+
+@pytest.mark.parametrize("first", ["client", "server"])
+def test_uvloop_tunnels_to_an_origin_with_tls(trusted, first) -> None:
+    uvloop.run(tunnel_over_tls(first))
 
 
 # -- by the workers' loop
