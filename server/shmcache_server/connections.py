@@ -37,7 +37,7 @@ import aiohttp
 from aiohappyeyeballs import addr_to_addr_infos, start_connection
 from aiohttp import HttpVersion11
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.http import RawResponseMessage, StreamWriter
+from aiohttp.http import HttpProcessingError, RawResponseMessage, StreamWriter
 from aiohttp.http_writer import _serialize_headers  # in C
 from aiohttp.streams import StreamReader
 from multidict import CIMultiDict
@@ -180,21 +180,21 @@ class Connection(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the origin; empty where the parser goes on with those it has."""
-        due = self._due
-        if not data:
-            super().data_received(data)
-        elif not self.asked:
+        if data and not self.asked:
             self.force_close()
             self.close()
-        elif due == _HEAD:
+        elif data and self._due == _HEAD:
             self._heads(data)
-        elif due == _OPEN:
-            super().data_received(data)
-        elif due == _CHUNKED:
-            self._seam = (self._seam + data[-7:])[-7:]
-            super().data_received(data)
         else:
-            self._body(data)
+            if self._due == _CHUNKED:
+                self._seam = (self._seam + data[-7:])[-7:]
+            elif data and self._due != _OPEN:
+                data = self._counted(data)
+                if not data:
+                    return
+            super().data_received(data)
+            if self._exception is not None:
+                self._break_off()
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """A head: RFC 9112 §6.3 says when nothing may follow it, and §6.1 that the
@@ -293,20 +293,20 @@ class Connection(ResponseHandler):
         else:
             self.data_received(data)
 
-    def _body(self, data: bytes) -> None:
-        """No more of it than is due; the rest is nobody's answer."""
+    def _counted(self, data: bytes) -> bytes:
+        """As much of it as is due; the rest is nobody's answer."""
         due = self._due
-        excess = len(data) - due
-        if excess <= 0:
-            self._due = -excess
-        else:
-            self._due = 0
+        self._due = max(0, due - len(data))
+        if len(data) > due:
             self.force_close()
             self._pause_transport_reading()
-            if not due:
-                return
-            data = data[:due]
-        super().data_received(data)
+        return data[:due]
+
+    def _break_off(self) -> None:
+        """A body that the parser could not read is not told of it by aiohttp."""
+        error, body = self._exception, self._payload
+        if isinstance(error, HttpProcessingError) and body and not body.is_eof():
+            body.set_exception(aiohttp.ClientPayloadError("malformed chunks"))
 
     def _reschedule_timeout(self) -> None:
         """Silence is measured within a body: a head has a time of its own, and what has

@@ -49,6 +49,7 @@ INTERIM_BYTES = 65536
 _NOT_KEPT = HOP_BY_HOP | {"age", "content-length"}
 """Of a response: of one hop, or written anew for each client."""
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_BAD_IN_REASON = re.compile(rb"[\0-\x08\n-\x1f\x7f]")
 _BAD_IN_VALUE = re.compile(rb"[\r\n\0]")
 _STATUSES = range(200, 1000)
 """Of an answer; 101 would be another protocol's beginning."""
@@ -392,6 +393,8 @@ def _lines(message: RawResponseMessage, gone: frozenset[str]) -> list[bytes]:
     if "Connection" in fields:
         gone = gone | named(fields.getall("Connection"))
     reason = (message.reason or "").encode("utf-8", "surrogateescape")
+    if _BAD_IN_REASON.search(reason):
+        raise OriginError("origin: a malformed status line")
     lines = [b"HTTP/1.1 %d %b\r\n" % (message.code, reason)]
     for name, value in message.raw_headers:
         # RFC 9112 §5.1: with a space before the colon it means what the next hop
@@ -443,4 +446,5 @@ def _chunked(message: RawResponseMessage) -> bool:
 
 
 def _words(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    """On one line, for the log: an origin may have had a hand in them."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

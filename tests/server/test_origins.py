@@ -102,8 +102,12 @@ async def test_end_of_the_body_can_be_told(ask, said, is_whole) -> None:
     [
         OK + b"Content-Length: 5\r\n\r\nab",
         OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\n",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\nxyz\r\n",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhixx0\r\n\r\n",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n10000000000000002\r\nhi\r\n0\r\n\r\n",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nA : b\r\n\r\n",
     ],
-    ids=["length", "chunked"],
+    ids=["length", "chunked", "size", "no line", "wraps", "trailer"],
 )
 async def test_body_that_breaks_off_is_an_error(ask, said) -> None:
     answering = await ask(said)
@@ -159,6 +163,12 @@ async def test_status_that_is_no_answer_is_an_error(ask, status) -> None:
 async def test_field_name_that_is_no_token_is_an_error(ask, field) -> None:
     with pytest.raises(OriginError):
         await ask(OK + field + b"\r\n\r\nhi")
+
+
+@pytest.mark.parametrize("octet", [b"\0", b"\x1b", b"\x7f"])
+async def test_control_character_in_the_reason_is_an_error(ask, octet) -> None:
+    with pytest.raises(OriginError, match="status line"):
+        await ask(b"HTTP/1.1 200 O%bK\r\nContent-Length: 0\r\n\r\n" % octet)
 
 
 async def test_reason_in_any_bytes_is_passed_on(ask) -> None:
