@@ -390,6 +390,13 @@ class Cache:
         numbers = self._terms(tags=tags).tags
         return self._l1.table.highest(self._key(key), numbers) > note
 
+    async def caught_up(self, within: float = 1.0) -> bool:
+        """Whether this host has applied all that the fleet was told to invalidate
+        before this was called; waits for it at most `within` seconds. Who stores what
+        was made before its flight began looks after this whether it was `raised`."""
+        await self.start()
+        return await self._invalidations.caught_up(within)
+
     # -- views
 
     def namespace(self, name: str) -> Self:

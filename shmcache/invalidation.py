@@ -38,7 +38,8 @@ from .l1 import L1, OK, RAISED, TOO_LARGE
 from .l2 import FULL, L2, STORED
 from .outbox import Outbox
 from .record import Record
-from .stream import Settled, raise_and_drop
+from .stream import Place, Settled, position_of, raise_and_drop
+from .stream import piece_of as piece_in
 
 BATCH = 128
 """Names of one round; a longer list takes several."""
@@ -131,6 +132,23 @@ class Invalidations:
             if found.confirmed == found.hosts or loop.time() >= until:
                 return found
             await asyncio.sleep(min(LOOK, until - loop.time()))
+
+    async def caught_up(self, within: float) -> bool:
+        """Whether this host has applied all that Redis was told before this was called;
+        waits for it at most `within` seconds."""
+        l2, follower = self._l2, self.follower
+        if l2 is None or follower is None:
+            return True
+        try:
+            ends = await l2.heard()
+        except TierUnavailable:
+            return False
+        until = asyncio.get_running_loop().time() + within
+        while not all(map(_at_end, follower.places, ends)):
+            if asyncio.get_running_loop().time() >= until:
+                return False
+            await asyncio.sleep(LOOK)
+        return True
 
     def _me(self) -> bytes:
         """This host's name in Redis."""
@@ -277,3 +295,8 @@ class Invalidations:
             raise ValueTooLarge(
                 f"{self._l1.too_large(record)}; make the segment larger"
             )
+
+
+def _at_end(place: Place, end: Heard) -> bool:
+    mark = place.mark
+    return piece_in(mark) == end.piece and position_of(mark) >= end.clock

@@ -54,6 +54,7 @@ from .rfc9111 import freshness, storing, validation
 from .sharing import Shared, Sharing, lines_of
 from .shelf import Place, Shelf
 from .stored import StoredResponse
+from .tags import Getall, hidden, tags_of
 from .variants import KEPT, Variants
 from .wanted import NOBODY, Wanted
 
@@ -96,6 +97,8 @@ class Fetches:
         longest = cache.stats().value_max - _BESIDE_BODY
         self._store_max = max(0, min(config.limits.stored_body, longest))
         self._stall = config.origin.timeout
+        self._prefixes = config.purge.prefixes
+        self._hidden = hidden(config.purge)
         self._lives: dict[str, LiveResponse] = {}
         self._joining: dict[str, dict[Answered, int]] = {}
         """By key, those who wait, with their notes."""
@@ -148,9 +151,14 @@ class Fetches:
         shared = self._shared(wanted, answering, age, of_target=True)
         if shared is None or shared.names or "Content-Encoding" in answering.fields:
             return None
-        live, pump = self._live(answering, age, mark, stored=True, awaited=True)
+        live, pump = self._live(wanted, answering, age, mark, stored=True, awaited=True)
+
+        async def work() -> Fill:
+            if not await self._holds(wanted.key, live):
+                return _NOT_SHARED
+            return await self._stored(live, pump, shared)
+
         if live.stored:
-            work = partial(self._stored, live, pump, shared)
             self._keep(self._cache.resolve(wanted.key, work, ttl=0))
         return live
 
@@ -202,9 +210,10 @@ class Fetches:
         )
         head = old.status_line + lines.to_lines(new)
         if shared is None or shared.names != place.names:
-            document = stored.pack(head, old.status, old.body)
+            document = stored.pack(head, old.status, old.body, hidden=self._hidden)
             return Fill(document, ttl=0, shareable=False)
-        return _fill(head, old.status, old.body, shared, age())
+        tags = self._tags(wanted, getall)
+        return self._fill(head, old.status, old.body, shared, age(), tags)
 
     def _failed(
         self, answering: Answering, old: StoredResponse | None, refresh: bool
@@ -231,7 +240,7 @@ class Fetches:
         shared = self._shared(wanted, answering, age)
         awaited = own is not None and not own.done()
         live, pump = self._live(
-            answering, age, mark, stored=shared is not None, awaited=awaited
+            wanted, answering, age, mark, stored=shared is not None, awaited=awaited
         )
         if shared is None or not live.stored:
             self._announce(place.key, live, own, shared=shared is not None)
@@ -246,6 +255,7 @@ class Fetches:
 
     def _live(
         self,
+        wanted: Wanted,
         answering: Answering,
         age: _Age,
         mark: int,
@@ -261,6 +271,7 @@ class Fetches:
             age=age,
             stored=stored,
             awaited=awaited,
+            tags=self._tags(wanted, lambda name: answering.fields.getall(name, ())),
         )
         if live.take_at_hand():
             return live, None
@@ -286,11 +297,16 @@ class Fetches:
         sent = wanted.sent()
         key = listed.key(wanted.key, shared.names, lambda n: sent.getall(n, ()))
         self._announce(key, live, own, shared=True)
-        work = partial(self._stored, live, pump, shared)
+
+        async def work() -> Fill:
+            if not await self._holds(key, live):
+                return _NOT_SHARED
+            return await self._stored(live, pump, shared)
+
         self._keep(self._cache.resolve(key, work, ttl=0))
         if begun:
-            return Fill(listed.pack(), ttl=KEPT)
-        await self._cache.set(wanted.key, listed.pack(), ttl=KEPT)
+            return Fill(listed.pack(), ttl=KEPT, grace=KEPT, tags=live.tags)
+        await self._cache.set(wanted.key, listed.pack(), ttl=KEPT, grace=KEPT)
         return _NOT_SHARED
 
     def _for_all(
@@ -298,7 +314,9 @@ class Fetches:
     ) -> None:
         """What a request with credentials got, and is for all."""
 
-        def again() -> Fill:
+        async def again() -> Fill:
+            if not await self._holds(wanted.plain, live):
+                return _NOT_SHARED
             return replace(fill, age=live.age())
 
         if place.variants is None:
@@ -321,10 +339,30 @@ class Fetches:
         answering, body = live.answering, live.body()
         head = answering.head
         if shared.drop:
-            head = stored.without(head, shared.drop)
+            head, _ = stored.without(head, shared.drop)
         if not answering.empty:
             head += b"Content-Length: %d\r\n" % len(body)
-        return _fill(head, answering.status, body, shared, live.age())
+        return self._fill(head, answering.status, body, shared, live.age(), live.tags)
+
+    def _fill(
+        self,
+        head: bytes,
+        status: int,
+        body: bytes,
+        shared: Shared,
+        age: float,
+        tags: tuple[str, ...],
+    ) -> Fill:
+        """A whole response's. One that is to be validated before each use, or was too
+        old when it came, is dead at once, and kept."""
+        fresh = age < shared.lifetime
+        return Fill(
+            stored.pack(head, status, body, to_validate=not fresh, hidden=self._hidden),
+            ttl=shared.lifetime if fresh else _AT_ONCE,
+            grace=shared.grace if fresh else 0,
+            age=age,
+            tags=tags,
+        )
 
     def _shared(
         self,
@@ -409,6 +447,7 @@ class Fetches:
             age=relayed.age_now,
             stored=True,
             awaited=False,
+            tags=relayed.tags,
         )
         self._keep(live.pump(self._stall))
         self._share(key, live)
@@ -431,7 +470,26 @@ class Fetches:
     def _may_join(self, key: str, live: LiveResponse, note: int) -> bool:
         if not live.joinable:
             return False
-        return note <= live.mark or not self._cache.raised(key, live.mark)
+        return note <= live.mark or not self._cache.raised(key, live.mark, live.tags)
+
+    async def _holds(self, key: str, live: LiveResponse) -> bool:
+        """Whether nothing made void what was fetched before its flight began.
+
+        1. A fetch begins. 2. What it brings is purged. 3. The flight that is to store
+        it begins, and is younger than both. Here a purge of before 3 shows, on
+        whatever host it was: Redis was told then, and is asked after 3. One of after 3
+        has the store refused, as any.
+        """
+        caught_up = await self._cache.caught_up()
+        return caught_up and not self._cache.raised(key, live.mark, live.tags)
+
+    def _tags(self, wanted: Wanted, getall: Getall) -> tuple[str, ...]:
+        """What a response to it is purged by, beside its key."""
+        route = wanted.route
+        return tags_of(
+            *(wanted.host, route.selected(wanted.target), getall, self._prefixes),
+            url=bool(route.fields or route.cookies),
+        )
 
     def _keep(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """A task that is held until it ends, and whose failure may go unheard."""
@@ -444,18 +502,6 @@ class Fetches:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()
-
-
-def _fill(head: bytes, status: int, body: bytes, shared: Shared, age: float) -> Fill:
-    """A whole response's. One that is to be validated before each use, or was too old
-    when it came, is dead at once, and kept."""
-    fresh = age < shared.lifetime
-    return Fill(
-        stored.pack(head, status, body, to_validate=not fresh),
-        ttl=shared.lifetime if fresh else _AT_ONCE,
-        grace=shared.grace if fresh else 0,
-        age=age,
-    )
 
 
 class _Age:

@@ -41,10 +41,12 @@ from .origins import (
     OriginError,
     OriginTimeout,
 )
+from .purges import Purges
 from .rfc9111 import directives, invalidating, status, storing, vary
 from .sharing import Sharing, lines_of
 from .shelf import Place, Shelf
 from .stored import StoredResponse
+from .tags import hidden
 from .upload import Upload
 from .wanted import Wanted
 
@@ -52,6 +54,8 @@ log = logging.getLogger("shmcache")
 
 _LISTS_MOST = 3
 """Times that a request looks for its variant anew."""
+_PER_DELETE = 2
+"""By which the invalidation clock goes on for each key that is deleted here."""
 _RETRY_AFTER = 1
 """Seconds; a flight more is soon to be had."""
 _HEALTH, _READY = "/healthz", "/readyz"
@@ -68,6 +72,8 @@ class Handler:
         self._stall = config.origin.timeout
         self.keys = Keys(config)
         self._base = config.origin.base
+        self._purges = Purges(cache, self.keys, config)
+        self._hidden = hidden(config.purge)
         self._shelf = Shelf(cache)
         self._sharing = Sharing(config)
         self._fetches = Fetches(cache, origin, self._sharing, config)
@@ -86,6 +92,8 @@ class Handler:
             keyed = self._keyed(request, method)
         except Refused as e:
             return _plain(e.status, status.BYPASS, str(e), close=True)
+        if method == "PURGE":
+            return await self._purges.on_main(request, keyed.host)
         if method not in ("GET", "HEAD"):
             return await self._pass(request, status.METHOD)
         # A body on a GET or HEAD has no defined meaning: RFC 9110 §9.3.1.
@@ -145,6 +153,7 @@ class Handler:
             ranges=None if hdrs.IF_RANGE in fields else fields.get(hdrs.RANGE),
             cookie=keyed.cookie,
             route=keyed.route,
+            host=keyed.host,
             forwarding=forwarding,
         )
 
@@ -266,6 +275,7 @@ class Handler:
         trusted = self.keys.forwarding.trusts(remote)
         keys = self.keys.all(headers, request.raw_path, trusted=trusted)
         known = any(self._cache.raised(key, mark) for key in keys)
+        before = self._cache.note()
         others = invalidating.targets(
             url,
             fields.getall("Location", ()),
@@ -273,10 +283,18 @@ class Handler:
             also=(self._base,),
         )
         await self._cache.delete_many(keys)
+        after = self._cache.note()
+        known |= after != before + _PER_DELETE * len(keys)  # more was made void
         for target in others:
             await self._cache.delete_many(
                 self.keys.all(headers, target, trusted=trusted)
             )
+        await self._purges.changed(
+            self._keyed(request, "GET").host,
+            request.method,
+            (request.raw_path, *others),
+            lambda name: fields.getall(name, ()),
+        )
         location = fields.getall("Content-Location", ())
         if (
             request.method != "POST"
@@ -288,7 +306,7 @@ class Handler:
         if not keyed.route.cache or keyed.target != request.raw_path:
             return None  # what is not in the key may be in the answer
         wanted = self._wanted(keyed, headers, remote, request.scheme)
-        return self._fetches.adopt(wanted, answering, sent, mark)
+        return self._fetches.adopt(wanted, answering, sent, after)
 
     # -- streams
 
@@ -330,7 +348,10 @@ class Handler:
     ) -> Stream:
         """A stream that was sent as far as it came; if it broke off, so did the
         client's connection."""
-        head = answering.head + ours
+        head = answering.head
+        if self._hidden:
+            head, _ = stored.without(head, self._hidden)
+        head += ours
         length, stall = answering.length, self._stall
         stream = Stream(answering.status, head, length, body, stall, begun)
         try:

@@ -41,11 +41,14 @@ class LiveResponse:
         age: Callable[[], float],
         stored: bool,
         awaited: bool,
+        tags: tuple[str, ...] = (),
     ) -> None:
         self.answering = answering
         self.store_max = store_max
         self.mark = mark
         """The invalidation clock before it was asked for."""
+        self.tags = tags
+        """What it is purged by, beside its key."""
         self.age = age
         """Seconds since the origin made it."""
         self.ended: Callable[[], None] = _nothing

@@ -100,6 +100,7 @@ async def _send(live: LiveResponse, writer: asyncio.StreamWriter) -> None:
     try:
         about = {
             "m": live.mark,
+            "t": live.tags,
             "a": live.age(),
             "s": answering.status,
             "h": answering.head,
@@ -122,6 +123,7 @@ class Relayed(Answering):
     """A response that another worker reads from the origin."""
 
     mark: int = 0
+    tags: tuple[str, ...] = ()
     age: float = 0.0
     received: float = 0.0
     reader: asyncio.StreamReader | None = None
@@ -178,6 +180,7 @@ async def ask(name: str, slot: int, key: str) -> Relayed | None:
         content=None,  # type: ignore[arg-type]  # it is read by `reader`
         connection=None,
         mark=about["m"],
+        tags=tuple(about["t"]),
         age=about["a"],
         received=time.monotonic(),
         reader=reader,

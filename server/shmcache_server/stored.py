@@ -1,7 +1,8 @@
 """A stored response: the msgpack document that is its record's value.
 
     {"v": version, "o": offset of the head, "p": offset of the body, "s": status,
-     "e": ETag or nil, "m": Last-Modified or nil, "h": head as bin, "b": body as bin}
+     "e": ETag or nil, "m": Last-Modified or nil, "t": fields that clients do not get,
+     "h": head as bin, "b": body as bin}
 
 The first three are of fixed width and come first, so that head and body are sliced
 from the document without unpacking it.
@@ -13,8 +14,10 @@ behind it. Its times are the record's own.
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 
 import msgpack  # type: ignore[import-untyped]
 
@@ -31,8 +34,8 @@ _OF_304 = (b"cache-control", b"content-location", b"date", b"etag", b"expires", 
 """What a 304 repeats (RFC 9110 §15.4.5), beside the fields of the way."""
 _OF_THE_WAY = (b"via", b"cache-status")
 
-MARK = b"\x88\xa1v" + bytes([VERSION])
-"""How a document of ours begins: a map of eight, the version first."""
+MARK = b"\x89\xa1v" + bytes([VERSION])
+"""How a document of ours begins: a map of nine, the version first."""
 OFFSETS = struct.Struct(">7xI3xI")
 """Of head and body, as they stand behind the mark."""
 BODY_KEY = 7
@@ -50,6 +53,8 @@ class StoredResponse:
     """Seconds of the epoch."""
     head: bytes
     body: bytes
+    hidden: bytes = b""
+    """Lines of a head that clients do not get."""
 
     @property
     def status_line(self) -> bytes:
@@ -57,8 +62,8 @@ class StoredResponse:
         return self.head[: self.head.index(b"\r\n") + 2]
 
     def fields(self) -> Fields:
-        """Those of its head."""
-        return of_head(self.head)
+        """Those of its head, and those that clients do not get."""
+        return of_head(self.head + self.hidden)
 
     def conditions(self) -> Fields:
         """The fields that ask the origin if it still holds; none, if it cannot tell."""
@@ -75,8 +80,16 @@ class StoredResponse:
         return b"\r\n".join([b"HTTP/1.1 304 Not Modified", *kept, b""])
 
 
-def pack(head: bytes, status: int, body: bytes, to_validate: bool = False) -> bytes:
-    """The document of a response; its validators are read from the head."""
+def pack(
+    head: bytes,
+    status: int,
+    body: bytes,
+    to_validate: bool = False,
+    hidden: frozenset[str] = frozenset(),
+) -> bytes:
+    """The document of a response; its validators are read from the head. `hidden`:
+    fields that clients do not get, in lower case."""
+    head, kept_back = without(head, hidden) if hidden else (head, b"")
     mark = MARK[:-1] + bytes([TO_VALIDATE]) if to_validate else MARK
     etag, last_modified = None, None
     for line in head.split(b"\r\n")[1:]:
@@ -86,9 +99,9 @@ def pack(head: bytes, status: int, body: bytes, to_validate: bool = False) -> by
                 etag = value.strip().decode("utf-8", "surrogateescape")
             case b"last-modified":
                 last_modified = freshness.parse_date(value.strip().decode("latin-1"))
-    about = b"\xa1s\xcd%b\xa1e%b\xa1m%b\xa1h\xc6%b" % (
+    about = b"\xa1s\xcd%b\xa1e%b\xa1m%b\xa1t%b\xa1h\xc6%b" % (
         *(status.to_bytes(2), _packed(etag), _packed(last_modified)),
-        len(head).to_bytes(4),
+        *(_packed(kept_back), len(head).to_bytes(4)),
     )
     at = _BEFORE.size + len(about)
     before = _BEFORE.pack(
@@ -97,11 +110,23 @@ def pack(head: bytes, status: int, body: bytes, to_validate: bool = False) -> by
     return b"".join((before, about, head, b"\xa1b\xc6", len(body).to_bytes(4), body))
 
 
-def without(head: bytes, names: frozenset[str]) -> bytes:
-    """A head less the fields of these names, in lower case."""
+def without(head: bytes, names: frozenset[str]) -> tuple[bytes, bytes]:
+    """A head less the lines of the fields of these names, in lower case; and those."""
+    if not _any_of(names).search(head):
+        return head, b""
     first, *lines = head.split(b"\r\n")[:-1]
-    kept = [n for n in lines if n.partition(b":")[0].lower().decode() not in names]
-    return b"\r\n".join([first, *kept, b""])
+    kept: list[bytes] = []
+    gone: list[bytes] = []
+    for line in lines:
+        name = line.partition(b":")[0].lower().decode()
+        (gone if name in names else kept).append(line)
+    return b"\r\n".join([first, *kept, b""]), b"\r\n".join([*gone, b""])
+
+
+@lru_cache(256)
+def _any_of(names: frozenset[str]) -> re.Pattern[bytes]:
+    either = "|".join(map(re.escape, names))
+    return re.compile(rf"\r\n(?:{either})[ \t]*:".encode(), re.IGNORECASE)
 
 
 def unpack(document: bytes) -> StoredResponse | None:
@@ -110,7 +135,7 @@ def unpack(document: bytes) -> StoredResponse | None:
         found = msgpack.unpackb(document, unicode_errors="surrogateescape")
         if found["v"] not in (VERSION, TO_VALIDATE):
             return None
-        return StoredResponse(*(found[name] for name in "semhb"))
+        return StoredResponse(*(found[name] for name in "semhbt"))
     except (ValueError, TypeError, KeyError, msgpack.UnpackException):
         return None
 

@@ -37,6 +37,8 @@ class Wanted:
     cookie: str = ""
     """The cookies in the key: any request of this key bears them."""
     route: Route = NONE
+    host: str = ""
+    """That of the key."""
     forwarding: Forwarding = field(default_factory=Forwarding)
 
     def asking(self) -> Asking:

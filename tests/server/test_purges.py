@@ -409,7 +409,11 @@ PATH = "/prices.json?delay=0&max_age=60"
 def test_purge_reaches_the_other_host(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SHMCACHE_PURGE_TOKEN", TOKEN)
     with fleet(tmp_path) as fleet_:
-        for named in ({"url": f"127.0.0.1{PATH}"}, {"all": True}):
+        for named in (
+            {"url": f"127.0.0.1{PATH}"},
+            {"prefix": "127.0.0.1/prices.json"},
+            {"all": True},
+        ):
             for server in fleet_.servers:
                 fleet_.warm(PATH)
                 said = fleet_.purge(**named)
