@@ -114,13 +114,18 @@ class Reply(NamedTuple):
 
 
 def rebased(envelope: Envelope, worth: bytes, left_ms: int, sent: int) -> Record:
-    """The record, as it was when the request was sent, by this host's clock."""
+    """The record, as it was when the request was sent, by this host's clock.
+
+    One that was expired by request is stale since its birth:
+    1. A process looks at its clock, and is stopped. 2. A sibling asks for the record,
+    and stores it here. 3. The first goes on, and judges the record by the time of 1.
+    """
     value, kind, ttl_ms, grace_ms, _, _, _, nonce, fill_us, tags = envelope
     state = FRESH if worth == IS_FRESH else STALE
     if ttl_ms == FOREVER_MS:
         birth, fresh_until, dead_at = sent, FOREVER, FOREVER
         if left_ms >= 0:  # expired by request: only its grace is left
-            dead_at = sent + left_ms * MS
+            fresh_until, dead_at = 0, sent + left_ms * MS
     else:
         life = ttl_ms + grace_ms
         age = life - left_ms + 1 if left_ms <= life else 1
@@ -131,7 +136,7 @@ def rebased(envelope: Envelope, worth: bytes, left_ms: int, sent: int) -> Record
             fresh_until = max(0, min(FOREVER, fresh_until))
             birth, dead_at = max(0, birth), max(0, min(FOREVER, dead_at))
     if state == STALE and fresh_until > sent:
-        fresh_until = sent
+        fresh_until = min(birth, fresh_until) if ttl_ms != FOREVER_MS else 0
     return Record(
         *(value, state, kind, birth, fresh_until, dead_at),
         *(0, nonce, fill_us, tags),

@@ -74,7 +74,9 @@ class Writes:
         fresh_until = after(now, ttl)
         if isinstance(grace, _Unset):
             endless = found.dead_at == FOREVER and found.fresh_until != FOREVER
-            left = found.dead_at - found.fresh_until  # 0 where neither has an end
+            expired = found.fresh_until <= found.birth  # by request
+            ended = now if expired else found.fresh_until
+            left = found.dead_at - ended  # 0 where neither has an end
             forever = endless or fresh_until == FOREVER
             dead_at = FOREVER if forever else min(fresh_until + left, FOREVER)
         else:

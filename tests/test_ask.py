@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shmcache import policy
 from shmcache.ask import (
     FAILED,
     MS,
@@ -88,7 +89,15 @@ def test_endless_record_has_no_end() -> None:
 
 def test_endless_record_that_was_expired_has_its_grace() -> None:
     record = rebased(envelope(FOREVER_MS, 1000), b"1", 800, SENT)
-    assert (record.fresh_until, record.dead_at) == (SENT, SENT + 800 * MS)
+    assert (record.fresh_until, record.dead_at) == (0, SENT + 800 * MS)
+
+
+@pytest.mark.parametrize("ttl_ms", [20_000, FOREVER_MS])
+def test_what_was_expired_is_stale_by_any_clock(ttl_ms: int) -> None:
+    """A process that was stopped judges it by a time before it was stored here."""
+    record = rebased(envelope(ttl_ms, 10_000), b"1", 8_000, SENT)
+    for now in (SENT - 5_000 * MS, SENT):
+        assert policy.state(now, record.fresh_until, record.dead_at) == STALE
 
 
 def test_waiter_is_told_whom_it_waits_for() -> None:
