@@ -47,7 +47,7 @@ from shmcache import Cache, Entry, Fill
 from . import relay, stored
 from .config import Config
 from .live import LiveResponse
-from .origins import Answering, Origin, OriginError
+from .origins import Answering, Interim, Origin, OriginError
 from .relay import Relay
 from .rfc9111 import fields as lines
 from .rfc9111 import freshness, storing, validation
@@ -112,8 +112,11 @@ class Fetches:
         """Give to other workers what is read here."""
         await self._relay.start()
 
-    async def join(self, wanted: Wanted, place: Place) -> Joined:
-        """Answer a miss by its place's fetch, ours or another's; raises what it did."""
+    async def join(
+        self, wanted: Wanted, place: Place, interim: Interim | None = None
+    ) -> Joined:
+        """Answer a miss by its place's fetch, ours or another's; raises what it did.
+        `interim` gets the interim answers to a fetch of its own."""
         key, note = place.key, self._cache.note()
         live = self._lives.get(key)
         if live is not None and self._may_join(key, live, note):
@@ -121,7 +124,7 @@ class Fetches:
         answered: Answered = asyncio.get_running_loop().create_future()
         joining = self._joining.setdefault(key, {})
         joining[answered] = note
-        compute = self._compute(wanted, place, answered)
+        compute = self._compute(wanted, place, answered, interim)
         try:
             entry = await self._cache.resolve(
                 *(key, compute),
@@ -172,9 +175,17 @@ class Fetches:
     # -- the fetch
 
     def _compute(
-        self, wanted: Wanted, place: Place, own: Answered | None
+        self,
+        wanted: Wanted,
+        place: Place,
+        own: Answered | None,
+        interim: Interim | None = None,
     ) -> Callable[[], Awaitable[Fill]]:
         """The compute of a flight; `own` is whose request it serves, None a refresh."""
+
+        def passed_on(code: int, head: bytes) -> None:
+            if interim is not None and own is not None and not own.done():
+                interim(code, head)
 
         async def compute() -> Fill:
             mark, sent = self._cache.note(), time.monotonic()
@@ -182,7 +193,7 @@ class Fetches:
             asking = wanted.asking()
             if old is not None:
                 asking.fields.extend(old.conditions())
-            answering = await self._origin.ask(asking)
+            answering = await self._origin.ask(asking, interim and passed_on)
             age = _Age(answering, sent)
             if old is not None and answering.status == 304:
                 answering.close()

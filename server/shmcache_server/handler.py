@@ -19,7 +19,7 @@ from aiohttp import HttpVersion11, hdrs, web
 
 from shmcache import Cache, CacheError, ComputeFailed, ComputeTimeout, Overloaded
 
-from . import stored
+from . import stored, tunnel
 from .answer import Answer, Stream, abort, from_store
 from .config import Config
 from .fetch import Fetches
@@ -37,6 +37,7 @@ from .live import LiveResponse, Reader
 from .origins import (
     Answering,
     Asking,
+    Interim,
     Origin,
     OriginError,
     OriginTimeout,
@@ -96,6 +97,8 @@ class Handler:
             return await self._purges.on_main(request, keyed.host)
         if method not in ("GET", "HEAD"):
             return await self._pass(request, status.METHOD)
+        if tunnel.wanted(request):
+            return await self._tunnel(request)
         # A body on a GET or HEAD has no defined meaning: RFC 9110 §9.3.1.
         if request.body_exists or not keyed.route.cache or not _for_a_cache(request):
             return await self._pass(request, status.BYPASS)
@@ -173,7 +176,7 @@ class Handler:
             return await self._pass(request, status.forwarded(reason))
         for _ in range(_LISTS_MOST):
             try:
-                joined = await self._fetches.join(wanted, place)
+                joined = await self._fetches.join(wanted, place, _interim(request))
                 if joined.live is not None:
                     return await self._stream(
                         request, joined.live, reason, joined.collapsed
@@ -224,7 +227,8 @@ class Handler:
         upload = Upload(request, self._stall)
         mark, sent = self._cache.note(), time.monotonic()
         try:
-            answering = await self._origin.ask(await self._asking(request, upload))
+            asking = await self._asking(request, upload)
+            answering = await self._origin.ask(asking, _interim(request))
         except OriginError as e:
             if upload.refusal:
                 return _plain(upload.refusal, told, close=True)
@@ -241,6 +245,23 @@ class Handler:
         finally:
             if live is None:  # else it is read on without its client
                 answering.close()
+
+    async def _tunnel(self, request: web.BaseRequest) -> web.StreamResponse:
+        """A WebSocket, if the origin makes one of it."""
+        upload = Upload(request, self._stall)
+        try:
+            asking = await self._asking(request, upload)
+            answer = await tunnel.tunnel(request, self._origin, asking)
+        except OriginError as e:
+            return _failed(e, status.BYPASS)
+        if not isinstance(answer, Answering):
+            return answer
+        try:
+            ours = _age(answer) + _told(status.BYPASS)
+            body = None if answer.empty else answer.chunks()
+            return await self._sent(request, answer, ours, body)
+        finally:
+            answer.close()
 
     async def _asking(self, request: web.BaseRequest, upload: Upload) -> Asking:
         """The request as it is passed through, body and conditions included."""
@@ -375,6 +396,20 @@ def _from_store(
     """A stored response, or 304 where the client's own copy still holds."""
     ours = (status.FIELDS % (age, told)).encode()
     return from_store(request.method, request.headers, found, ours)
+
+
+def _interim(request: web.BaseRequest) -> Interim | None:
+    """What passes the origin's interim answers on to the client (RFC 9110 §15.2);
+    HTTP/1.0 has none."""
+    if request.version < HttpVersion11:
+        return None
+
+    def write(code: int, head: bytes) -> None:
+        transport = request.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(head)
+
+    return write
 
 
 def _for_a_cache(request: web.BaseRequest) -> bool:

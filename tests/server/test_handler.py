@@ -755,3 +755,54 @@ async def test_too_many_waiters_are_told_to_come_again(front, upstream) -> None:
     assert not upstream.seen
     front.cache._flights._waiters = 0
     assert (await front.get()).status == 200
+
+
+# -- interim answers, and tunnels
+
+HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x\r\nX: y\r\n\r\n"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_interim_answer_reaches_its_client(method, version) -> None:
+    said = HINTS + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+    async with RawOrigin(said).open() as origin, fronting(origin.url) as front:
+        origin.close.set()
+        request = f"{method} / HTTP/{version}\r\nHost: a\r\nConnection: close\r\n"
+        got = await front.raw(f"{request}Content-Length: 0\r\n\r\n".encode())
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    assert got.startswith(hints) is (version == "1.1")
+    final = got.removeprefix(hints)
+    assert final.startswith(b"HTTP/1.1 200 OK\r\n") and b"Link" not in final
+
+
+async def test_interim_answer_is_no_part_of_what_is_stored() -> None:
+    said = HINTS + b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n"
+    said += b"Content-Length: 2\r\n\r\nhi"
+    async with RawOrigin(said).open() as origin, fronting(origin.url) as front:
+        origin.close.set()
+        assert (await front.get()).body == b"hi"
+        hit = await front.get()
+        assert "hit" in hit.told and "Link" not in hit.fields
+
+
+async def test_websocket_passes(front, upstream) -> None:
+    async def echo(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            await socket.send_str(message.data)
+        return socket
+
+    upstream.answer = echo
+    async with front.session.ws_connect(front.url + "/chat?a=b") as socket:
+        await socket.send_str("hello")
+        assert (await socket.receive_str()) == "hello"
+    assert upstream.seen[0].target == "/chat?a=b"
+    assert upstream.seen[0].fields["X-Forwarded-Host"] == "127.0.0.1"
+
+
+async def test_websocket_that_is_refused_is_an_answer(front, upstream) -> None:
+    upstream.status, upstream.body = 403, b"no"
+    with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
+        await front.session.ws_connect(front.url)
