@@ -20,11 +20,14 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from itertools import islice
 
 from .origins import Answering, OriginError
 
 HELD_MAX = 256 * 1024
 """Bytes held for slow readers of a response that is not stored."""
+COPIED_MAX = 64 * 1024
+"""Bytes that leave with the head at most."""
 PATIENCE = 1.0
 """Seconds for which a reader may hold up others."""
 
@@ -190,13 +193,19 @@ class Reader:
         self._cut()
 
     def at_hand(self) -> bytes:
-        """What has come by now of the rest."""
-        live = self._live
-        data = b"".join(list(live._chunks)[self.position - live._gone :])
-        self.position = live._gone + len(live._chunks)
+        """What has come by now of the rest, or its first chunks, if they are many
+        bytes: they are copied, and the copies stay as long as the reader does."""
+        live, size = self._live, 0
+        taken: list[bytes] = []
+        for chunk in islice(live._chunks, self.position - live._gone, None):
+            size += len(chunk)
+            if size > COPIED_MAX:
+                break
+            taken.append(chunk)
+        self.position += len(taken)
         if not live.stored:
             _tell(live._room)
-        return data
+        return b"".join(taken)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The rest of the body; raises the live response's error where it broke off."""

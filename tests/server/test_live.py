@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from shmcache_server.live import HELD_MAX, LiveResponse, Reader
+from shmcache_server.live import COPIED_MAX, HELD_MAX, LiveResponse, Reader
 from shmcache_server.origins import Answering, OriginError
 from tests.server.conftest import eventually
 
@@ -103,6 +103,20 @@ async def test_reader_takes_what_has_come_and_then_the_rest() -> None:
     assert got == [b"c"]
     reader.close()
     await pump
+
+
+@pytest.mark.parametrize("late", [1, 2, 100])
+async def test_much_that_has_come_is_not_copied(late: int) -> None:
+    """Who joins late would hold all of it once more, and the head's copy of it."""
+    body = Body()
+    live = live_of(body, 1 << 30)
+    chunks = [bytes([i]) * (COPIED_MAX // 2) for i in range(1 + late)]
+    body.send(*chunks, None)
+    await live.pump(1)
+    reader = Reader(live, lambda: None)
+    begun = reader.at_hand()
+    assert begun == b"".join(chunks[:2])
+    assert [c async for c in reader.chunks()] == chunks[2:]
 
 
 async def test_error_reaches_readers_behind_what_came() -> None:
