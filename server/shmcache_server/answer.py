@@ -7,6 +7,9 @@ so these write it as it is, with the few fields that differ from answer to answe
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import struct
 from collections.abc import AsyncIterator
 from typing import cast
 
@@ -21,6 +24,9 @@ from .stored import StoredResponse
 
 _JOIN_MAX = 64 * 1024
 """Bytes up to which copying head and body together is cheaper than two writes."""
+
+_RESET = struct.pack("ii", 1, 0)
+"""Linger: what is left is dropped at the close, and the peer told so."""
 
 
 class Answer(web.StreamResponse):
@@ -151,9 +157,16 @@ class Stream(web.StreamResponse):
 
 
 def abort(request: web.BaseRequest) -> None:
-    """Break the client's connection off."""
-    if request.transport is not None:
-        request.transport.abort()
+    """Break the client's connection off. For HTTP/1.0 its mere end may be that of a
+    whole body (RFC 9112 §6.3): a reset is none."""
+    transport = request.transport
+    if transport is None:
+        return
+    if request.version < HttpVersion11:
+        with contextlib.suppress(OSError):  # it is closed already
+            sock = transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    transport.abort()
 
 
 def _connection(request: web.BaseRequest, keep_alive: bool) -> bytes:

@@ -144,6 +144,24 @@ async def test_stream_that_fails_breaks_the_connection(exchange) -> None:
     assert not got.endswith(b"0\r\n\r\n")
 
 
+@pytest.mark.parametrize("length", [8, None])
+async def test_stream_that_fails_resets_an_old_connection(exchange, length) -> None:
+    """HTTP/1.0 takes a connection's end for the body's."""
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"ab"
+        raise OSError("gone")
+
+    async def make(r: web.BaseRequest) -> Stream:
+        stream = Stream(200, HEAD, length, broken(), 5)
+        with pytest.raises(OSError, match="gone"):
+            await stream.send(r)
+        return stream
+
+    with pytest.raises(ConnectionResetError):
+        await exchange(make, request("1.0"))
+
+
 async def test_client_that_takes_nothing_is_cut_off(exchange) -> None:
     async def endless() -> AsyncIterator[bytes]:
         while True:
