@@ -32,11 +32,12 @@ ROWS = [
         "shmcache_server.variants",
     },
     {
-        *("shmcache_server.connections", "shmcache_server.key"),
+        *("shmcache_server.pool", "shmcache_server.key"),
         *("shmcache_server.stored", "shmcache_server.tags"),
     },
     {
         "shmcache_server.config",
+        "shmcache_server.connections",
         "shmcache_server.rfc9111.invalidating",
         "shmcache_server.rfc9111.ranges",
         "shmcache_server.rfc9111.status",

@@ -3,8 +3,8 @@
 What an origin sends unasked (the rest of a body longer than announced, the body of a
 304) must never be taken for the answer to the next request. So a connection that
 receives anything while nobody asks is closed, one on which something waits to be read
-is not taken from the pool, and one whose last answer may have a body that its head
-denies is not put back.
+is not taken from the pool (`pool.py`), and one whose last answer may have a body that
+its head denies is not put back.
 
 aiohttp's protocol reads: its parser in C, its streams with their back-pressure. Its
 session is left out. It follows redirects, keeps cookies, asks twice; and it costs as
@@ -23,27 +23,18 @@ Framing
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import math
 import select
-import socket
-import ssl
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
-from aiohappyeyeballs import addr_to_addr_infos, start_connection
 from aiohttp import HttpVersion11
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import HttpProcessingError, RawResponseMessage, StreamWriter
 from aiohttp.http_writer import _serialize_headers  # in C
 from aiohttp.streams import StreamReader
 from multidict import CIMultiDict
-from yarl import URL
-
-from .config import Config
 
 NO_BODY = frozenset({204, 304})
 _LAST = frozenset({101, *range(100)})
@@ -54,29 +45,30 @@ _HEAD_END = b"\r\n\r\n"
 _CHUNKS_END = b"\r\n0\r\n\r\n"
 _HEAD, _CHUNKED, _OPEN = -1, -2, -3
 """What is due where it is not a number of bytes: a head; chunks; all that comes."""
-KEPT = 15.0
-"""Seconds that an idle connection is kept: shorter than servers keep theirs."""
-_RESOLVED = 10.0
-"""Seconds for which a name's addresses are believed."""
-_NEXT_ADDRESS = 0.25
-"""Seconds after which another address is tried too: RFC 8305 §5."""
 
 
-class Busy(TimeoutError):
-    """All connections were taken for too long: no fault of the origin."""
+class Keeper(Protocol):
+    """Whose a connection is, and what holds for all of his."""
+
+    timeout: float
+    line_max: int
+    field_max: int
+
+    def put_back(self, connection: Connection) -> None: ...
+    def drop(self, connection: Connection) -> None: ...
 
 
 class Connection(ResponseHandler):
     """One connection; `asked` while it is somebody's."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, keeper: Keeper) -> None:
         super().__init__(asyncio.get_running_loop())
         self.asked = False
         self.heard = False
         """Whether anything came of the answer."""
         self.idle_since = 0.0
         """0.0: never, it is new."""
-        self._pool = pool
+        self._keeper = keeper
         self._due = _HEAD
         self._bare = False
         """Whether a line of a head ended in LF alone."""
@@ -161,12 +153,12 @@ class Connection(ResponseHandler):
         self._leave()
         if self._due != 0 and (self._due != _CHUNKED or self._seam != _CHUNKS_END):
             self.force_close()
-        self._pool.put_back(self)
+        self._keeper.put_back(self)
 
     def discard(self) -> None:
         """The same for one that was opened beside the turns: close it."""
         self._leave()
-        self._pool.drop(self)
+        self._keeper.drop(self)
 
     def switch(self) -> tuple[asyncio.Transport | None, bytes]:
         """After 101: its transport, which is the caller's from here on as long as he
@@ -246,9 +238,9 @@ class Connection(ResponseHandler):
                 skip_payload=heads_only,
                 read_until_eof=True,
                 auto_decompress=False,
-                read_timeout=self._pool.timeout,
-                max_line_size=self._pool.line_max,
-                max_field_size=self._pool.field_max,
+                read_timeout=self._keeper.timeout,
+                max_line_size=self._keeper.line_max,
+                max_field_size=self._keeper.field_max,
             )
 
     def _leave(self) -> None:
@@ -338,7 +330,7 @@ class Connection(ResponseHandler):
             async for chunk in body:
                 await writer.write(chunk, drain=False)
                 if self.writing_paused:
-                    async with asyncio.timeout(self._pool.timeout):
+                    async with asyncio.timeout(self._keeper.timeout):
                         await writer.drain()
             await writer.write_eof()
             self.start_timeout()
@@ -347,181 +339,3 @@ class Connection(ResponseHandler):
             self.set_exception(late, e)
         except Exception as e:
             self.set_exception(aiohttp.ClientConnectionError(str(e)), e)
-
-
-class Pool:
-    """At most so many connections to one origin; those idle are asked first."""
-
-    def __init__(self, base: str, config: Config) -> None:
-        """`base` is scheme://host[:port]."""
-        origin, url = config.origin, URL(base)
-        self.host = url.host_port_subcomponent or ""
-        """As the Host field names it."""
-        self.timeout = origin.timeout
-        self.line_max = config.limits.line
-        self.field_max = config.limits.field
-        self._name, self._port = url.raw_host or "", url.port
-        self._tls = _client_context() if url.scheme == "https" else None
-        self._max = self._turns = origin.connections
-        """How many may be asked at a time, and how many more may now."""
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._addresses = _numeric(self._name, self._port or 0)
-        """Until when they are believed, by the loop's clock; and they themselves."""
-        self._idle: list[Connection] = []
-        self._open: set[Connection] = set()
-        self._sweeper: asyncio.TimerHandle | None = None
-
-    def __len__(self) -> int:
-        """How many are idle."""
-        return len(self._idle)
-
-    @property
-    def taken(self) -> int:
-        """How many are asked, being opened or waited for."""
-        return self._max - self._turns + len(self._waiting)
-
-    def kept(self) -> Connection | None:
-        """An idle connection, for who calls its `done`; None: `take` one."""
-        if not self._idle or not self._turns:
-            return None
-        connection = self._reusable()
-        if connection is not None:
-            self._turns -= 1
-        return connection
-
-    async def take(self, patience: float, *, fresh: bool = False) -> Connection:
-        """A connection, for who calls its `done`; a new one if `fresh`.
-
-        Raises `OSError`; `TimeoutError` where none was opened in time, `Busy` where
-        none came free."""
-        turn = False
-        try:
-            async with asyncio.timeout(patience):
-                await self._turn()
-                turn = True
-                found = None if fresh else self._reusable()
-                return await self._connect() if found is None else found
-        except BaseException as e:
-            if turn:
-                self._pass_on()
-            elif isinstance(e, TimeoutError):
-                raise Busy("all connections are taken") from None
-            raise
-
-    async def open(self, patience: float) -> Connection:
-        """A new one beside the turns, for who calls its `discard`; raises `OSError`,
-        `TimeoutError`."""
-        async with asyncio.timeout(patience):
-            return await self._connect()
-
-    def put_back(self, connection: Connection) -> None:
-        """It is nobody's any more."""
-        self._pass_on()
-        transport = connection.transport
-        if transport is None or transport.is_closing() or connection.should_close:
-            self.drop(connection)
-            return
-        loop = asyncio.get_running_loop()
-        connection.idle_since = loop.time()
-        self._idle.append(connection)
-        if self._sweeper is None:
-            self._sweeper = loop.call_later(KEPT, self._sweep)
-
-    def drop(self, connection: Connection) -> None:
-        """Close one that is not idle."""
-        self._open.discard(connection)
-        connection.close()
-
-    async def close(self) -> None:
-        """Close all."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-        self._idle.clear()
-        for connection in list(self._open):
-            self.drop(connection)
-
-    async def _turn(self) -> None:
-        """In the order of those who wait."""
-        if self._turns:
-            self._turns -= 1
-            return
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
-        try:
-            await waiter
-        except BaseException:
-            if waiter.cancelled():
-                self._waiting.remove(waiter)
-            else:  # it had come to him as he left
-                self._pass_on()
-            raise
-
-    def _pass_on(self) -> None:
-        """A turn has ended: it is the next one's who waits."""
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
-        self._turns += 1
-
-    def _reusable(self) -> Connection | None:
-        """The one that was used last, so that those too many grow old."""
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.usable():
-                return connection
-            self.drop(connection)
-        return None
-
-    async def _connect(self) -> Connection:
-        loop = asyncio.get_running_loop()
-        raw = await start_connection(
-            await self._resolved(), happy_eyeballs_delay=_NEXT_ADDRESS, interleave=1
-        )
-        try:
-            _, connection = await loop.create_connection(
-                lambda: Connection(self),
-                sock=raw,
-                ssl=self._tls,
-                server_hostname=self._name if self._tls else None,
-            )
-        except BaseException:
-            raw.close()
-            raise
-        self._open.add(connection)
-        return connection
-
-    async def _resolved(self) -> list[Any]:
-        loop = asyncio.get_running_loop()
-        until, found = self._addresses
-        if loop.time() < until:
-            return found
-        found = await loop.getaddrinfo(self._name, self._port, type=socket.SOCK_STREAM)
-        self._addresses = (loop.time() + _RESOLVED, found)
-        return found
-
-    def _sweep(self) -> None:
-        """Close those that were idle for long; the eldest stand first."""
-        loop = asyncio.get_running_loop()
-        while self._idle and self._idle[0].idle_since <= loop.time() - KEPT:
-            self.drop(self._idle.pop(0))
-        self._sweeper = None
-        if self._idle:
-            until = self._idle[0].idle_since + KEPT
-            self._sweeper = loop.call_at(until, self._sweep)
-
-
-def _numeric(name: str, port: int) -> tuple[float, list[Any]]:
-    """The address that a name is, for ever; none for a name to be resolved."""
-    try:
-        ipaddress.ip_address(name.partition("%")[0])
-    except ValueError:
-        return 0.0, []
-    return math.inf, addr_to_addr_infos((name, port)) or []
-
-
-def _client_context() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    return context

@@ -30,10 +30,11 @@ from aiohttp.streams import StreamReader
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from .config import Config
-from .connections import NO_BODY, Busy, Connection
+from .connections import NO_BODY, Connection
 from .forwarded import CONDITIONS as CONDITIONS
 from .forwarded import HOP_BY_HOP, VIA, named
 from .forwarded import request_fields as request_fields
+from .pool import Busy
 from .rfc9111 import directives as cache_control
 from .upstreams import FAILURES, Budget, Upstream, Upstreams
 
@@ -362,6 +363,8 @@ def _answering(
     if status not in _STATUSES and not (tunnel and status == 101):
         raise OriginError(f"origin: status {status} is no answer")
     length = fields.get("Content-Length")
+    if length is not None and len(length) > 18:  # aiohttp would see no body in 2^64-1
+        raise OriginError("origin: a length beyond all measure")
     empty = method == "HEAD" or status in NO_BODY
     return Answering(
         status=status,

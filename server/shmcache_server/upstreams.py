@@ -27,7 +27,7 @@ from aiohttp.http import HttpProcessingError
 from multidict import CIMultiDict
 
 from .config import Config
-from .connections import Pool
+from .pool import Pool
 
 PAUSE_MIN, PAUSE_MAX = 0.5, 10.0
 """Seconds, shortened by chance, so that the workers of a fleet do not come as one."""

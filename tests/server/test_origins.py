@@ -116,7 +116,11 @@ async def test_body_that_breaks_off_is_an_error(ask, said) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [b"SSH-2.0-x\r\n", OK + b"Content-Length: x\r\n\r\n", b"HTTP/1.1 200"]
+    "said",
+    [
+        *(b"SSH-2.0-x\r\n", OK + b"Content-Length: x\r\n\r\n", b"HTTP/1.1 200"),
+        *(OK + b"Content-Length: %d\r\n\r\n" % n for n in (2**64 - 1, 2**63, 2**64)),
+    ],
 )
 async def test_what_is_no_response_is_an_error(ask, said) -> None:
     with pytest.raises(OriginError):

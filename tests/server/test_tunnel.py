@@ -19,7 +19,7 @@ import trustme
 import uvloop
 from aiohttp import web
 
-from shmcache_server import connections
+from shmcache_server import pool
 from shmcache_server import tunnel as tunnels
 from shmcache_server.handler import Handler
 from shmcache_server.origins import Asking, OriginError, request_fields
@@ -185,8 +185,8 @@ async def between(**settings: Any) -> AsyncIterator[Sides]:
             try:
                 yield sides
                 await eventually(lambda: tunnels_left(front) == front_max(front))
-                pool = front.runner.handler._origin.upstreams.all[0].pool
-                assert not pool._open and not pool.taken
+                used = front.runner.handler._origin.upstreams.all[0].pool
+                assert not used._open and not used.taken
             finally:
                 sides.close()
 
@@ -405,7 +405,7 @@ def trusted(monkeypatch) -> None:
     """Whoever signed the origin's certificate."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    monkeypatch.setattr(connections, "_client_context", lambda: context)
+    monkeypatch.setattr(pool, "_client_context", lambda: context)
 
 
 @pytest.mark.parametrize("first", ["client", "server"])

@@ -1,0 +1,209 @@
+"""The pool of an upstream's connections: at most so many, kept for a while.
+
+What waits to be read on an idle connection is nobody's answer: it is not taken then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import math
+import socket
+import ssl
+from collections import deque
+from typing import Any
+
+from aiohappyeyeballs import addr_to_addr_infos, start_connection
+from yarl import URL
+
+from .config import Config
+from .connections import Connection
+
+KEPT = 15.0
+"""Seconds that an idle connection is kept: shorter than servers keep theirs."""
+_NEXT_ADDRESS = 0.25
+"""Seconds after which another address is tried too: RFC 8305 §5."""
+_RESOLVED = 10.0
+"""Seconds for which a name's addresses are believed."""
+
+
+class Busy(TimeoutError):
+    """All connections were taken for too long: no fault of the origin."""
+
+
+class Pool:
+    """At most so many connections to one origin; those idle are asked first."""
+
+    def __init__(self, base: str, config: Config) -> None:
+        """`base` is scheme://host[:port]."""
+        origin, url = config.origin, URL(base)
+        self.host = url.host_port_subcomponent or ""
+        """As the Host field names it."""
+        self.timeout = origin.timeout
+        self.line_max = config.limits.line
+        self.field_max = config.limits.field
+        self._name, self._port = url.raw_host or "", url.port
+        self._tls = _client_context() if url.scheme == "https" else None
+        self._max = self._turns = origin.connections
+        """How many may be asked at a time, and how many more may now."""
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._addresses = _numeric(self._name, self._port or 0)
+        """Until when they are believed, by the loop's clock; and they themselves."""
+        self._idle: list[Connection] = []
+        self._open: set[Connection] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        """How many are idle."""
+        return len(self._idle)
+
+    @property
+    def taken(self) -> int:
+        """How many are asked, being opened or waited for."""
+        return self._max - self._turns + len(self._waiting)
+
+    def kept(self) -> Connection | None:
+        """An idle connection, for who calls its `done`; None: `take` one."""
+        if not self._idle or not self._turns:
+            return None
+        connection = self._reusable()
+        if connection is not None:
+            self._turns -= 1
+        return connection
+
+    async def take(self, patience: float, *, fresh: bool = False) -> Connection:
+        """A connection, for who calls its `done`; a new one if `fresh`.
+
+        Raises `OSError`; `TimeoutError` where none was opened in time, `Busy` where
+        none came free."""
+        turn = False
+        try:
+            async with asyncio.timeout(patience):
+                await self._turn()
+                turn = True
+                found = None if fresh else self._reusable()
+                return await self._connect() if found is None else found
+        except BaseException as e:
+            if turn:
+                self._pass_on()
+            elif isinstance(e, TimeoutError):
+                raise Busy("all connections are taken") from None
+            raise
+
+    async def open(self, patience: float) -> Connection:
+        """A new one beside the turns, for who calls its `discard`; raises `OSError`,
+        `TimeoutError`."""
+        async with asyncio.timeout(patience):
+            return await self._connect()
+
+    def put_back(self, connection: Connection) -> None:
+        """It is nobody's any more."""
+        self._pass_on()
+        transport = connection.transport
+        if transport is None or transport.is_closing() or connection.should_close:
+            self.drop(connection)
+            return
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        self._idle.append(connection)
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(KEPT, self._sweep)
+
+    def drop(self, connection: Connection) -> None:
+        """Close one that is not idle."""
+        self._open.discard(connection)
+        connection.close()
+
+    async def close(self) -> None:
+        """Close all."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._idle.clear()
+        for connection in list(self._open):
+            self.drop(connection)
+
+    async def _turn(self) -> None:
+        """In the order of those who wait."""
+        if self._turns:
+            self._turns -= 1
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            await waiter
+        except BaseException:
+            if waiter.cancelled():
+                self._waiting.remove(waiter)
+            else:  # it had come to him as he left
+                self._pass_on()
+            raise
+
+    def _pass_on(self) -> None:
+        """A turn has ended: it is the next one's who waits."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        self._turns += 1
+
+    def _reusable(self) -> Connection | None:
+        """The one that was used last, so that those too many grow old."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable():
+                return connection
+            self.drop(connection)
+        return None
+
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        raw = await start_connection(
+            await self._resolved(), happy_eyeballs_delay=_NEXT_ADDRESS, interleave=1
+        )
+        try:
+            _, connection = await loop.create_connection(
+                lambda: Connection(self),
+                sock=raw,
+                ssl=self._tls,
+                server_hostname=self._name if self._tls else None,
+            )
+        except BaseException:
+            raw.close()
+            raise
+        self._open.add(connection)
+        return connection
+
+    async def _resolved(self) -> list[Any]:
+        loop = asyncio.get_running_loop()
+        until, found = self._addresses
+        if loop.time() < until:
+            return found
+        found = await loop.getaddrinfo(self._name, self._port, type=socket.SOCK_STREAM)
+        self._addresses = (loop.time() + _RESOLVED, found)
+        return found
+
+    def _sweep(self) -> None:
+        """Close those that were idle for long; the eldest stand first."""
+        loop = asyncio.get_running_loop()
+        while self._idle and self._idle[0].idle_since <= loop.time() - KEPT:
+            self.drop(self._idle.pop(0))
+        self._sweeper = None
+        if self._idle:
+            until = self._idle[0].idle_since + KEPT
+            self._sweeper = loop.call_at(until, self._sweep)
+
+
+def _numeric(name: str, port: int) -> tuple[float, list[Any]]:
+    """The address that a name is, for ever; none for a name to be resolved."""
+    try:
+        ipaddress.ip_address(name.partition("%")[0])
+    except ValueError:
+        return 0.0, []
+    return math.inf, addr_to_addr_infos((name, port)) or []
+
+
+def _client_context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
