@@ -88,16 +88,15 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
 
 @pytest.fixture(scope="session")
 def naming(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
-    with fronting(
-        tmp_path_factory.mktemp("hosts"), 'hosts = ["shop.example", "127.0.0.1"]'
-    ) as front:
+    hosts = '[server]\nhosts = ["shop.example", "127.0.0.1"]\n'
+    with fronting(tmp_path_factory.mktemp("hosts"), hosts) as front:
         yield front
 
 
 @contextmanager
 def fronting(folder: Path, settings: str = "") -> Iterator[Front]:
-    """A server of its own; `settings`: of [server]."""
-    (folder / "shmcache.toml").write_text(f"[server]\n{settings}\n")
+    """A server of its own, with these settings."""
+    (folder / "shmcache.toml").write_text(settings)
     log, admin = folder / "log", free_port()
     # Not of a single test: it would be taken for what that test left.
     name = f"security-{os.getpid()}-{secrets.token_hex(4)}"

@@ -138,6 +138,10 @@ FILLER = b"\r\n\r\n0\r\n\r\n" + b"x" * 70_000 + b"\r\n\r\n"
 GROWN_MOST, KEPT_MOST = 192 << 20, 48 << 20
 """Bytes that the workers may have grown by, in all and in the second half: what they
 remember is bounded, and they collect seldom."""
+SETTINGS = "[origin]\ntimeout = 1.0\n"
+WITHIN = 15.0
+"""Seconds in which an end must come: an upload that stalls is given up after one, and
+aiohttp lingers for ten on what it has refused."""
 OWN_ERRORS = {500, 502, 503}
 """What is answered only where something broke here, or at the origin: nothing does."""
 
@@ -259,7 +263,7 @@ def expected(sent: bytes) -> Iterator[str]:
 def send(front: Front, sent: bytes, found: Found) -> str:
     """One history; what is wrong with what came back, empty if nothing is."""
     due = list(expected(sent))
-    with Client(front.port) as client:
+    with Client(front.port, WITHIN) as client:
         client.send(sent)
         try:
             for method in due:
@@ -354,7 +358,10 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--only", type=int, help="this history of the seed alone")
     asked = parser.parse_args(args)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, fronting(Path(folder)) as front:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        fronting(Path(folder), SETTINGS) as front,
+    ):
         found = run(front, asked.seed, asked.requests, asked.only)
     statuses = ", ".join(f"{n} of {s}" for s, n in sorted(found.answers.items()))
     print(

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
 from tests.security import fuzz_headers
-from tests.security.conftest import Front
+from tests.security.conftest import fronting
 from tests.security.origin import said
 
 
-def test_random_requests_are_answered_or_closed(front: Front) -> None:
-    found = fuzz_headers.run(front, seed=1, requests=1000)
+def test_random_requests_are_answered_or_closed(tmp_path: Path) -> None:
+    with fronting(tmp_path, fuzz_headers.SETTINGS) as front:
+        found = fuzz_headers.run(front, seed=1, requests=1000)
     assert found.wrong == []
-    assert found.answers[200] > 200 and found.closed > 100
+    assert found.answers[200] > 150 and found.closed > 100
 
 
 def test_history_is_the_same_for_the_same_seed() -> None:

@@ -201,6 +201,21 @@ def test_length_beyond_counting_is_refused(front, length) -> None:
     assert answered and answered.status == 400 and front.origin.heard == []
 
 
+@pytest.mark.xfail(reason="aiohttp tells no body of it: 408 after origin.timeout")
+@pytest.mark.parametrize("rest", [b"x\r\n", b"\r\nx\r\n", b"\r\n-1\r\n"])
+def test_chunk_that_is_none_is_refused_when_it_comes(front, rest) -> None:
+    """Its request is on the way to the origin, and holds one of the connections."""
+    with Client(front.port, 0.05) as client:
+        client.send(chunked(b"5\r\nhello"))
+        with contextlib.suppress(Silent):
+            client.more()
+        client.send(rest + HIDDEN)
+        client.within(2)
+        answered = client.answer()
+        assert answered is None or answered.status == 400
+        assert client.closed() and front.origin.heard == []
+
+
 KNOWN = get("/known")
 TAKEN = {
     "length": (post(LENGTH % len(HIDDEN), body=HIDDEN), HIDDEN),
