@@ -72,6 +72,7 @@ class Flight:
         self._stale: Outcome | None = None
         """L2's, for those who wait longer than the soft timeout, or in vain."""
         self._timer: asyncio.TimerHandle | None = None
+        self._late = False
         # nobody waits for a refresh: it is inside of no compute
         context = nesting.outside() if job.refresh else None
         self.task = loop.create_task(
@@ -86,23 +87,30 @@ class Flight:
 
     async def _run(self) -> None:
         limit = 2 * self.home.config.hard_timeout
+        loop = asyncio.get_running_loop()
+        deadline = loop.call_later(limit, self._too_late)
         try:
-            async with asyncio.timeout(limit) as timer:
-                self._resolve(await self._lead_or_wait())
+            self._resolve(await self._lead_or_wait())
         except asyncio.CancelledError:
+            if self._late and self.task.uncancel() == 0:
+                self._fail(ComputeTimeout(f"no answer within {limit:g} s"))
+                return
             self._fail(CacheError("the cache was closed"))
             raise
         except WaitedTooLong:
             gave_up = Outcome(None, "l1", self.job.stamp, gave_up=True)
             self._resolve(self._standing() or gave_up)
-        except TimeoutError as e:
-            late = ComputeTimeout(f"no answer within {limit:g} s")
-            self._fail(late if timer.expired() else e)
         except Exception as e:
             self._fail(e)
         finally:
+            deadline.cancel()
             if self._timer is not None:
                 self._timer.cancel()
+
+    def _too_late(self) -> None:
+        """What `asyncio.timeout` does, for a third of its price."""
+        self._late = True
+        self.task.cancel()
 
     def _resolve(self, outcome: Outcome) -> None:
         if not self.answer.done():

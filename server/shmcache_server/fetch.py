@@ -189,7 +189,7 @@ class Fetches:
 
         async def compute() -> Fill:
             mark, sent = self._cache.note(), time.monotonic()
-            old = self._shelf.again(place).response
+            old = self._shelf.again(place).response if place.response else None
             asking = wanted.asking()
             if old is not None:
                 asking.fields.extend(old.conditions())
@@ -282,7 +282,11 @@ class Fetches:
             age=age,
             stored=stored,
             awaited=awaited,
-            tags=self._tags(wanted, lambda name: answering.fields.getall(name, ())),
+            tags=(
+                self._tags(wanted, lambda name: answering.fields.getall(name, ()))
+                if stored
+                else ()
+            ),
         )
         if live.take_at_hand():
             return live, None

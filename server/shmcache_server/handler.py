@@ -167,7 +167,7 @@ class Handler:
     ) -> web.StreamResponse:
         headers = request.headers
         reason = "stale" if place.state else "miss"
-        said = directives.parse(headers.getall(hdrs.CACHE_CONTROL, ()))
+        said = _wishes(headers)
         if "only-if-cached" in said:  # RFC 9111 §5.2.1.7
             return _plain(504, status.forwarded(reason))
         if "no-store" in said:
@@ -396,6 +396,12 @@ def _from_store(
     """A stored response, or 304 where the client's own copy still holds."""
     ours = (status.FIELDS % (age, told)).encode()
     return from_store(request.method, request.headers, found, ours)
+
+
+def _wishes(headers: Fields) -> directives.Directives:
+    """What the client says of caching."""
+    lines = headers.getall(hdrs.CACHE_CONTROL, ())
+    return directives.parse(lines) if lines else {}
 
 
 def _interim(request: web.BaseRequest) -> Interim | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .config import Config
 from .rfc9111 import freshness, storing, targeted, vary
@@ -51,6 +51,7 @@ class Sharing:
             heuristics=caching.heuristics,
             error_most=caching.error_ttl,
         )
+        self._explicit = lru_cache(1024)(self._of_directives)
         self._if_error = int(caching.stale_if_error)
         self._if_cut_off = int(caching.stale_if_cut_off)
 
@@ -70,34 +71,67 @@ class Sharing:
         A part is what the whole would be (RFC 9111 §3.3), and varies by Range: it
         answers who asks for the same part.
         """
-        part = status == 206
-        said = _control(*(tuple(getall(name)) for name in _CONTROLS))
+        controls = tuple(tuple(getall(name)) for name in _CONTROLS)
+        said = _control(*controls)
         validators = Validators(*(_first(getall(n)) for n in _VALIDATORS))
+        about = (
+            *(asked, status, controls, tuple(getall("Vary"))),
+            *(bool(list(getall("Set-Cookie"))), validators.usable, of_target, route),
+        )
+        if not _EXPLICIT.isdisjoint(said.directives):  # no matter when
+            return self._explicit(*about)
         given = freshness.lifetime(said.directives, said.expires, validators.date, now)
+        guessed = None
+        if given is None:
+            guessed = freshness.heuristic(
+                200 if status == 206 else status,
+                said.directives,
+                validators.last_modified,
+                validators.date,
+                now,
+            )
+        return self._judged(given, guessed, *about)
+
+    def _of_directives(
+        self,
+        asked: storing.Asked,
+        status: int,
+        controls: tuple[tuple[str, ...], ...],
+        *about: Any,
+    ) -> Shared | None:
+        """Of one whose directives tell its lifetime: it does not depend on times."""
+        given = freshness.lifetime(_control(*controls).directives, None, None, 0)
+        return self._judged(given, None, asked, status, controls, *about)
+
+    def _judged(
+        self,
+        given: int | None,
+        guessed: int | None,
+        asked: storing.Asked,
+        status: int,
+        controls: tuple[tuple[str, ...], ...],
+        vary_lines: tuple[str, ...],
+        set_cookie: bool,
+        validated: bool,
+        of_target: bool,
+        route: Route,
+    ) -> Shared | None:
+        said, part = _control(*controls), status == 206
         if (
             route.ttl is not None
             and (status < 400 or status in storing.LASTING)  # else a request's fault
             and (asked.method == "GET" or given is not None)  # RFC 9110 §9.3.3
         ):
             given = int(route.ttl)
-        guessed = None
-        if given is None:
-            guessed = freshness.heuristic(
-                200 if part else status,
-                said.directives,
-                validators.last_modified,
-                validators.date,
-                now,
-            )
-        names = _names(tuple(getall("Vary")))
+        names = _names(vary_lines)
         answered = storing.Answered(
             status=200 if part else status,
             directives=said.directives,
             lifetime=given,
-            set_cookie=bool(list(getall("Set-Cookie"))),
+            set_cookie=set_cookie,
             vary_shareable=names is not None,
             heuristic=guessed,
-            validator=validators.usable,
+            validator=validated,
             of_target=of_target,
         )
         policy = self._policy
@@ -111,7 +145,7 @@ class Sharing:
             grace=freshness.grace(said.directives),
             drop=shared.drop,
             names=_named(names or (), part),
-            validated=validators.usable,
+            validated=validated,
         )
 
     def windows(self, getall: Getall) -> freshness.Windows:
@@ -123,6 +157,7 @@ class Sharing:
 
 
 _CONTROLS = (*targeted.FIELDS, "Cache-Control", "Expires")
+_EXPLICIT = frozenset({"max-age", "s-maxage"})
 _VALIDATORS = ("ETag", "Last-Modified", "Date")
 
 

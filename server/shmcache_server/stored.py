@@ -40,6 +40,8 @@ OFFSETS = struct.Struct(">7xI3xI")
 """Of head and body, as they stand behind the mark."""
 BODY_KEY = 7
 """Bytes between head and body: the body's name and its length, as bin 32."""
+_ETAG = re.compile(rb"\r\netag:([^\r]*)", re.IGNORECASE)
+_MODIFIED = re.compile(rb"\r\nlast-modified:([^\r]*)", re.IGNORECASE)
 _BEFORE = struct.Struct(">4s3sI3sI")
 
 
@@ -92,13 +94,10 @@ def pack(
     head, kept_back = without(head, hidden) if hidden else (head, b"")
     mark = MARK[:-1] + bytes([TO_VALIDATE]) if to_validate else MARK
     etag, last_modified = None, None
-    for line in head.split(b"\r\n")[1:]:
-        name, _, value = line.partition(b":")
-        match name.lower():
-            case b"etag":
-                etag = value.strip().decode("utf-8", "surrogateescape")
-            case b"last-modified":
-                last_modified = freshness.parse_date(value.strip().decode("latin-1"))
+    if found := _ETAG.search(head):
+        etag = found[1].strip().decode("utf-8", "surrogateescape")
+    if found := _MODIFIED.search(head):
+        last_modified = freshness.parse_date(found[1].strip().decode("latin-1"))
     about = b"\xa1s\xcd%b\xa1e%b\xa1m%b\xa1t%b\xa1h\xc6%b" % (
         *(status.to_bytes(2), _packed(etag), _packed(last_modified)),
         *(_packed(kept_back), len(head).to_bytes(4)),

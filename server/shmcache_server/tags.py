@@ -33,6 +33,7 @@ Getall = Callable[[str], Iterable[str]]
 
 FIELDS = ("Cache-Tag", "Surrogate-Key")
 """What is for caches alone, and no client's business."""
+_GROUPS = "Cache-Groups"
 DEPTH_MAX = 8
 """Segments of a prefix at most."""
 TAGS_MAX = 32
@@ -131,7 +132,9 @@ def labels(getall: Getall) -> Iterable[str]:
 
 def _named(host: str, getall: Getall) -> Iterable[str]:
     """The tags of a response's groups and labels, each once."""
-    groups = invalidating.groups(getall("Cache-Groups"))
+    if not any(any(getall(name)) for name in (_GROUPS, *FIELDS)):
+        return ()
+    groups = invalidating.groups(getall(_GROUPS))
     named = dict.fromkeys(_name("g", f"{host} {group}") for group in groups)
     named.update((_name("t", label), None) for label in (*groups, *labels(getall)))
     return named
