@@ -120,11 +120,12 @@ class Fetches:
         key, note = place.key, self._cache.note()
         live = self._lives.get(key)
         if live is not None and self._may_join(key, live, note):
-            return Joined(live, None, True)
+            return _joined(live, collapsed=True)
         answered: Answered = asyncio.get_running_loop().create_future()
         joining = self._joining.setdefault(key, {})
         joining[answered] = note
         compute = self._compute(wanted, place, answered, interim)
+        reads = False
         try:
             entry = await self._cache.resolve(
                 *(key, compute),
@@ -132,8 +133,9 @@ class Fetches:
                 until=answered,
                 on_wait=partial(self._ask, key),
             )
+            reads = entry is None
         finally:
-            self._leave(key, joining, answered)
+            self._leave(key, joining, answered, reads)
         if entry is None:
             return answered.result()
         return Joined(None, entry, entry.source == "flight")
@@ -154,7 +156,8 @@ class Fetches:
         shared = self._shared(wanted, answering, age, of_target=True)
         if shared is None or shared.names or "Content-Encoding" in answering.fields:
             return None
-        live, pump = self._live(wanted, answering, age, mark, stored=True, awaited=True)
+        live, pump = self._live(wanted, answering, age, mark, stored=True)
+        live.expect()
 
         async def work() -> Fill:
             if not await self._holds(wanted.key, live):
@@ -249,10 +252,7 @@ class Fetches:
     ) -> Fill:
         """The fill of a new response; its readers have it from the head on."""
         shared = self._shared(wanted, answering, age)
-        awaited = own is not None and not own.done()
-        live, pump = self._live(
-            wanted, answering, age, mark, stored=shared is not None, awaited=awaited
-        )
+        live, pump = self._live(wanted, answering, age, mark, stored=shared is not None)
         if shared is None or not live.stored:
             self._announce(place.key, live, own, shared=shared is not None)
             return _NOT_SHARED
@@ -272,7 +272,6 @@ class Fetches:
         mark: int,
         *,
         stored: bool,
-        awaited: bool,
     ) -> tuple[LiveResponse, asyncio.Future[None] | None]:
         """It, and what reads it; None: it has been read."""
         live = LiveResponse(
@@ -281,7 +280,6 @@ class Fetches:
             mark=mark,
             age=age,
             stored=stored,
-            awaited=awaited,
             tags=(
                 self._tags(wanted, lambda name: answering.fields.getall(name, ()))
                 if stored
@@ -411,7 +409,7 @@ class Fetches:
         if own is None:
             return
         if not own.done():
-            own.set_result(Joined(live, None, False))
+            own.set_result(_joined(live, collapsed=False))
         if not shared:
             return
         self._share(key, live)
@@ -420,7 +418,7 @@ class Fetches:
         """Let who waits here read along, and who comes."""
         for answered, note in self._joining.get(key, {}).items():
             if not answered.done() and self._may_join(key, live, note):
-                answered.set_result(Joined(live, None, True))
+                answered.set_result(_joined(live, collapsed=True))
         if not live.done:
             self._lives[key] = live
             live.ended = lambda: self._forget(key, live)
@@ -431,14 +429,23 @@ class Fetches:
             del self._lives[key]
 
     def _leave(
-        self, key: str, joining: dict[Answered, int], answered: Answered
+        self,
+        key: str,
+        joining: dict[Answered, int],
+        answered: Answered,
+        reads: bool,
     ) -> None:
+        """Wait no more; `reads`: what came is going to be read."""
         del joining[answered]
         if not joining and self._joining.get(key) is joining:
             del self._joining[key]
             if (asking := self._asking.get(key)) is not None:
                 asking.cancel()
-        answered.cancel()  # whatever is still computed is not awaited
+        # whatever is still computed is not awaited
+        if not answered.cancel() and not answered.cancelled() and not reads:
+            live = answered.result().live
+            assert live is not None
+            live.forgo()
 
     # -- other workers
 
@@ -461,7 +468,6 @@ class Fetches:
             mark=relayed.mark,
             age=relayed.age_now,
             stored=True,
-            awaited=False,
             tags=relayed.tags,
         )
         self._keep(live.pump(self._stall))
@@ -471,14 +477,18 @@ class Fetches:
         """For another worker, which judges by itself who may read along."""
         live = self._lives.get(key)
         if live is not None and live.joinable:
+            live.expect()
             return live
         answered: Answered = asyncio.get_running_loop().create_future()
         joining = self._joining.setdefault(key, {})
         joining[answered] = 0
+        reads = False
         try:
-            return (await answered).live
+            live = (await answered).live
+            reads = True
+            return live
         finally:
-            self._leave(key, joining, answered)
+            self._leave(key, joining, answered, reads)
 
     # -- invalidations
 
@@ -517,6 +527,12 @@ class Fetches:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()
+
+
+def _joined(live: LiveResponse, *, collapsed: bool) -> Joined:
+    """Who is told so is on its way to read it."""
+    live.expect()
+    return Joined(live, None, collapsed)
 
 
 class _Age:

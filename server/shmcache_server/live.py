@@ -43,7 +43,6 @@ class LiveResponse:
         mark: int,
         age: Callable[[], float],
         stored: bool,
-        awaited: bool,
         tags: tuple[str, ...] = (),
     ) -> None:
         self.answering = answering
@@ -64,7 +63,7 @@ class LiveResponse:
         self._gone = 0  # chunks no longer held
         self._held = 0  # bytes of those that are
         self._readers: set[Reader] = set()
-        self._awaited = awaited  # a first reader is on its way
+        self._expected = 0  # readers on their way
         self._news = asyncio.Event()  # for readers: a chunk, or the end
         self._room = asyncio.Event()  # for the pump: a reader moved, or left
 
@@ -72,6 +71,15 @@ class LiveResponse:
     def joinable(self) -> bool:
         """Whether the body can still be had from its start."""
         return self._gone == 0 and self.error is None
+
+    def expect(self) -> None:
+        """A reader is on its way, and is to find the body's start."""
+        self._expected += 1
+
+    def forgo(self) -> None:
+        """It does not come."""
+        self._expected = max(0, self._expected - 1)
+        _tell(self._room)
 
     def body(self) -> bytes:
         """All of it; only while it is stored and done."""
@@ -127,7 +135,7 @@ class LiveResponse:
         now = asyncio.get_running_loop().time
         full = moved = now()
         while self._held > HELD_MAX // 2:
-            if not self._readers and not self._awaited:
+            if not self._readers and not self._expected:
                 return False
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(stall, PATIENCE)):
@@ -135,7 +143,7 @@ class LiveResponse:
             if self._trim():
                 moved = now()
             elif now() - moved >= stall:
-                self._awaited = False
+                self._expected = 0
                 self._cut(self._gone)
             if now() - full >= PATIENCE and self._held_up():
                 self._cut(self._half())
@@ -164,6 +172,8 @@ class LiveResponse:
 
     def _trim(self) -> bool:
         """Let go of what every reader has; whether there was any."""
+        if self._expected:
+            return False
         before = self._gone
         first = min((r.position for r in self._readers), default=self._gone)
         while self._gone < first:
@@ -173,14 +183,16 @@ class LiveResponse:
 
 
 class Reader:
-    """One who reads a live response from its start; leave it by `close`."""
+    """One who reads a live response from its start; leave it by `close`. One who came
+    too late for that was cut off already."""
 
     def __init__(self, live: LiveResponse, cut: Callable[[], None]) -> None:
         self.position = 0
         self._live = live
         self._cut = cut
-        live._readers.add(self)
-        live._awaited = False
+        live._expected = max(0, live._expected - 1)
+        if live._gone == 0:
+            live._readers.add(self)
 
     def close(self) -> None:
         """Read no more."""
@@ -197,6 +209,8 @@ class Reader:
         bytes: they are copied, and the copies stay as long as the reader does."""
         live, size = self._live, 0
         taken: list[bytes] = []
+        if self not in live._readers:
+            return b""
         for chunk in islice(live._chunks, self.position - live._gone, None):
             size += len(chunk)
             if size > COPIED_MAX:
@@ -208,16 +222,21 @@ class Reader:
         return b"".join(taken)
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The rest of the body; raises the live response's error where it broke off."""
+        """The rest of the body; raises the live response's error where it broke off,
+        and ConnectionAbortedError where we are cut off."""
         live = self._live
         while True:
             held = live._chunks
-            while (i := self.position - live._gone) < len(held):
-                chunk = held[i]
-                yield chunk
+            while (
+                self in live._readers  # else what it has not read may be gone
+                and (i := self.position - live._gone) < len(held)
+            ):
+                yield held[i]
                 self.position += 1
                 if not live.stored:
                     _tell(live._room)
+            if self not in live._readers:
+                raise ConnectionAbortedError("a reader was cut off")
             if live.error is not None:
                 raise live.error
             if live.done:

@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from tests.server.conftest import Front, Upstream, eventually, fronting
+from tests.server.test_live import Body, live_of
 
 
 async def test_nothing_is_kept_of_a_fetch_that_ended(front: Front, upstream) -> None:
@@ -389,3 +390,18 @@ async def test_answer_to_a_post_is_not_stored_over_a_purge(front, upstream) -> N
     assert (await asked).body == b"old"
     await eventually(lambda: not front.runner.handler._fetches._tasks)
     assert "hit" not in (await front.get()).told
+
+
+async def test_waiter_that_leaves_as_the_head_comes_is_not_waited_for(front) -> None:
+    """1. Two wait. 2. The head comes: both are told. 3. One leaves before it reads."""
+    fetches = front.runner.handler._fetches
+    live = live_of(Body(), stored=False)
+    loop, joining = asyncio.get_running_loop(), fetches._joining.setdefault("key", {})
+    for _ in range(2):
+        joining[loop.create_future()] = 0
+    fetches._share("key", live)
+    stays, leaves = joining
+    fetches._leave("key", joining, leaves, reads=False)
+    fetches._leave("key", joining, stays, reads=True)
+    assert live._expected == 1 and not fetches._joining
+    fetches._forget("key", live)

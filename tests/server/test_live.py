@@ -41,9 +41,7 @@ class Body:
 
 def live_of(body: Body, limit: int = 1000, stored: bool = True) -> LiveResponse:
     answering = cast(Answering, body)
-    return LiveResponse(
-        answering, limit, mark=0, age=lambda: 0.0, stored=stored, awaited=stored
-    )
+    return LiveResponse(answering, limit, mark=0, age=lambda: 0.0, stored=stored)
 
 
 async def read(live: LiveResponse, into: list[bytes]) -> None:
@@ -230,15 +228,77 @@ async def test_body_that_nobody_reads_is_given_up() -> None:
 
 async def test_reader_on_its_way_is_waited_for() -> None:
     body, got = Body(), []
-    live = LiveResponse(
-        cast(Answering, body), 0, mark=0, age=lambda: 0.0, stored=False, awaited=True
-    )
+    live = live_of(body, stored=False)
+    live.expect()
     body.send(*[b"x" * HELD_MAX] * 3, None)
     pump = asyncio.ensure_future(live.pump(5))
     await eventually(lambda: live._held > HELD_MAX)
     await read(live, got)
     await pump
     assert len(got) == 3 and live.error is None
+
+
+async def test_each_reader_on_its_way_finds_the_start() -> None:
+    """1. Two are told of it. 2. One reads what has come. 3. More comes. 4. The other
+    reads."""
+    body, early, late = Body(), [], []
+    live = live_of(body, stored=False)
+    live.expect()
+    live.expect()
+    pump = asyncio.ensure_future(live.pump(5))
+    first = asyncio.ensure_future(read(live, early))
+    chunks = [bytes([i]) * HELD_MAX for i in range(3)]
+    body.send(*chunks)
+    await eventually(lambda: len(early) == 2)
+    second = asyncio.ensure_future(read(live, late))
+    body.send(None)
+    await asyncio.gather(pump, first, second)
+    assert early == late == chunks
+
+
+async def test_reader_that_does_not_come_holds_up_nobody() -> None:
+    body, got = Body(), []
+    live = live_of(body, stored=False)
+    live.expect()
+    live.expect()
+    pump = asyncio.ensure_future(live.pump(30))
+    reading = asyncio.ensure_future(read(live, got))
+    body.send(*[b"x" * HELD_MAX] * 3, None)
+    await eventually(lambda: len(got) == 2)
+    live.forgo()
+    await asyncio.wait_for(asyncio.gather(pump, reading), 5)
+    assert len(got) == 3
+
+
+async def test_reader_that_came_too_late_gets_nothing() -> None:
+    body, got, late = Body(), [], []
+    live = live_of(body, stored=False)
+    pump = asyncio.ensure_future(live.pump(5))
+    reading = asyncio.ensure_future(read(live, got))
+    await asyncio.sleep(0)
+    body.send(*[b"x" * HELD_MAX] * 3)
+    await eventually(lambda: not live.joinable)
+    with pytest.raises(ConnectionAbortedError):
+        await read(live, late)
+    assert not late and Reader(live, lambda: None).at_hand() == b""
+    body.send(None)
+    await asyncio.gather(pump, reading)
+
+
+async def test_reader_that_was_cut_off_gets_no_more() -> None:
+    """1. It has a chunk in hand. 2. It is cut off, and what it did not read is let go.
+    3. It goes on."""
+    body = Body()
+    live = live_of(body, stored=False)
+    reader = Reader(live, lambda: None)
+    chunks = reader.chunks()
+    body.send(*[bytes([i]) * HELD_MAX for i in range(3)], None)
+    pump = asyncio.ensure_future(live.pump(5))
+    await anext(chunks)
+    reader.cut()
+    with pytest.raises(ConnectionAbortedError):
+        await anext(chunks)
+    await pump
 
 
 async def test_cancelled_pump_ends_its_readers() -> None:
