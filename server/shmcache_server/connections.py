@@ -41,6 +41,9 @@ _LAST = frozenset({101, *range(100)})
 """Below 200, yet no other answer follows."""
 INTERIM_MAX = 16
 """Interim answers to one request; more are an attack, or a fault."""
+AHEAD = 64 * 1024
+"""Bytes of a body beyond which little is read ahead of its reader: twice that, and what
+one read brings. Each body under way costs it, and as much at each step that follows."""
 _HEAD_END = b"\r\n\r\n"
 _CHUNKS_END = b"\r\n0\r\n\r\n"
 _HEAD, _CHUNKED, _OPEN = -1, -2, -3
@@ -238,6 +241,7 @@ class Connection(ResponseHandler):
                 skip_payload=heads_only,
                 read_until_eof=True,
                 auto_decompress=False,
+                read_bufsize=AHEAD,
                 read_timeout=self._keeper.timeout,
                 max_line_size=self._keeper.line_max,
                 max_field_size=self._keeper.field_max,

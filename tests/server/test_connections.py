@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 from multidict import CIMultiDict
 
+from shmcache_server.connections import AHEAD
 from shmcache_server.origins import Asking, OriginError, OriginTimeout
 from tests.server.conftest import eventually
 from tests.server.sockets import OWN, Sockets, first, second
@@ -304,6 +305,30 @@ async def test_connection_that_is_reused_has_nothing_left(sockets, seed) -> None
         taken.force_close()
         answering.close()
     assert reused > 5
+
+
+# -- much that comes
+
+
+async def test_body_is_read_little_ahead_of_its_reader(sockets) -> None:
+    asking = asyncio.ensure_future(
+        sockets.origin.ask(Asking("GET", "/", CIMultiDict()))
+    )
+    connection = await sockets.accept()
+    size = 16 << 20
+    await sockets.answer(
+        connection, b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
+    )
+    answering = await asking
+    sending = asyncio.get_running_loop().sock_sendall(connection, bytes(size))
+    pushing = asyncio.ensure_future(sending)
+    await eventually(lambda: answering.connection._reading_paused)
+    one_read = 256 * 1024
+    assert answering.content.total_bytes <= 2 * AHEAD + one_read
+    got = [len(chunk) async for chunk in answering.chunks()]
+    assert sum(got) == size and max(got) <= 2 * AHEAD + one_read
+    await pushing
+    answering.close()
 
 
 # -- deadlines
