@@ -26,7 +26,7 @@ PEERS     := $(VENV)/.stamp-peers
 
 .DEFAULT_GOAL := help
 .PHONY: help build serve test check check-c c-programs conformance stress fuzz chaos bench bench-l1 bench-l2 \
-        bench-eviction waves scale redis-faults clean distclean
+        bench-eviction waves scale redis-faults streams clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -76,6 +76,9 @@ conformance: $(BUILT)  ## the public suite for HTTP caches; ID=vary-match shows 
 
 waves: $(BUILT)  ## 10,000 miss waves, lost wake-ups, killed holders; BENCH_ARGS='--trials 300'
 	@$(PY) -m loadtest.waves $(BENCH_ARGS)
+
+streams: $(BUILT)  ## bodies on their way: memory, one fetch, stalls, breaks; BENCH_ARGS=--quick
+	@$(PY) -m loadtest.streams $(BENCH_ARGS)
 
 scale: $(BUILT)  ## what 1 to 16 hosts ask of one Redis; charts in build/scale.svg
 	@$(PY) -m loadtest.scale $(BENCH_ARGS)

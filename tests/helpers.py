@@ -219,11 +219,14 @@ class Server:
             )
         try:
             until(self._up, 20, "the server and all its workers ready")
-        except AssertionError as slow:
+        except BaseException as e:  # Ctrl-C, too
+            family = descendants(self.process.pid)
             self.process.kill()
             self.process.wait()
-            self.clean(family=[])
-            raise AssertionError(f"{slow}\n{log.read_text()}") from None
+            self.clean(family)
+            if not isinstance(e, AssertionError):
+                raise
+            raise AssertionError(f"{e}\n{log.read_text()}") from None
 
     def _up(self) -> bool:
         if self.process.poll() is not None:
