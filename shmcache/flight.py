@@ -246,7 +246,8 @@ class Flights:
             if not outcome.gave_up:
                 if outcome.record is None or (outcome.own_only and not own):
                     return await self._apart(key, compute, terms, until)
-                if self._answers(key, outcome, note) and outcome.lived(began):
+                lived = outcome.lived(began) or (own and outcome.source == "compute")
+                if lived and self._answers(key, outcome, note):
                     outcome = self._as_it_stands(key, outcome)
                     if own:
                         return outcome

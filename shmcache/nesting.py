@@ -15,8 +15,6 @@ What is inside
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 
 class _Running:
@@ -32,16 +30,20 @@ _AROUND: contextvars.ContextVar[tuple[_Running, ...]] = contextvars.ContextVar(
 )
 
 
-@contextmanager
-def computing(owner: object, key: bytes) -> Iterator[None]:
-    """The compute of a key of the cache `owner` runs."""
-    running = _Running(owner, key)
-    token = _AROUND.set((*_AROUND.get(), running))
-    try:
-        yield
-    finally:
-        running.ended = True
-        _AROUND.reset(token)
+class computing:
+    """The compute of a key of the cache `owner` runs, inside of this context."""
+
+    __slots__ = ("_running", "_token")
+
+    def __init__(self, owner: object, key: bytes) -> None:
+        self._running = _Running(owner, key)
+
+    def __enter__(self) -> None:
+        self._token = _AROUND.set((*_AROUND.get(), self._running))
+
+    def __exit__(self, *_: object) -> None:
+        self._running.ended = True
+        _AROUND.reset(self._token)
 
 
 def inside_any() -> bool:

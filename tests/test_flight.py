@@ -651,3 +651,20 @@ async def test_what_a_stopped_process_found_is_told_as_it_is_now(pair, source, s
     clock.advance(2)
     told = cache._flights._as_it_stands(b"k", outcome._replace(source=source))
     assert cache._entry_of(told).state == state
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_fill_that_is_dead_when_it_comes_is_told_all_the_same(cache, late):
+    """It is older than its ttl: whoever computes it would find it dead for ever."""
+    compute = held("v")
+
+    async def old() -> Fill:
+        return Fill(await compute(), ttl=1, age=60)
+
+    asked = [asking(cache.get_or_set("k", old, ttl=9)) for _ in range(3)]
+    await compute.started.wait()
+    if late:
+        asked.append(asking(cache.get_or_set("k", old, ttl=9)))
+    compute.gate.set()
+    assert set(await asyncio.wait_for(asyncio.gather(*asked), 5)) == {"v"}
+    assert compute.calls <= len(asked)

@@ -43,6 +43,8 @@ class Answer(web.StreamResponse):
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Nothing is sent before the end: head and body leave together."""
+        if request.method == "HEAD":
+            self.payload = b""
         self._writer = request.writer
         self._keep_alive = request.keep_alive and not self.close
         self._connection = _connection(request, self._keep_alive)

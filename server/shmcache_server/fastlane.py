@@ -376,6 +376,8 @@ class Connection(RequestHandler):
         was_level, before = self._level, self._request_count
         self._quick = self._level = False
         super().data_received(data)
+        if self._messages:
+            self._tell_of_failure()
         if (
             self._request_count != before + 1
             or len(self._messages) != 1
@@ -397,6 +399,17 @@ class Connection(RequestHandler):
             self._level = self._lane.open
             if was_level:
                 self._lane.learn(data, message, self.trusted)
+
+    def _tell_of_failure(self) -> None:
+        """Break off the body that is being read, if it went on with what is none:
+        aiohttp answers 400 behind it, and leaves its reader waiting."""
+        failed, request = self._messages[-1][0], self._current_request
+        if isinstance(failed, RawRequestMessage) or request is None:
+            return
+        if not request.content.is_eof():
+            # in a turn: the chunk before it may just have woken the reader, which
+            # looks for more before it looks for an error
+            self._loop.call_soon(request.content.set_exception, failed.exc)
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109
         """An answer of the fast lane that the client is still taking is under way,

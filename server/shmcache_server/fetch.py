@@ -143,7 +143,7 @@ class Fetches:
     def refresh(self, wanted: Wanted, place: Place) -> None:
         """See that one background refresh of a stale response runs. It is nobody's
         request: it bears nobody's credentials."""
-        nobodys = replace(wanted, asked=NOBODY)
+        nobodys = wanted._replace(asked=NOBODY)
         compute = self._compute(nobodys, place, None)
         self._cache.refresh(place.key, compute, ttl=0)
 
@@ -254,11 +254,11 @@ class Fetches:
         shared = self._shared(wanted, answering, age)
         live, pump = self._live(wanted, answering, age, mark, stored=shared is not None)
         if shared is None or not live.stored:
-            self._announce(place.key, live, own, shared=shared is not None)
+            self._announce(place.key, live, own, shared)
             return _NOT_SHARED
         if shared.names != place.names:
             return await self._elsewhere(wanted, place, own, live, shared, pump)
-        self._announce(place.key, live, own, shared=True)
+        self._announce(place.key, live, own, shared)
         fill = await self._stored(live, pump, shared)
         if shared.names == () and wanted.plain != wanted.key:
             self._for_all(wanted, place, live, fill)
@@ -309,7 +309,7 @@ class Fetches:
         )
         sent = wanted.sent()
         key = listed.key(wanted.key, shared.names, lambda n: sent.getall(n, ()))
-        self._announce(key, live, own, shared=True)
+        self._announce(key, live, own, shared)
 
         async def work() -> Fill:
             if not await self._holds(key, live):
@@ -403,23 +403,25 @@ class Fetches:
         return shared
 
     def _announce(
-        self, key: str, live: LiveResponse, own: Answered | None, *, shared: bool
+        self, key: str, live: LiveResponse, own: Answered | None, shared: Shared | None
     ) -> None:
         """Let its own client read, and where it is shared those who wait here."""
         if own is None:
             return
         if not own.done():
             own.set_result(_joined(live, collapsed=False))
-        if not shared:
-            return
-        self._share(key, live)
+        if shared is not None:
+            self._share(key, live, whoever_comes=live.age() < shared.lifetime)
 
-    def _share(self, key: str, live: LiveResponse) -> None:
-        """Let who waits here read along, and who comes."""
+    def _share(
+        self, key: str, live: LiveResponse, *, whoever_comes: bool = True
+    ) -> None:
+        """Let who waits here read along, and who comes: not to what is to be validated
+        before each use."""
         for answered, note in self._joining.get(key, {}).items():
             if not answered.done() and self._may_join(key, live, note):
                 answered.set_result(_joined(live, collapsed=True))
-        if not live.done:
+        if whoever_comes and not live.done:
             self._lives[key] = live
             live.ended = lambda: self._forget(key, live)
 

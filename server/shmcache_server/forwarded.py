@@ -39,6 +39,7 @@ HOP_BY_HOP = frozenset(
 )
 UNKEYED = frozenset(
     {
+        "base-url",
         "cf-connecting-ip",
         "cf-visitor",
         "client-ip",
@@ -47,36 +48,58 @@ UNKEYED = frozenset(
         "fastly-ssl",
         "forwarded",
         "front-end-https",
+        "path-info",
         "proxy",
         "proxy-client-ip",
+        "proxy-host",
         "remote-user",
+        "request-uri",
         "script-name",
+        "ssl-client-cert",
         "true-client-ip",
         "wl-proxy-client-ip",
+        "x-accel-redirect",
+        "x-arr-ssl",
+        "x-azure-clientip",
+        "x-backend-host",
         "x-client-ip",
         "x-cluster-client-ip",
         "x-host",
         "x-http-host-override",
         "x-http-method",
         "x-http-method-override",
+        "x-http-path-override",
+        "x-ingress-path",
+        "x-invoke-path",
+        "x-matched-path",
         "x-method",
         "x-method-override",
+        "x-middleware-subrequest",
+        "x-now-route-matches",
         "x-original-host",
+        "x-original-method",
         "x-original-uri",
         "x-original-url",
+        "x-originating-ip",
+        "x-override-url",
+        "x-proxy-host",
+        "x-proxy-url",
         "x-proxyuser-ip",
         "x-real-ip",
         "x-remote-ip",
         "x-remote-user",
+        "x-replaced-path",
+        "x-request-uri",
         "x-rewrite-url",
         "x-scheme",
         "x-script-name",
+        "x-server-name",
         "x-url-scheme",
     }
 )
 """What frameworks take for URL, host, scheme, client or method of a request;
-`-` stands for `_` too, which they do not tell apart."""
-UNKEYED_FAMILIES = ("x-forwarded", "x-envoy-")
+`-` stands for whatever else is no letter or digit, which not all tell apart."""
+UNKEYED_FAMILIES = ("x-forwarded", "x-envoy-", "x-appengine-")
 CONDITIONS = frozenset(
     {
         "if-match",
@@ -91,6 +114,7 @@ OURS = frozenset({"accept-encoding", "content-length", "expect", "host", "via"})
 """Written by us."""
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]*)(?::[0-9]*)?\Z")
+_MARK = re.compile(r"[^a-z0-9-]")
 _SCHEMES = frozenset({"http", "https"})
 _PEERS_MAX = 1024
 
@@ -210,7 +234,8 @@ def unkeyed(name: str) -> bool:
 
 
 def plain(name: str) -> str:
-    """A field's name in lower case, `-` for `_`: frameworks make both of them one."""
+    """A field's name in lower case, `-` for what is no letter or digit: frameworks
+    and servers make one of all of these."""
     return _spelled(name)[1]
 
 
@@ -237,7 +262,8 @@ def _dropped(name: str, gone: frozenset[str]) -> bool:
 
 @lru_cache(1024)
 def _spelled(name: str) -> tuple[str, str, bool]:
-    """In lower case, with `-` for `_` too, and whether its family is not in the key."""
+    """In lower case, with `-` for `_` and its like, and whether its family is not in
+    the key."""
     lower = name.lower()
-    spelled = lower.replace("_", "-")
+    spelled = _MARK.sub("-", lower)
     return lower, spelled, spelled.startswith(UNKEYED_FAMILIES)

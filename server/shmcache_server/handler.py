@@ -13,7 +13,6 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 from aiohttp import HttpVersion11, hdrs, web
 
@@ -39,6 +38,7 @@ from .origins import (
     Asking,
     Interim,
     Origin,
+    OriginDown,
     OriginError,
     OriginTimeout,
 )
@@ -59,6 +59,12 @@ _PER_DELETE = 2
 """By which the invalidation clock goes on for each key that is deleted here."""
 _RETRY_AFTER = 1
 """Seconds; a flight more is soon to be had."""
+_ASKED = {
+    (authorization, cookie): storing.Asked(authorization=authorization, cookie=cookie)
+    for authorization in (False, True)
+    for cookie in (False, True)
+}
+_DIGITS_MAX = 18
 _HEALTH, _READY = "/healthz", "/readyz"
 
 
@@ -87,6 +93,9 @@ class Handler:
         if method in ("TRACE", "CONNECT"):
             # One would echo the fields of the way, the other needs a tunnel.
             return _plain(405 if method == "TRACE" else 501, status.METHOD, close=True)
+        length = request.headers.get(hdrs.CONTENT_LENGTH, "")
+        if len(length) > _DIGITS_MAX:  # who counts by signed 64 bits reads another
+            return _plain(400, status.BYPASS, close=True)
         if target in (_HEALTH, _READY):
             return self._own_path(target)
         try:
@@ -105,7 +114,7 @@ class Handler:
         wanted = self._wanted(keyed, request.headers, request.remote, request.scheme)
         place = self._shelf.find(keyed.key, wanted)
         if not place.usable and credentials(request.headers, keyed.cookie):
-            wanted = replace(wanted, key=credentialed(keyed.key))
+            wanted = wanted._replace(key=credentialed(keyed.key))
             place = self._shelf.find(wanted.key, wanted)
         if not place.usable:
             return await self._miss(request, wanted, place)
@@ -149,10 +158,9 @@ class Handler:
             fields=fields,
             letter=vary.letter(fields.get(hdrs.ACCEPT_ENCODING)),
             forwarded=forwarding.written(fields, remote, scheme),
-            asked=storing.Asked(
-                authorization=hdrs.AUTHORIZATION in fields,
-                cookie=cookies_beside(fields, keyed.cookie),
-            ),
+            asked=_ASKED[
+                hdrs.AUTHORIZATION in fields, cookies_beside(fields, keyed.cookie)
+            ],
             ranges=None if hdrs.IF_RANGE in fields else fields.get(hdrs.RANGE),
             cookie=keyed.cookie,
             route=keyed.route,
@@ -441,16 +449,23 @@ def _told(cache_status: str) -> bytes:
 
 
 def _failed(error: Exception, told: str) -> Answer:
-    """No answer to be had: 503 where too many wait, 504 where it came too late, else
-    502."""
+    """No answer to be had: 503 where too many wait or the origin is down, 504 where it
+    came too late, else 502."""
     if isinstance(error, Overloaded):  # counted; the log has no room for each
         return _plain(503, told, retry_after=_RETRY_AFTER)
     log.warning("%s", error)
-    late = isinstance(error, OriginTimeout | ComputeTimeout) or (
-        isinstance(error, ComputeFailed)
-        and error.kind in (OriginTimeout.__name__, ComputeTimeout.__name__)
-    )
-    return _plain(504 if late else 502, told)
+    if isinstance(error, OriginError):
+        return _plain(error.status, told)
+    kind = error.kind if isinstance(error, ComputeFailed) else type(error).__name__
+    return _plain(_STATUSES.get(kind, 502), told)
+
+
+_STATUSES = {
+    OriginDown.__name__: OriginDown.status,
+    OriginTimeout.__name__: OriginTimeout.status,
+    ComputeTimeout.__name__: 504,
+}
+"""Of failures that were told by another process."""
 
 
 _REASONS = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -14,11 +14,11 @@ from .routes import NONE, Route
 NOBODY = storing.Asked()
 _NOT_SHARED = CONDITIONS | {"cache-control", "pragma"}
 """One client's wishes, left out of a request whose answer is for many."""
-_CREDENTIALS = frozenset({"authorization", "cookie"})
+_NOBODYS = _NOT_SHARED | {"authorization", "cookie"}
+_FORWARDING = Forwarding()
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """A GET that the cache has no answer to."""
 
     key: str
@@ -39,7 +39,7 @@ class Wanted:
     route: Route = NONE
     host: str = ""
     """That of the key."""
-    forwarding: Forwarding = field(default_factory=Forwarding)
+    forwarding: Forwarding = _FORWARDING
 
     def asking(self) -> Asking:
         """The GET that the origin is sent, fit to be shared."""
@@ -48,7 +48,7 @@ class Wanted:
     def sent(self) -> CIMultiDict[str]:
         """Its fields."""
         nobody = self.asked == NOBODY
-        drop = _NOT_SHARED | _CREDENTIALS if nobody else _NOT_SHARED
+        drop = _NOBODYS if nobody else _NOT_SHARED
         fields = self.forwarding.fields(self.fields, drop)
         if nobody and self.cookie:
             fields["Cookie"] = self.cookie

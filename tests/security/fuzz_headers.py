@@ -271,7 +271,7 @@ def send(front: Front, sent: bytes, found: Found) -> str:
                 if answered is None:
                     break
                 wrong = _judged(answered, sent, found)
-                if wrong or _last(answered, method):
+                if wrong or _last(answered):
                     return wrong
             return "" if client.ended else _ended(client, sent, found)
         except Silent as e:
@@ -280,14 +280,11 @@ def send(front: Front, sent: bytes, found: Found) -> str:
             return f"no answer that can be read: {e}"
 
 
-def _last(answered: Message, method: str) -> bool:
+def _last(answered: Message) -> bool:
     """Whether no other answer is due. A parser that meets an error drops the requests
-    that it has read with it; and what the server says itself to a HEAD has a body yet
-    (`test_responses.py`)."""
-    return (
-        answered.get("Connection") == "close"
-        or answered.raw.startswith(b"HTTP/1.0 400 ")
-        or (method == "HEAD" and not answered.get("Via"))
+    that it has read with it."""
+    return answered.get("Connection") == "close" or answered.raw.startswith(
+        b"HTTP/1.0 400 "
     )
 
 

@@ -85,7 +85,6 @@ def test_body_of_an_answer_to_head_is_nobody_elses_answer(front, path) -> None:
     front.echoes(path + "/other")
 
 
-@pytest.mark.xfail(reason="handler._plain sends its line of text to a HEAD too")
 def test_own_error_to_a_head_has_no_body(front, path) -> None:
     """RFC 9112 §6.3: on a kept connection it begins the next answer."""
     front.origin.answer = lambda asked: Last(b"")

@@ -54,7 +54,9 @@ def _parse_line(field: str, found: Directives) -> None:
             end = comma if comma >= 0 else len(field)
         else:
             name, quoted, token = match[1], match[2], match[3]
-            if quoted is not None:
+            if quoted is None and name.lower() == "private":
+                token = None  # `private=yes` names no field, whatever its grammar says
+            elif quoted is not None:
                 token = re.sub(r"\\(.)", r"\1", quoted)
             _add(found, name.lower(), token)
             end = match.end()

