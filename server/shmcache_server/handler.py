@@ -64,6 +64,7 @@ _ASKED = {
     for authorization in (False, True)
     for cookie in (False, True)
 }
+_AT_ONCE_MAX = 64 * 1024
 _DIGITS_MAX = 18
 _HEALTH, _READY = "/healthz", "/readyz"
 
@@ -341,7 +342,7 @@ class Handler:
 
     async def _stream(
         self, request: web.BaseRequest, live: LiveResponse, reason: str, collapsed: bool
-    ) -> Stream:
+    ) -> Answer | Stream:
         """A live response as it comes, of a fetch."""
         answering = live.answering
         told = status.forwarded(
@@ -352,8 +353,8 @@ class Handler:
 
     async def _streamed(
         self, request: web.BaseRequest, live: LiveResponse, age: bytes, told: str
-    ) -> Stream:
-        """A live response as it comes."""
+    ) -> Answer | Stream:
+        """A live response as it comes; at once, where all of it is here."""
         reader = Reader(live, lambda: abort(request))
         try:
             if live.error is not None:
@@ -363,9 +364,18 @@ class Handler:
             if answering.empty:
                 return await self._sent(request, answering, ours, None)
             begun = reader.at_hand()
+            if live.done and len(begun) <= _AT_ONCE_MAX:
+                ours += b"Content-Length: %d\r\n" % len(begun)
+                return Answer(answering.status, self._visible(answering) + ours, begun)
             return await self._sent(request, answering, ours, reader.chunks(), begun)
         finally:
             reader.close()
+
+    def _visible(self, answering: Answering) -> bytes:
+        """The head that clients get."""
+        if self._hidden:
+            return stored.without(answering.head, self._hidden)[0]
+        return answering.head
 
     async def _sent(
         self,
@@ -377,10 +387,7 @@ class Handler:
     ) -> Stream:
         """A stream that was sent as far as it came; if it broke off, so did the
         client's connection."""
-        head = answering.head
-        if self._hidden:
-            head, _ = stored.without(head, self._hidden)
-        head += ours
+        head = self._visible(answering) + ours
         length, stall = answering.length, self._stall
         stream = Stream(answering.status, head, length, body, stall, begun)
         try:

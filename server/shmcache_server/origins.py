@@ -35,7 +35,6 @@ from .forwarded import CONDITIONS as CONDITIONS
 from .forwarded import HOP_BY_HOP, VIA, named
 from .forwarded import request_fields as request_fields
 from .pool import Busy
-from .rfc9111 import directives as cache_control
 from .upstreams import FAILURES, Budget, Upstream, Upstreams
 
 _VIA_LINE = f"Via: {VIA}\r\n".encode()
@@ -113,7 +112,6 @@ class Answering:
     content: StreamReader = field(repr=False)
     connection: Connection | None = field(repr=False)
     """Until it is closed."""
-    directives: cache_control.Directives = field(default_factory=dict)
     tunnel: bool = False
     """The connection is its own, beside the pool's."""
 
@@ -376,7 +374,6 @@ def _answering(
         empty=empty,
         content=content,
         connection=connection,
-        directives=cache_control.parse(fields.getall("Cache-Control", ())),
         tunnel=tunnel,
     )
 

@@ -140,5 +140,9 @@ def unpack(document: bytes) -> StoredResponse | None:
 
 
 def _packed(value: object) -> bytes:
+    if value is None:
+        return b"\xc0"
+    if value == b"":
+        return b"\xc4\x00"
     packed: bytes = msgpack.packb(value, unicode_errors="surrogateescape")
     return packed

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import islice
 from urllib.parse import unquote_to_bytes
@@ -73,8 +74,18 @@ def of_path(host: str, target: str, prefixes: int) -> list[str]:
     """The tags of the prefixes that hold a target: none where `prefixes` is 0."""
     if not prefixes:
         return []
-    segments = _segments(target)[:prefixes]
-    return [_prefix(host, segments[:i]) for i in range(len(segments) + 1)]
+    path = _normal(target)
+    above = _above(host, path.rpartition("/")[0], prefixes)
+    if not path or len(above) > prefixes:
+        return list(above)
+    return [*above, _name("p", host + path)]
+
+
+@lru_cache(1024)
+def _above(host: str, path: str, prefixes: int) -> tuple[str, ...]:
+    """The tags of a path and of those that hold it: many targets have them."""
+    segments = path.split("/")[1 : prefixes + 1]
+    return tuple(_prefix(host, segments[:i]) for i in range(len(segments) + 1))
 
 
 def of_prefix(host: str, path: str, prefixes: int) -> str:
@@ -141,10 +152,17 @@ def _named(host: str, getall: Getall) -> Iterable[str]:
 
 
 def _segments(target: str) -> list[str]:
-    """Those of a path, without the empty one behind a slash at its end. What need not
-    be escaped is not: RFC 3986 §6.2.2."""
+    """Those of a path, without the empty one behind a slash at its end."""
+    return _normal(target).split("/")[1:]
+
+
+def _normal(target: str) -> str:
+    """A path without the slash at its end. What need not be escaped is not: RFC 3986
+    §6.2.2."""
     path = target.partition("?")[0]
-    return _ESCAPED.sub(_unescaped, path).removesuffix("/").split("/")[1:]
+    if "%" in path:
+        path = _ESCAPED.sub(_unescaped, path)
+    return path.removesuffix("/")
 
 
 def _unescaped(match: re.Match[str]) -> str:
