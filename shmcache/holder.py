@@ -52,13 +52,14 @@ from .l1 import (
     LOST,
     OK,
     RAISED,
+    STANDS,
     TOO_LARGE,
 )
 from .l2 import FULL as L2_FULL
 from .l2 import NONE, STORED, WON
 from .lease import Lease
 from .policy import SECOND
-from .record import ERROR, FRESH, PASS, VALUE, Record
+from .record import DEAD, ERROR, FRESH, PASS, VALUE, Record
 
 SLOW_AFTER = 0.2
 """Seconds after which a compute is a slow one: should its process die, the key must be
@@ -84,6 +85,8 @@ class Holder:
         """Token of the lease that we have, or may have been granted."""
         self._slow: asyncio.TimerHandle | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._stood = 0
+        """The nonce of what stood when L2 was asked; 0: nothing did."""
         self._stored_error = False
         """The failure stands in place of the key's value."""
 
@@ -95,6 +98,7 @@ class Holder:
             self._note()
             if (outcome := found(self.home.l1, self.job)) is not None:
                 return outcome
+            self._stood = self._standing()
             asked = await self._ask()
             if isinstance(asked, Outcome):
                 ended = FREED_STORED if asked.stored else FREED_PASS
@@ -238,6 +242,7 @@ class Holder:
         if record.kind == PASS:
             return Outcome(None, "l2", self.job.stamp)
         if stored == OK:
+            self._stood = record.nonce
             self.home.l1.count("promotions")
         outcome = Outcome(record, "l2", self.job.stamp, stored=stored != TOO_LARGE)
         if record.state == FRESH:
@@ -312,6 +317,7 @@ class Holder:
     async def _fill(self, lease: Lease | None, record: Record) -> int:
         """Store in L2 under the lease, then in L1; how the claim ends."""
         l1 = self.home.l1
+        heard = self.home.l2 is None
         if lease is not None and self.home.l2 is not None:
             try:
                 answer = await self.home.l2.put_fenced(
@@ -320,19 +326,42 @@ class Holder:
             except TierUnavailable:
                 l1.count("l2_errors")
             else:
+                heard = True
                 if answer == L2_FULL:
                     l1.count("fills_full")
                 elif answer != STORED:
                     l1.count("fills_refused")
                     return FREED_REFUSED
-        stored = await self._store(record)
+        stored = await (self._store(record) if heard else self._store_alone(record))
         if stored == OK:
             return FREED_STORED
-        if stored in (LOST, RAISED):
+        if stored in (LOST, RAISED, STANDS):
             l1.count("fills_refused")
             return FREED_REFUSED
         l1.count("fills_full")
         return FREED_PASS
+
+    def _standing(self) -> int:
+        if self.home.l2 is None:
+            return 0  # it is the claim that tells
+        record = self.home.l1.look(self.job.key)
+        return 0 if record is None or record.state == DEAD else record.nonce
+
+    async def _store_alone(self, record: Record) -> int:
+        """Into L1, where L2 did not say whether the lease still stands.
+
+        1. We compute. 2. Another host sets the key: our lease is gone, and this host
+        has not heard of it. 3. A sibling reads the set's value, and promotes it. 4. Our
+        compute ends, and L2 does not answer. What we bring takes the place of what
+        stood when we began, and of nothing that came since.
+        """
+        return await self.home.l1.put_patiently(
+            self.job.key,
+            record,
+            claim=self.claim.ref,
+            absent_only=not self._stood,
+            if_nonce=self._stood,
+        )
 
     async def _store(self, record: Record) -> int:
         """Into L1, if the claim is still ours."""

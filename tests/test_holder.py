@@ -18,7 +18,7 @@ from shmcache import (
 )
 from shmcache.claim import Held
 from shmcache.fill import Terms
-from shmcache.l1 import BUSY, FREED_REFUSED
+from shmcache.l1 import BUSY, FREED_REFUSED, OK
 from tests.caches import SIZE, asking, held, landed, siblings, two_hosts, until
 from tests.helpers import Origin, segment_name
 from tests.redis_server import redis_server
@@ -699,3 +699,46 @@ async def test_claim_outlives_the_lease_while_l2_is_away(losing, server, monkeyp
 def watches():
     tasks = asyncio.all_tasks()
     return [task for task in tasks if task.get_name() == "shmcache-lease-watch"]
+
+
+# -- L2 does not say whether the lease still stands
+
+
+@pytest.mark.parametrize("promoted", [False, True])
+async def test_fill_that_nobody_confirmed_leaves_what_is_younger(
+    hosts, monkeypatch, promoted
+):
+    """1. we compute; 2. another host sets the key, of which this host has not heard;
+    3. a sibling reads that, and promotes it; 4. our compute ends, and L2 is silent."""
+    one, other = hosts
+    compute = held("ours")
+    asked = asking(one.get_or_set("k", compute, ttl=60))
+    await compute.started.wait()
+
+    async def silent(*_, **__):
+        raise TierUnavailable("no answer")
+
+    monkeypatch.setattr(one._l2, "put_fenced", silent)
+    if promoted:
+        await other.get_or_set("other", lambda: "theirs", ttl=60)
+        record = other._l1.look(b"other")
+        assert one._l1.put(b"k", record._replace(stamp=one._l1.table.clock())) == OK
+    compute.gate.set()
+    assert await asked == "ours"
+    assert one.peek("k") == ("theirs" if promoted else "ours")
+
+
+async def test_refresh_that_nobody_confirmed_takes_the_place_of_the_stale(
+    hosts, monkeypatch
+):
+    one, _ = hosts
+    await one.get_or_set("k", lambda: "old", ttl=0.05, grace=60)
+    await asyncio.sleep(0.1)
+
+    async def silent(*_, **__):
+        raise TierUnavailable("no answer")
+
+    monkeypatch.setattr(one._l2, "put_fenced", silent)
+    assert await one.get_or_set("k", lambda: "new", ttl=60, grace=60) == "old"
+    await landed(one)
+    assert one.peek("k") == "new"
