@@ -33,20 +33,32 @@ async def run(l1: L1, key: bytes, compute: Compute, limit: float) -> Any:
 
 
 async def _bounded(compute: Compute, limit: float) -> Any:
+    """As in `asyncio.timeout`, for a third of its price: each miss pays it."""
+    task = asyncio.current_task()
+    assert task is not None  # a flight's, or a caller's
+    late, before = False, task.cancelling()
+
+    def expire() -> None:
+        nonlocal late
+        late = True
+        task.cancel()
+
+    timer = asyncio.get_running_loop().call_later(limit, expire)
     try:
-        async with asyncio.timeout(limit) as timer:
-            result = compute()
-            return await result if inspect.isawaitable(result) else result
+        result = compute()
+        return await result if inspect.isawaitable(result) else result
     except asyncio.CancelledError as e:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
+        others = task.cancelling() - late
+        if late and others <= before:
+            raise ComputeTimeout(f"the compute ran longer than {limit:g} s") from e
+        if others:
             raise
         # It awaited what somebody else cancelled: its own failure, not our end.
         raise ComputeFailed("CancelledError", "the compute was cancelled") from e
-    except TimeoutError as e:
-        if timer.expired():
-            raise ComputeTimeout(f"the compute ran longer than {limit:g} s") from e
-        raise
+    finally:
+        timer.cancel()
+        if late:
+            task.uncancel()
 
 
 def words_of(error: Exception) -> bytes:
