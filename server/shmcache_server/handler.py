@@ -64,7 +64,6 @@ _ASKED = {
     for authorization in (False, True)
     for cookie in (False, True)
 }
-_AT_ONCE_MAX = 64 * 1024
 _DIGITS_MAX = 18
 _HEALTH, _READY = "/healthz", "/readyz"
 
@@ -364,7 +363,7 @@ class Handler:
             if answering.empty:
                 return await self._sent(request, answering, ours, None)
             begun = reader.at_hand()
-            if live.done and len(begun) <= _AT_ONCE_MAX:
+            if reader.has_all:
                 ours += b"Content-Length: %d\r\n" % len(begun)
                 return Answer(answering.status, self._visible(answering) + ours, begun)
             return await self._sent(request, answering, ours, reader.chunks(), begun)

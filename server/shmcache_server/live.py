@@ -194,6 +194,13 @@ class Reader:
         if live._gone == 0:
             live._readers.add(self)
 
+    @property
+    def has_all(self) -> bool:
+        """Whether it took the last byte of a whole body."""
+        live = self._live
+        end = live._gone + len(live._chunks)
+        return live.done and live.error is None and self.position == end
+
     def close(self) -> None:
         """Read no more."""
         self._live._readers.discard(self)

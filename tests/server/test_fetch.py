@@ -99,6 +99,33 @@ async def test_body_of_any_length_is_a_hit_the_second_time(upstream, l1_size, le
     assert len(upstream.seen) == 1
 
 
+@pytest.mark.parametrize(
+    "pieces", [(1,), (65536,), (66000,), (40000, 40000), (65536, 1)]
+)
+async def test_first_client_gets_all_that_came_before_it(upstream, pieces) -> None:
+    """However much of it is copied behind the head."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Cache-Control": "max-age=60"})
+        await response.prepare(request)
+        for size in pieces:
+            await response.write(b"x" * size)
+        return response
+
+    upstream.answer = answer
+    async with fronting(upstream.url) as front:
+        fetches = front.runner.handler._fetches
+        join = fetches.join
+
+        async def late(*about):
+            joined = await join(*about)
+            await eventually(lambda: joined.live.done)
+            return joined
+
+        fetches.join = late
+        assert len((await front.get()).body) == sum(pieces)
+
+
 async def test_body_above_the_limit_passes_through(upstream: Upstream) -> None:
     async with fronting(upstream.url) as front:
         upstream.body = os.urandom(front.cache.stats().value_max + 1)
