@@ -66,6 +66,7 @@ _AT_ONCE = 2e-9
 _FAILURES = frozenset({500, 502, 503, 504})
 """RFC 5861 §4: those that a stale response may stand for."""
 
+_CREDENTIALS = frozenset({"authorization", "cookie"})
 _BESIDE_BODY = 16 * 1024
 _SHORT = 0.02
 """Seconds of a wait for another worker that reading along would not shorten."""
@@ -142,9 +143,13 @@ class Fetches:
 
     def refresh(self, wanted: Wanted, place: Place) -> None:
         """See that one background refresh of a stale response runs. It is nobody's
-        request: it bears nobody's credentials."""
-        nobodys = wanted._replace(asked=NOBODY)
-        compute = self._compute(nobodys, place, None)
+        request: it bears nobody's credentials, but for those that the response varies
+        by, and asks for a part only where the response is one."""
+        if _CREDENTIALS.isdisjoint(place.names):
+            wanted = wanted._replace(asked=NOBODY)
+        if "range" not in place.names:
+            wanted = wanted._replace(ranges=None)
+        compute = self._compute(wanted, place, None)
         self._cache.refresh(place.key, compute, ttl=0)
 
     def adopt(
@@ -156,7 +161,7 @@ class Fetches:
         shared = self._shared(wanted, answering, age, of_target=True)
         if shared is None or shared.names or "Content-Encoding" in answering.fields:
             return None
-        live, pump = self._live(wanted, answering, age, mark, stored=True)
+        live, pump = self._live(wanted, Place(wanted.key), answering, age, mark, shared)
         live.expect()
 
         async def work() -> Fill:
@@ -226,7 +231,9 @@ class Fetches:
         if shared is None or shared.names != place.names:
             document = stored.pack(head, old.status, old.body, hidden=self._hidden)
             return Fill(document, ttl=0, shareable=False)
-        tags = self._tags(wanted, getall)
+        if shared.drop:  # they are of this answer's client
+            head, _ = stored.without(head, shared.drop)
+        tags = self._tags(wanted, getall, place.variants is not None)
         return self._fill(head, old.status, old.body, shared, age(), tags)
 
     def _failed(
@@ -252,7 +259,7 @@ class Fetches:
     ) -> Fill:
         """The fill of a new response; its readers have it from the head on."""
         shared = self._shared(wanted, answering, age)
-        live, pump = self._live(wanted, answering, age, mark, stored=shared is not None)
+        live, pump = self._live(wanted, place, answering, age, mark, shared)
         if shared is None or not live.stored:
             self._announce(place.key, live, own, shared)
             return _NOT_SHARED
@@ -267,24 +274,27 @@ class Fetches:
     def _live(
         self,
         wanted: Wanted,
+        place: Place,
         answering: Answering,
         age: _Age,
         mark: int,
-        *,
-        stored: bool,
+        shared: Shared | None,
     ) -> tuple[LiveResponse, asyncio.Future[None] | None]:
         """It, and what reads it; None: it has been read."""
+        drop: frozenset[str] = frozenset()
+        tags: tuple[str, ...] = ()
+        if shared is not None:
+            drop, listed = shared.drop, bool(shared.names or place.variants)
+            fields = answering.fields
+            tags = self._tags(wanted, lambda name: fields.getall(name, ()), listed)
         live = LiveResponse(
             answering,
             self._store_max,
             mark=mark,
             age=age,
-            stored=stored,
-            tags=(
-                self._tags(wanted, lambda name: answering.fields.getall(name, ()))
-                if stored
-                else ()
-            ),
+            stored=shared is not None,
+            tags=tags,
+            drop=drop,
         )
         if live.take_at_hand():
             return live, None
@@ -349,10 +359,7 @@ class Fetches:
             raise live.error
         if not live.stored:
             return _NOT_SHARED
-        answering, body = live.answering, live.body()
-        head = answering.head
-        if shared.drop:
-            head, _ = stored.without(head, shared.drop)
+        answering, body, head = live.answering, live.body(), live.head_for_all
         if not answering.empty:
             head += b"Content-Length: %d\r\n" % len(body)
         return self._fill(head, answering.status, body, shared, live.age(), live.tags)
@@ -510,12 +517,13 @@ class Fetches:
         caught_up = await self._cache.caught_up()
         return caught_up and not self._cache.raised(key, live.mark, live.tags)
 
-    def _tags(self, wanted: Wanted, getall: Getall) -> tuple[str, ...]:
-        """What a response to it is purged by, beside its key."""
+    def _tags(self, wanted: Wanted, getall: Getall, listed: bool) -> tuple[str, ...]:
+        """What a response to it is purged by, beside its key. `listed`: it stands
+        among variants."""
         route = wanted.route
         return tags_of(
             *(wanted.host, route.selected(wanted.target), getall, self._prefixes),
-            url=bool(route.fields or route.cookies),
+            url=listed or bool(route.fields or route.cookies),
         )
 
     def _keep(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

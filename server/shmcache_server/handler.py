@@ -247,9 +247,9 @@ class Handler:
                 live = await self._changed(request, answering, sent, mark)
                 if live is not None:
                     return await self._streamed(request, live, _age(answering), told)
-            age = _age(answering)
+            head = self._visible(answering.head) + _age(answering) + _told(told)
             body = None if answering.empty else answering.chunks()
-            return await self._sent(request, answering, age + _told(told), body)
+            return await self._sent(request, answering, head, body)
         finally:
             if live is None:  # else it is read on without its client
                 answering.close()
@@ -265,9 +265,9 @@ class Handler:
         if not isinstance(answer, Answering):
             return answer
         try:
-            ours = _age(answer) + _told(status.BYPASS)
+            head = self._visible(answer.head) + _age(answer) + _told(status.BYPASS)
             body = None if answer.empty else answer.chunks()
-            return await self._sent(request, answer, ours, body)
+            return await self._sent(request, answer, head, body)
         finally:
             answer.close()
 
@@ -347,46 +347,51 @@ class Handler:
         told = status.forwarded(
             reason, stored=live.stored and not collapsed, collapsed=collapsed
         )
-        age = b"Age: %d\r\n" % int(live.age()) if collapsed else _age(answering)
-        return await self._streamed(request, live, age, told)
+        if not collapsed:
+            return await self._streamed(request, live, _age(answering), told)
+        age = b"Age: %d\r\n" % int(live.age())
+        return await self._streamed(request, live, age, told, live.head_for_all)
 
     async def _streamed(
-        self, request: web.BaseRequest, live: LiveResponse, age: bytes, told: str
+        self,
+        request: web.BaseRequest,
+        live: LiveResponse,
+        age: bytes,
+        told: str,
+        head: bytes = b"",
     ) -> Answer | Stream:
-        """A live response as it comes; at once, where all of it is here."""
+        """A live response as it comes; at once, where all of it is here. `head`: if it
+        is not the one that the origin sent."""
         reader = Reader(live, lambda: abort(request))
         try:
             if live.error is not None:
                 raise live.error
             answering = live.answering
-            ours = age + _told(told)
+            head = self._visible(head or answering.head) + age + _told(told)
             if answering.empty:
-                return await self._sent(request, answering, ours, None)
+                return await self._sent(request, answering, head, None)
             begun = reader.at_hand()
             if reader.has_all:
-                ours += b"Content-Length: %d\r\n" % len(begun)
-                return Answer(answering.status, self._visible(answering) + ours, begun)
-            return await self._sent(request, answering, ours, reader.chunks(), begun)
+                head += b"Content-Length: %d\r\n" % len(begun)
+                return Answer(answering.status, head, begun)
+            return await self._sent(request, answering, head, reader.chunks(), begun)
         finally:
             reader.close()
 
-    def _visible(self, answering: Answering) -> bytes:
-        """The head that clients get."""
-        if self._hidden:
-            return stored.without(answering.head, self._hidden)[0]
-        return answering.head
+    def _visible(self, head: bytes) -> bytes:
+        """What clients get of a head."""
+        return stored.without(head, self._hidden)[0] if self._hidden else head
 
     async def _sent(
         self,
         request: web.BaseRequest,
         answering: Answering,
-        ours: bytes,
+        head: bytes,
         body: AsyncIterator[bytes] | None,
         begun: bytes = b"",
     ) -> Stream:
         """A stream that was sent as far as it came; if it broke off, so did the
         client's connection."""
-        head = self._visible(answering) + ours
         length, stall = answering.length, self._stall
         stream = Stream(answering.status, head, length, body, stall, begun)
         try:

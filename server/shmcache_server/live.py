@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator, Callable
 from itertools import islice
 
 from .origins import Answering, OriginError
+from .stored import without
 
 HELD_MAX = 256 * 1024
 """Bytes held for slow readers of a response that is not stored."""
@@ -44,9 +45,12 @@ class LiveResponse:
         age: Callable[[], float],
         stored: bool,
         tags: tuple[str, ...] = (),
+        drop: frozenset[str] = frozenset(),
     ) -> None:
         self.answering = answering
         self.store_max = store_max
+        self.drop = drop
+        """Fields that are its own client's alone, in lower case."""
         self.mark = mark
         """The invalidation clock before it was asked for."""
         self.tags = tags
@@ -66,6 +70,12 @@ class LiveResponse:
         self._expected = 0  # readers on their way
         self._news = asyncio.Event()  # for readers: a chunk, or the end
         self._room = asyncio.Event()  # for the pump: a reader moved, or left
+
+    @property
+    def head_for_all(self) -> bytes:
+        """The head less what is its own client's alone."""
+        head = self.answering.head
+        return without(head, self.drop)[0] if self.drop else head
 
     @property
     def joinable(self) -> bool:

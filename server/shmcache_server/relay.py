@@ -103,7 +103,7 @@ async def _send(live: LiveResponse, writer: asyncio.StreamWriter) -> None:
             "t": live.tags,
             "a": live.age(),
             "s": answering.status,
-            "h": answering.head,
+            "h": live.head_for_all,
             "l": answering.length,
             "e": answering.empty,
         }

@@ -5,8 +5,8 @@
     group     of Cache-Groups (RFC 9875), of one host; a label as well
     prefix    of the path, on segment borders: the root's and one for each leading
               segment, at most as many as the setting `purge.prefixes` says
-    url       where a URL's responses stand under more keys than a purge can tell: those
-              that have a Vary, and those to whose keys a route adds
+    url       where a URL's responses stand under more keys than a purge can tell: its
+              variants, parts among them, and those to whose keys a route adds
 
 Limits
     A record bears 32 tags. A response with more labels and groups than fit bears, in

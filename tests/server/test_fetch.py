@@ -8,6 +8,7 @@ import os
 import pytest
 from aiohttp import web
 
+from shmcache_server.tags import of_url
 from tests.server.conftest import Front, Upstream, eventually, fronting
 from tests.server.test_live import Body, live_of
 
@@ -432,3 +433,93 @@ async def test_waiter_that_leaves_as_the_head_comes_is_not_waited_for(front) -> 
     fetches._leave("key", joining, stays, reads=True)
     assert live._expected == 1 and not fetches._joining
     fetches._forget("key", live)
+
+
+# -- what is one client's alone
+
+
+async def idle(front: Front) -> None:
+    await eventually(lambda: not front.runner.handler._fetches._tasks)
+
+
+def private(**fields: str) -> dict[str, str]:
+    said = 'public, max-age=60, private="x-user"'
+    return {"Cache-Control": said, "ETag": '"1"'} | fields
+
+
+async def test_private_field_is_not_read_along(front, upstream) -> None:
+    gate = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        await gate.wait()
+        return web.Response(headers=private(**{"X-User": request.headers["Cookie"]}))
+
+    upstream.answer = answer
+    first = asyncio.ensure_future(front.get(Cookie="alice"))
+    await eventually(lambda: upstream.seen)
+    second = asyncio.ensure_future(front.get(Cookie="bob"))
+    joining = front.runner.handler._fetches._joining
+    await eventually(lambda: list(map(len, joining.values())) == [2])
+    gate.set()
+    assert (await first).fields["X-User"] == "alice"
+    assert "X-User" not in (await second).fields
+    assert len(upstream.seen) == 1
+
+
+async def test_private_field_of_a_304_is_not_stored(front, upstream) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        fields = private(**{"X-User": request.headers["X-Me"]})
+        if "If-None-Match" in request.headers:
+            return web.Response(status=304, headers=fields)
+        return web.Response(headers=fields | {"Age": "60"})
+
+    upstream.answer = answer
+    await front.get(X_Me="alice")
+    await idle(front)
+    await front.get(X_Me="bob")
+    got = await front.get(X_Me="carol")
+    assert "hit" in got.told and "X-User" not in got.fields
+    assert len(upstream.seen) == 2
+
+
+# -- refreshes in the background
+
+
+@pytest.mark.parametrize("name", ["Cookie", "Authorization", "X-Kind"])
+async def test_refresh_is_of_the_same_variant(front, upstream, name) -> None:
+    """Credentials that the response varies by tell which one it is."""
+
+    async def answer(request: web.Request) -> web.Response:
+        said = "public, max-age=60, stale-while-revalidate=60"
+        return web.Response(
+            text=f"{request.headers.get(name)} {len(upstream.seen)}",
+            headers={"Cache-Control": said, "Vary": name},
+        )
+
+    upstream.answer = answer
+    fields = {name: "a"}
+    assert (await front.get(**fields)).body == b"a 1"
+    await idle(front)
+    await front.cache.expire_tags(of_url("127.0.0.1", "/"))
+    await front.get(**fields)
+    await eventually(lambda: len(upstream.seen) == 2)
+    await eventually(lambda: not front.cache._flights)
+    assert (await front.get(**fields)).body == b"a 2"
+
+
+async def test_refresh_is_of_the_whole_whoever_asks_for_a_part(front, upstream) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        fields = {"Cache-Control": "max-age=60, stale-while-revalidate=60"}
+        if "Range" in request.headers:
+            fields["Content-Range"] = "bytes 0-0/5"
+            return web.Response(status=206, body=b"h", headers=fields)
+        return web.Response(body=b"hello", headers=fields)
+
+    upstream.answer = answer
+    await front.get()
+    await front.cache.expire(front.key("/"))
+    assert (await front.get(Range="bytes=0-0")).body == b"h"
+    await eventually(lambda: len(upstream.seen) == 2)
+    await eventually(lambda: not front.cache._flights)
+    got = await front.get()
+    assert "hit" in got.told and got.body == b"hello"

@@ -226,3 +226,40 @@ async def test_label_of_what_is_not_stored_is_no_clients(front, upstream, method
     upstream.fields = {"Cache-Control": "no-store", "Surrogate-Key": "s", "X-Kept": "1"}
     got = await front.ask(method, PATH)
     assert "Surrogate-Key" not in got.fields and got.fields["X-Kept"] == "1"
+
+
+def parted(upstream: Upstream, gate: asyncio.Event) -> None:
+    """An origin with parts; the whole of it takes its time."""
+
+    async def answer(request: web.Request) -> web.Response:
+        text, fields = str(len(upstream.seen)), {"Cache-Control": "max-age=60"}
+        if "Range" in request.headers:
+            fields["Content-Range"] = "bytes 0-0/1"
+            return web.Response(status=206, text=text, headers=fields)
+        await gate.wait()
+        return web.Response(text=text, headers=fields)
+
+    upstream.answer = answer
+
+
+async def test_purge_is_of_parts_too_though_their_list_comes_back(front, upstream):
+    """1. A part is stored. 2. The whole is asked for. 3. The URL is purged. 4. The
+    whole comes, and is listed among the variants that were known at 2."""
+    gate = asyncio.Event()
+    parted(upstream, gate)
+    await warm(front, Range="bytes=0-0")
+    whole = asyncio.ensure_future(front.get(PATH))
+    await eventually(lambda: len(upstream.seen) == 2)
+    await purge(front)
+    gate.set()
+    await whole
+    await eventually(lambda: not front.runner.handler._fetches._tasks)
+    assert (await front.get(PATH, Range="bytes=0-0")).body == b"3"
+    assert (await front.get(PATH)).body == b"4"
+
+
+async def test_part_is_purged_softly_with_its_url(front, upstream) -> None:
+    parted(upstream, asyncio.Event())
+    await warm(front, Range="bytes=0-0")
+    await purge(front, Shmcache_Purge="soft")
+    assert (await front.get(PATH, Range="bytes=0-0")).body == b"2"

@@ -86,6 +86,19 @@ async def test_other_worker_reads_along_while_it_comes(upstream) -> None:
             await eventually(lambda f=fetches: not (f._tasks or f._lives or f._joining))
 
 
+async def test_other_worker_is_not_told_a_private_field(upstream) -> None:
+    said = {"Cache-Control": 'max-age=60, private="x-user"', "X-User": "alice"}
+    upstream.answer = slow = Slow(**said)
+    async with workers(upstream.url) as (one, two):
+        slow.gates.put_nowait(b"now")
+        first, second = await begin(one), await begin(two)
+        assert first.headers["X-User"] == "alice"
+        assert "collapsed" in second.headers["Cache-Status"]
+        assert "X-User" not in second.headers
+        slow.gates.put_nowait(None)
+        assert await first.read() == await second.read() == b"now"
+
+
 async def test_other_worker_waits_for_the_head(upstream) -> None:
     """It asks before there is a live response."""
     gate = asyncio.Event()
