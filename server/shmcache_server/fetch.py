@@ -152,6 +152,11 @@ class Fetches:
         compute = self._compute(wanted, place, None)
         self._cache.refresh(place.key, compute, ttl=0)
 
+    def tags(self, wanted: Wanted, answering: Answering) -> tuple[str, ...]:
+        """What an answer is purged by, if it is stored under the URL's key."""
+        fields = answering.fields
+        return self._tags(wanted, lambda name: fields.getall(name, ()), False)
+
     def adopt(
         self, wanted: Wanted, answering: Answering, sent: float, mark: int
     ) -> LiveResponse | None:
@@ -197,7 +202,8 @@ class Fetches:
 
         async def compute() -> Fill:
             mark, sent = self._cache.note(), time.monotonic()
-            old = self._shelf.again(place).response if place.response else None
+            stood = self._shelf.again(place) if place.response else Place(place.key)
+            old = stood.response
             asking = wanted.asking()
             if old is not None:
                 asking.fields.extend(old.conditions())
@@ -206,7 +212,7 @@ class Fetches:
             if old is not None and answering.status == 304:
                 answering.close()
                 return self._brought_up_to_date(wanted, place, old, answering, age)
-            if self._failed(answering, old, own is None):
+            if self._failed(answering, stood, own is None):
                 answering.close()
                 raise OriginError(f"origin: {answering.status} in place of an answer")
             return await self._taken(wanted, place, own, answering, age, mark)
@@ -236,17 +242,17 @@ class Fetches:
         tags = self._tags(wanted, getall, place.variants is not None)
         return self._fill(head, old.status, old.body, shared, age(), tags)
 
-    def _failed(
-        self, answering: Answering, old: StoredResponse | None, refresh: bool
-    ) -> bool:
+    def _failed(self, answering: Answering, stood: Place, refresh: bool) -> bool:
         """Whether a stale response stands for this answer: to a refresh, an error or
         one that asks for the credentials which it has not."""
         status = answering.status
         if refresh:
             return status >= 400 and status not in storing.LASTING
+        old = stood.response
         if old is None or status not in _FAILURES:
             return False
-        return self._sharing.windows(lines_of(old.fields())).if_error > 0
+        window = self._sharing.windows(lines_of(old.fields())).if_error
+        return window > 0 and stood.stale_for <= window
 
     async def _taken(
         self,
@@ -378,7 +384,7 @@ class Fetches:
         fresh = age < shared.lifetime
         return Fill(
             stored.pack(head, status, body, to_validate=not fresh, hidden=self._hidden),
-            ttl=shared.lifetime if fresh else _AT_ONCE,
+            ttl=shared.lifetime or _AT_ONCE,
             grace=shared.grace if fresh else 0,
             age=age,
             tags=tags,
@@ -461,14 +467,12 @@ class Fetches:
     def _ask(self, key: str, slot: int) -> None:
         """The flight of a key waits for the worker in `slot`."""
         if slot != self._cache.slot and key not in self._asking:
-            self._asking[key] = self._keep(self._read_along(key, slot))
+            asking = self._asking[key] = self._keep(self._read_along(key, slot))
+            asking.add_done_callback(lambda _: self._asking.pop(key, None))
 
     async def _read_along(self, key: str, slot: int) -> None:
-        try:
-            await asyncio.sleep(_SHORT)
-            relayed = await relay.ask(self._segment, slot, key)
-        finally:
-            del self._asking[key]
+        await asyncio.sleep(_SHORT)
+        relayed = await relay.ask(self._segment, slot, key)
         if relayed is None:
             return
         live = LiveResponse(

@@ -112,6 +112,8 @@ class Handler:
         if request.body_exists or not keyed.route.cache or not _for_a_cache(request):
             return await self._pass(request, status.BYPASS)
         wanted = self._wanted(keyed, request.headers, request.remote, request.scheme)
+        if method == "HEAD":  # RFC 9110 §14.2: Range is of a GET alone
+            wanted = wanted._replace(ranges=None)
         place = self._shelf.find(keyed.key, wanted)
         if not place.usable and credentials(request.headers, keyed.cookie):
             wanted = wanted._replace(key=credentialed(keyed.key))
@@ -214,11 +216,11 @@ class Handler:
     ) -> Answer | None:
         """A stale response in place of an error: RFC 9111 §4.2.4, RFC 5861 §4."""
         place = self._shelf.again(place)
-        entry, found = place.entry, place.response
-        if entry is None or found is None:
+        found = place.response
+        if found is None:
             return None
-        stale_for = -(entry.ttl or 0)
-        if stale_for > self._sharing.windows(lines_of(found.fields())).if_cut_off:
+        window = self._sharing.windows(lines_of(found.fields())).if_cut_off
+        if place.stale_for > window:
             return None
         log.info("stale in place of an error: %s", error)
         return _hit(request, place)
@@ -303,7 +305,9 @@ class Handler:
         url = f"{scheme}://{host}{request.raw_path}"
         trusted = self.keys.forwarding.trusts(remote)
         keys = self.keys.all(headers, request.raw_path, trusted=trusted)
-        known = any(self._cache.raised(key, mark) for key in keys)
+        wanted = self._of_post(request, url, fields)
+        tags = self._fetches.tags(wanted, answering) if wanted else ()
+        known = any(self._cache.raised(key, mark, tags) for key in keys)
         before = self._cache.note()
         others = invalidating.targets(
             url,
@@ -324,18 +328,23 @@ class Handler:
             (request.raw_path, *others),
             lambda name: fields.getall(name, ()),
         )
+        if wanted is None or known:  # it may be older than who made it void meanwhile
+            return None
+        return self._fetches.adopt(wanted, answering, sent, after)
+
+    def _of_post(
+        self, request: web.BaseRequest, url: str, fields: Fields
+    ) -> Wanted | None:
+        """The GET that these fields answer, too, if the request is a POST."""
         location = fields.getall("Content-Location", ())
-        if (
-            request.method != "POST"
-            or known  # it may be older than who made it void meanwhile
-            or not invalidating.same_target(url, location, also=(self._base,))
+        if request.method != "POST" or not invalidating.same_target(
+            *(url, location), also=(self._base,)
         ):
             return None
         keyed = self._keyed(request, "GET")
         if not keyed.route.cache or keyed.target != request.raw_path:
             return None  # what is not in the key may be in the answer
-        wanted = self._wanted(keyed, headers, remote, request.scheme)
-        return self._fetches.adopt(wanted, answering, sent, after)
+        return self._wanted(keyed, request.headers, request.remote, request.scheme)
 
     # -- streams
 

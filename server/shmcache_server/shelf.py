@@ -31,6 +31,11 @@ class Place(NamedTuple):
         return self.response is not None and self.state != "dead"
 
     @property
+    def stale_for(self) -> float:
+        """Seconds since what is there was fresh; negative: it is."""
+        return -(self.entry.ttl or 0) if self.entry is not None else 0
+
+    @property
     def state(self) -> str:
         """fresh, stale or dead; empty: nothing is there."""
         return self.entry.state if self.entry is not None else ""

@@ -13,6 +13,10 @@ from tests.server.conftest import Front, Upstream, eventually, fronting
 from tests.server.test_live import Body, live_of
 
 
+async def idle(front: Front) -> None:
+    await eventually(lambda: not front.runner.handler._fetches._tasks)
+
+
 async def test_nothing_is_kept_of_a_fetch_that_ended(front: Front, upstream) -> None:
     await asyncio.gather(*(front.get(f"/{i}") for i in range(20)))
     upstream.fields = {"Cache-Control": "private"}
@@ -252,6 +256,17 @@ async def test_stale_in_place_of_an_error(front, upstream, said, status) -> None
         assert got.told.startswith("shmcache; hit; ttl=-")
 
 
+async def test_answer_with_5xx_is_passed_on_after_its_window(front, upstream) -> None:
+    """The longer window is for an origin that does not answer."""
+    said = {"Cache-Control": "max-age=60, stale-if-error=10", "ETag": '"1"'}
+    for age, status in (("60", 200), ("71", 500)):
+        upstream.status, upstream.fields = 200, said | {"Age": age}
+        await front.get(f"/{age}")
+        await idle(front)
+        upstream.status = 500
+        assert (await front.get(f"/{age}")).status == status
+
+
 async def test_error_without_leave_is_passed_on(front, upstream) -> None:
     upstream.fields = {"Cache-Control": "max-age=1", "Age": "1", "ETag": '"1"'}
     await front.get()
@@ -378,6 +393,24 @@ async def posted(front: Front, upstream: Upstream, **fields: str) -> str:
     return (await front.get()).told
 
 
+async def test_head_is_not_answered_by_a_part(front, upstream) -> None:
+    """RFC 9110 §14.2."""
+
+    async def answer(request: web.Request) -> web.Response:
+        fields = {"Cache-Control": "max-age=60"}
+        if request.method == "HEAD" or "Range" not in request.headers:
+            return web.Response(body=b"hello", headers=fields)
+        fields["Content-Range"] = "bytes 0-0/5"
+        return web.Response(status=206, body=b"h", headers=fields)
+
+    upstream.answer = answer
+    await front.get(Range="bytes=0-0")
+    await idle(front)
+    fields = {"Range": "bytes=0-0"}
+    assert (await front.ask("HEAD", headers=fields)).status == 200
+    assert "hit" in (await front.get(Range="bytes=0-0")).told
+
+
 async def test_answer_to_a_post_that_is_the_urls_is_stored(front, upstream) -> None:
     said = {"Cache_Control": "max-age=60", "Content_Location": "/"}
     assert "hit" in await posted(front, upstream, **said)
@@ -436,10 +469,6 @@ async def test_waiter_that_leaves_as_the_head_comes_is_not_waited_for(front) -> 
 
 
 # -- what is one client's alone
-
-
-async def idle(front: Front) -> None:
-    await eventually(lambda: not front.runner.handler._fetches._tasks)
 
 
 def private(**fields: str) -> dict[str, str]:
@@ -523,3 +552,10 @@ async def test_refresh_is_of_the_whole_whoever_asks_for_a_part(front, upstream) 
     await eventually(lambda: not front.cache._flights)
     got = await front.get()
     assert "hit" in got.told and got.body == b"hello"
+
+
+async def test_asking_another_worker_may_end_before_it_began(front) -> None:
+    fetches = front.runner.handler._fetches
+    fetches._ask("k", front.cache.slot + 1)
+    fetches._asking["k"].cancel()
+    await eventually(lambda: not fetches._asking)

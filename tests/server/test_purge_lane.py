@@ -263,3 +263,22 @@ async def test_part_is_purged_softly_with_its_url(front, upstream) -> None:
     await warm(front, Range="bytes=0-0")
     await purge(front, Shmcache_Purge="soft")
     assert (await front.get(PATH, Range="bytes=0-0")).body == b"2"
+
+
+async def test_answer_to_a_post_is_not_stored_over_a_purge_of_its_tag(front, upstream):
+    """1. It is asked for. 2. The origin has begun it. 3. Its label is purged."""
+    gate = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        await gate.wait()
+        fields = {"Content-Location": PATH, "Cache-Tag": "x"}
+        return web.Response(headers=fields | {"Cache-Control": "max-age=60"})
+
+    upstream.answer = answer
+    posted = asyncio.ensure_future(front.ask("POST", PATH))
+    await eventually(lambda: upstream.seen)
+    await purge(front, Cache_Tag="x")
+    gate.set()
+    await posted
+    await eventually(lambda: not front.runner.handler._fetches._tasks)
+    assert "miss" in (await front.get(PATH)).told
