@@ -266,10 +266,12 @@ class Fetches:
         """The fill of a new response; its readers have it from the head on."""
         shared = self._shared(wanted, answering, age)
         live, pump = self._live(wanted, place, answering, age, mark, shared)
+        here = shared is not None and shared.names == place.names
         if shared is None or not live.stored:
-            self._announce(place.key, live, own, shared)
+            # who waits here may ask for another variant, or part
+            self._announce(place.key, live, own, shared if here else None)
             return _NOT_SHARED
-        if shared.names != place.names:
+        if not here:
             return await self._elsewhere(wanted, place, own, live, shared, pump)
         self._announce(place.key, live, own, shared)
         fill = await self._stored(live, pump, shared)

@@ -559,3 +559,46 @@ async def test_asking_another_worker_may_end_before_it_began(front) -> None:
     fetches._ask("k", front.cache.slot + 1)
     fetches._asking["k"].cancel()
     await eventually(lambda: not fetches._asking)
+
+
+# -- what varies, and is too large to be stored
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("other", ["en", None])
+async def test_large_variant_is_not_read_along(upstream, other, late) -> None:
+    """Neither by who waits under the URL's key nor by who comes."""
+    gate, rest = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        await gate.wait()
+        said = request.headers.get("Accept-Language", "")
+        fields = {"Cache-Control": "max-age=60", "Vary": "Accept-Language"}
+        response = web.StreamResponse(headers=fields)
+        response.content_length = 2 << 20
+        await response.prepare(request)
+        body = said.encode().ljust(2 << 20)
+        await response.write(body[:1000])
+        await rest.wait()
+        await response.write(body[1000:])
+        return response
+
+    upstream.answer = answer
+    async with fronting(upstream.url) as front:
+        fetches = front.runner.handler._fetches
+        fetches._store_max = 1 << 20
+        asking = [asyncio.ensure_future(front.get(Accept_Language="de"))]
+        await eventually(lambda: upstream.seen)
+        if late:
+            gate.set()
+            await eventually(lambda: fetches._tasks)
+        fields = {"Accept_Language": other} if other else {}
+        asking.append(asyncio.ensure_future(front.get(**fields)))
+        if not late:
+            joining = fetches._joining
+            await eventually(lambda: list(map(len, joining.values())) == [2])
+            gate.set()
+        await eventually(lambda: fetches._tasks)
+        rest.set()
+        got = [answer.body.strip() for answer in await asyncio.gather(*asking)]
+        assert got == [b"de", (other or "").encode()]
