@@ -202,7 +202,9 @@ class Fetches:
 
         async def compute() -> Fill:
             mark, sent = self._cache.note(), time.monotonic()
-            stood = self._shelf.again(place) if place.response else Place(place.key)
+            stood = Place(place.key)
+            if own is None or place.response is not None:
+                stood = self._shelf.again(place)
             old = stood.response
             asking = wanted.asking()
             if old is not None:

@@ -536,6 +536,17 @@ async def test_refresh_is_of_the_same_variant(front, upstream, name) -> None:
     assert (await front.get(**fields)).body == b"a 2"
 
 
+async def test_refresh_by_the_fast_lane_is_conditional(front, upstream) -> None:
+    said = "max-age=60, stale-while-revalidate=60"
+    upstream.answer = held = Held(Cache_Control=said)
+    for _ in range(3):
+        await front.get()
+        await idle(front)
+    await front.cache.expire(front.key("/"))
+    await front.get()
+    await eventually(lambda: held.conditions == [None, '"1"'])
+
+
 async def test_refresh_is_of_the_whole_whoever_asks_for_a_part(front, upstream) -> None:
     async def answer(request: web.Request) -> web.Response:
         fields = {"Cache-Control": "max-age=60, stale-while-revalidate=60"}
