@@ -46,7 +46,7 @@ from shmcache import Cache, Entry, Fill
 
 from . import relay, stored
 from .config import Config
-from .live import LiveResponse
+from .live import PATIENCE, LiveResponse
 from .origins import Answering, Interim, Origin, OriginError
 from .relay import Relay
 from .rfc9111 import fields as lines
@@ -479,6 +479,7 @@ class Fetches:
         relayed = await relay.ask(self._segment, slot, key)
         if relayed is None:
             return
+        relayed.stall = self._stall + PATIENCE
         live = LiveResponse(
             relayed,
             self._store_max,

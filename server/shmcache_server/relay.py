@@ -126,6 +126,8 @@ class Relayed(Answering):
     tags: tuple[str, ...] = ()
     age: float = 0.0
     received: float = 0.0
+    stall: float | None = None
+    """Seconds within which the next piece comes from a worker that is not stopped."""
     reader: asyncio.StreamReader | None = None
     writer: asyncio.StreamWriter | None = None
 
@@ -137,10 +139,14 @@ class Relayed(Answering):
         """The body as it comes; `OriginError` if it breaks off."""
         assert self.reader is not None
         try:
-            while piece := await _read(self.reader):
+            while piece := await self._next(self.reader):
                 yield piece
-        except (OSError, asyncio.IncompleteReadError) as e:
+        except (OSError, asyncio.IncompleteReadError) as e:  # TimeoutError among them
             raise OriginError("origin: another worker's fetch broke off") from e
+
+    async def _next(self, reader: asyncio.StreamReader) -> bytes:
+        async with asyncio.timeout(self.stall):
+            return await _read(reader)
 
     def close(self) -> None:
         """Done with it."""

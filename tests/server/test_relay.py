@@ -136,6 +136,23 @@ async def test_body_that_breaks_off_breaks_off_everywhere(upstream) -> None:
         assert two.cache.entry(two.key("/")) is None
 
 
+async def test_worker_that_is_stopped_breaks_its_readers_off(
+    upstream, monkeypatch
+) -> None:
+    """Its socket stays open, and nothing comes."""
+    upstream.answer = slow = Slow()
+    async with workers(upstream.url) as (one, two):
+        slow.gates.put_nowait(b"half")
+        monkeypatch.setattr(fetch, "PATIENCE", 0.1)
+        monkeypatch.setattr(two.runner.handler._fetches, "_stall", 0.1)
+        first, second = await begin(one), await begin(two)
+        with pytest.raises(aiohttp.ClientError):
+            await asyncio.wait_for(second.read(), 2)
+        second.close()
+        slow.gates.put_nowait(None)
+        assert await first.read() == b"half"
+
+
 async def test_worker_that_dies_breaks_its_readers_off(upstream) -> None:
     upstream.answer = slow = Slow()
     async with workers(upstream.url) as (one, two):
