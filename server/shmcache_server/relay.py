@@ -15,6 +15,7 @@ Both look who the other is: a process of the same user, and nobody else.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import struct
@@ -28,6 +29,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from .live import LiveResponse, Reader
 from .origins import Answering, OriginError
+
+log = logging.getLogger("shmcache")
 
 PIECE_MAX = 1 << 20
 _LENGTH = struct.Struct(">I")
@@ -49,9 +52,15 @@ class Relay:
         self._serving: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
-        """Listen."""
+        """Listen; without the address, which any user of the host may have taken, the
+        others fetch for themselves."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(self._address)
+        try:
+            listener.bind(self._address)
+        except OSError as e:
+            listener.close()
+            log.warning("other workers cannot read along here: %s", e)
+            return
         self._server = await asyncio.start_unix_server(self._serve, sock=listener)
 
     async def close(self) -> None:

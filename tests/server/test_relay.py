@@ -228,6 +228,16 @@ def test_worker_can_be_asked_on_each_loop(loop) -> None:
         assert runner.run(asked()) == ["key"]
 
 
+async def test_address_that_is_taken_keeps_no_worker_from_starting(upstream) -> None:
+    config = Config(origin=OriginConfig(url=upstream.url), l1=L1Config(size=8 << 20))
+    cache = config.cache(segment_name(), None)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as taken:
+        taken.bind(relay._address(cache.name, 0))
+        runner = CacheRunner(config, cache)
+        await runner.setup()
+        await runner.cleanup()
+
+
 async def test_who_says_nothing_is_let_go(monkeypatch) -> None:
     monkeypatch.setattr(relay, "_ASKED", 0.05)
     name = segment_name()
