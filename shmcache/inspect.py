@@ -264,6 +264,9 @@ class View:
                 *(self.table, self.regions(), self.file_bytes, self.slots(clock)),
                 clock.now(),
             )
+        if self._fd >= 0 and not os.fstat(self._fd).st_nlink:
+            # the last process gave its pages back, at some moment of the look
+            report = Report(notes=["it was removed meanwhile"])
         if self.why:
             (report.faults if self.damaged else report.notes).insert(0, self.why)
         return report

@@ -104,6 +104,8 @@ class Segment:
         self._slot_byte = -1
         self.forked = False
         """In a forked child: the slot is the parent's, take one of our own."""
+        self.inherited = False
+        """A child may use the mapping."""
         _attached.add(self)
 
     @classmethod
@@ -208,6 +210,8 @@ class Segment:
             return False
         if _same_file(self.path, self._fd):
             _unlink(self.path)
+        if not self.inherited:
+            _give_back(self._fd)
         return True
 
     def _born(self) -> None:
@@ -378,6 +382,15 @@ def _same_file(path: Path, fd: int) -> bool:
         return False
 
 
+def _give_back(fd: int) -> None:
+    """Free the pages of a file that nobody is attached to any more. Mappings outlive
+    `close`, and would hold them; they read zeros from here on."""
+    with contextlib.suppress(OSError):
+        size = os.fstat(fd).st_size
+        with mmap.mmap(fd, size) as whole:
+            whole.madvise(mmap.MADV_REMOVE)
+
+
 def _unlink(path: Path) -> None:
     """Remove the file and the wake sockets beside it; the exclusive flock is held."""
     sockets = re.compile(re.escape(path.name) + r"~[0-9]+")
@@ -396,4 +409,9 @@ def _born() -> None:
         segment._born()
 
 
-os.register_at_fork(after_in_child=_born)
+def _forked() -> None:
+    for segment in _attached:
+        segment.inherited = True
+
+
+os.register_at_fork(after_in_child=_born, after_in_parent=_forked)

@@ -384,3 +384,20 @@ def test_closed_l1_answers_misses(clock):
     opened.close(keep=False)
     assert opened.peek("k") is None
     assert opened.get("k") is None and opened.look("k") is None
+
+
+def test_last_one_gives_the_pages_back() -> None:
+    """Its mapping outlives `close`, and holds none of them; a child's is left alone."""
+    held = []
+    for child in (False, True):
+        l1 = L1.open(segment_name(), 1 << 21)
+        l1.join()
+        fd = os.dup(l1.segment._fd)
+        if child and (pid := os.fork()) == 0:
+            os._exit(0)
+        if child:
+            os.waitpid(pid, 0)
+        assert l1.close(keep=False)
+        held.append(os.fstat(fd).st_blocks)
+        os.close(fd)
+    assert held[0] == 0 and held[1] > 0
