@@ -236,7 +236,11 @@ class Fetches:
             wanted.asked, old.status, getall, time.time(), route=wanted.route
         )
         head = old.status_line + lines.to_lines(new)
-        if shared is None or shared.names != place.names:
+        if (
+            shared is None
+            or shared.names != place.names
+            or (shared.lifetime <= age() and wanted.asked != NOBODY)
+        ):
             document = stored.pack(head, old.status, old.body, hidden=self._hidden)
             return Fill(document, ttl=0, shareable=False)
         if shared.drop:  # they are of this answer's client
@@ -415,9 +419,11 @@ class Fetches:
             of_target=of_target,
             route=wanted.route,
         )
-        if shared is None or (shared.lifetime <= age() and not shared.validated):
-            return None
-        return shared
+        if shared is None or shared.lifetime > age():
+            return shared
+        # Who waits for it would get it without being asked about: with others'
+        # credentials the origin may say something else.
+        return shared if shared.validated and asked == NOBODY else None
 
     def _announce(
         self, key: str, live: LiveResponse, own: Answered | None, shared: Shared | None

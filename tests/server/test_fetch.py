@@ -495,6 +495,29 @@ async def test_private_field_is_not_read_along(front, upstream) -> None:
     assert len(upstream.seen) == 1
 
 
+@pytest.mark.parametrize("said", ["no-cache, must-revalidate", "public, max-age=0"])
+@pytest.mark.parametrize("name", ["Authorization", "Cookie"])
+async def test_what_is_validated_for_each_is_not_read_along(
+    front, upstream, said, name
+) -> None:
+    """With others' credentials the origin may say something else."""
+    gate = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        await gate.wait()
+        who = request.headers[name]
+        fields = {"Cache-Control": said, "ETag": f'"{who}"'}
+        return web.Response(text=who, headers=fields)
+
+    upstream.answer = answer
+    who = [{name: "alice"}, {name: "bob"}]
+    asking = [asyncio.ensure_future(front.get(**fields)) for fields in who]
+    joining = front.runner.handler._fetches._joining
+    await eventually(lambda: list(map(len, joining.values())) == [2])
+    gate.set()
+    assert [g.body for g in await asyncio.gather(*asking)] == [b"alice", b"bob"]
+
+
 async def test_private_field_of_a_304_is_not_stored(front, upstream) -> None:
     async def answer(request: web.Request) -> web.Response:
         fields = private(**{"X-User": request.headers["X-Me"]})
