@@ -413,13 +413,23 @@ class Connection(RequestHandler):
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109
         """An answer of the fast lane that the client is still taking is under way,
-        too."""
+        too. What has not ended in time is broken off: aiohttp would wait as long once
+        more for it, until gunicorn kills the worker, which leaves the segment."""
         self._quick = self._level = False
-        if self._paused and not self._request_in_progress:
-            with contextlib.suppress(TimeoutError, ConnectionError):
-                async with asyncio.timeout(timeout):
+        patience = 15.0 if timeout is None else timeout
+        end = self._loop.call_later(patience, self._cut)
+        try:
+            if self._paused and not self._request_in_progress:
+                with contextlib.suppress(ConnectionError):
                     await self._drain_helper()
-        await super().shutdown(timeout)
+            await super().shutdown(patience + 1)  # of the two, ours is to come first
+        finally:
+            end.cancel()
+
+    def _cut(self) -> None:
+        if self._task_handler is not None:
+            self._task_handler.cancel()
+        self.force_close()
 
     def _process_keepalive(self) -> None:
         if self._paused:  # not idle: the client is still taking an answer

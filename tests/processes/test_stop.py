@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -42,6 +44,22 @@ def test_clean_stop_leaves_nothing(tmp_path, origin: Origin, how, l2) -> None:
     finally:
         end(server.process)
         server.clean(family)
+
+
+def test_stop_breaks_off_what_does_not_end(tmp_path, origin: Origin) -> None:
+    settings = tmp_path / "shmcache.toml"
+    settings.write_text("[server]\ngraceful_timeout = 2\n")
+    server = Server(origin.url, flags=("--config", str(settings)))
+    server.start(tmp_path / "server.log")
+    path = origin.path(delay=6)
+    with ThreadPoolExecutor(1) as clients:
+        asked = clients.submit(server.get, path)
+        until(lambda: origin.count(path), 5, "the request under way")
+        server.stop()
+        with pytest.raises(http.client.RemoteDisconnected):
+            asked.result(5)
+    log = server.log.read_text()
+    assert log.count("Worker exiting") == 2 and "Traceback" not in log
 
 
 def test_make_serve_ends_at_ctrl_c_and_leaves_nothing(origin: Origin) -> None:
