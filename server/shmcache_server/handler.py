@@ -473,10 +473,11 @@ def _failed(error: Exception, told: str) -> Answer:
     came too late, else 502."""
     if isinstance(error, Overloaded):  # counted; the log has no room for each
         return _plain(503, told, retry_after=_RETRY_AFTER)
-    log.warning("%s", error)
+    kind = error.kind if isinstance(error, ComputeFailed) else type(error).__name__
+    if kind != OriginDown.__name__:  # of which the breaker has told
+        log.warning("%s", error)
     if isinstance(error, OriginError):
         return _plain(error.status, told)
-    kind = error.kind if isinstance(error, ComputeFailed) else type(error).__name__
     return _plain(_STATUSES.get(kind, 502), told)
 
 

@@ -17,6 +17,7 @@ Breaker
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Collection, Sequence
@@ -28,6 +29,8 @@ from multidict import CIMultiDict
 
 from .config import Config
 from .pool import Pool
+
+log = logging.getLogger("shmcache")
 
 PAUSE_MIN, PAUSE_MAX = 0.5, 10.0
 """Seconds, shortened by chance, so that the workers of a fleet do not come as one."""
@@ -57,6 +60,8 @@ class Upstream:
 
     def succeeded(self) -> None:
         """It answered."""
+        if self.probe_at:
+            log.info("origin %s: answers again", self.base)
         self.failures = self._pauses = 0
         self.probe_at = 0.0
 
@@ -68,6 +73,7 @@ class Upstream:
         if self.failures >= self._threshold:
             self.opened += 1
             self._pause(time.monotonic())
+            log.warning("origin %s: down, and left alone for a while", self.base)
 
     def probe(self, now: float) -> bool:
         """Whether a probe is due; it is the caller's then."""

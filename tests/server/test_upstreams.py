@@ -115,6 +115,16 @@ async def test_pauses_grow_and_are_shortened_by_chance(one) -> None:
     assert pauses[-1] >= upstreams.PAUSE_MAX / 2 and len(set(pauses)) == 8
 
 
+async def test_log_tells_once_that_it_is_down_and_back(one, caplog) -> None:
+    with caplog.at_level("INFO", "shmcache"):
+        for _ in range(9):
+            one.failed()
+        for _ in range(2):
+            one.succeeded()
+    said = [record.message.partition(": ")[2] for record in caplog.records]
+    assert said == ["down, and left alone for a while", "answers again"]
+
+
 async def test_answer_closes_it(one) -> None:
     down(one)
     one.probe_at = time.monotonic() - 1
