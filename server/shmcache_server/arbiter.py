@@ -37,7 +37,7 @@ from shmcache import (
 )
 
 from .app import require_c_parser
-from .config import Config, l2_url, redacted
+from .config import Config, l2_url, parse_address, redacted
 from .embedded import EmbeddedRedis
 from .worker import PlainWorker, Worker
 
@@ -59,8 +59,10 @@ class Holding:
         self._pid = os.getpid()
         self._embedded: EmbeddedRedis | None = None
         require_c_parser()
+        said = config.server.admin
+        admin = parse_address(said, "admin") if said else None
         for address in addresses:
-            _check_free(address)
+            _check_free(address, "admin" if address == admin else "bind")
         url, why = l2_url(config)
         name = config.l1.name or segment_name(addresses[0])
         self._prepared = _prepare(config.cache(name, None))
@@ -140,7 +142,7 @@ def settings(config: Config, holding: Holding | None = None) -> dict[str, Any]:
 def _when_ready(server: Any) -> None:
     where = ", ".join(str(listener) for listener in server.LISTENERS)
     holding = server.shmcache
-    log.info("shmcache at %s before %s", where, holding.config.origin.base)
+    log.info("shmcache at %s before %s", where, ", ".join(holding.config.origin.bases))
     log.info("%s", holding.words)
     if holding.l2_away:
         log.warning("%s; going on without, and trying again", holding.l2_away)
@@ -267,7 +269,7 @@ def _addresses(server: Any) -> list[Address]:
     return list(server.cfg.address)
 
 
-def _check_free(address: Address) -> None:
+def _check_free(address: Address, setting: str) -> None:
     """`ConfigError` if nobody could listen there; gunicorn would try for 5 s."""
     if not isinstance(address, tuple) or systemd.listen_fds(unset_environment=False):
         return
@@ -277,7 +279,8 @@ def _check_free(address: Address) -> None:
         try:
             s.bind(address[:2])
         except OSError as e:
-            raise ConfigError(f"bind={address[0]}:{address[1]}: {e.strerror}") from None
+            said = f"{setting}={address[0]}:{address[1]}"
+            raise ConfigError(f"{said}: {e.strerror}") from None
 
 
 def _share_log(server: Any) -> None:

@@ -121,11 +121,11 @@ def purge(
     as_json: bool,
     **wishes: Any,
 ) -> int:
-    """Remove responses on all hosts, by a running server's admin listener.
+    """Remove stored responses on all hosts.
 
-    A URL is as clients ask for it: http://example.org/blog?page=2. Exit codes: 0
-    purged, and every live host has confirmed; 1 purged here, but not all have; 2 wrong
-    use, or refused.
+    A running server is asked, by its admin listener. A URL is as clients ask for it:
+    http://example.org/blog?page=2. Exit codes: 0 purged, and every live host has
+    confirmed; 1 purged here, but not all have; 2 wrong use, or refused.
     """
     from .client import Failed, settings
 

@@ -56,7 +56,8 @@ class Server:
             status, document = answer.status, json.loads(answer.read())
         except (OSError, HTTPException, ValueError) as e:
             host, port = self._at
-            raise Failed(f"admin={host}:{port}: no answer of ours: {e}") from None
+            words = "no admin listener" if isinstance(e, ValueError) else e
+            raise Failed(f"admin={host}:{port}: no answer of ours: {words}") from None
         finally:
             connection.close()
         if status != 200 or not isinstance(document, dict):

@@ -426,7 +426,7 @@ def _from_file(path: Path) -> Config:
             where = _line(text, table, "")
             raise ConfigError(
                 f"{path}:{where}: unknown {'table' if known is None else 'key'} "
-                f"{table!r}; expected tables {', '.join(_TABLES)}"
+                f"{table!r}; expected tables {', '.join(_TABLES)}, or [[route]]"
             )
         for key, value in keys.items():
             where = _line(text, key, table)
@@ -437,10 +437,12 @@ def _from_file(path: Path) -> Config:
             except ConfigError as e:
                 raise ConfigError(f"{path}:{where}: {e}") from None
             config = replace(config, **{table: made})
-    try:
-        routes.agree(config.routes, config.headers.removed)
-    except ConfigError as e:
-        raise ConfigError(f"{path}: {e}") from None
+    for number, route in enumerate(config.routes, 1):
+        try:
+            routes.agree(route, config.headers.removed)
+        except ConfigError as e:
+            where = _line(text, "fields", "route", number)
+            raise ConfigError(f"{path}:{where}: route {number}: {e}") from None
     return config
 
 
@@ -465,7 +467,8 @@ def _replaced(old: C, table: str, values: dict[str, Any]) -> C:
     """`old` with other values, each brought to the type of its default."""
     for key, value in values.items():
         if (table, key) in _SIZES:
-            values[key] = parse_size(value, f"{table}_{key}", _SIZES[table, key])
+            said = "l1_size" if table == "l1" else key  # as the flag is called
+            values[key] = parse_size(value, said, _SIZES[table, key])
             continue
         if (table, key) == ("origin", "url"):  # a list, too
             values[key] = _urls(value)

@@ -94,10 +94,10 @@ def test_address_in_use_is_refused() -> None:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         s.listen()
-        with pytest.raises(ConfigError, match=r"bind=127\.0\.0\.1:"):
-            _check_free(s.getsockname())
-    _check_free(("127.0.0.1", 0))
-    _check_free("/run/some.sock")
+        with pytest.raises(ConfigError, match=r"admin=127\.0\.0\.1:"):
+            _check_free(s.getsockname(), "admin")
+    _check_free(("127.0.0.1", 0), "bind")
+    _check_free("/run/some.sock", "bind")
 
 
 def test_wrong_setting_ends_with_one_line(capsys) -> None:

@@ -117,7 +117,7 @@ def test_exit_code_says_whether_all_have_confirmed(listener, found, code) -> Non
     [
         ((401, b'{"error": "wrong token"}'), "refused, 401: wrong token"),
         ((400, b'{"error": "no such thing"}'), "refused, 400: no such thing"),
-        ((404, b"404: Not Found"), "no answer of ours"),
+        ((404, b"404: Not Found"), "no answer of ours: no admin listener"),
         ((200, b"[]"), "refused, 200: []"),
     ],
 )

@@ -78,6 +78,8 @@ def test_cache_is_told_its_limits_and_the_secret(tmp_path, monkeypatch) -> None:
         ("[l1]\nsize = '3 parsecs'\n", ":2: l1_size='3 parsecs'"),
         ("[l1]\nsize = 1000\n", ":2: l1_size=1000: expected 512 KiB or more"),
         ("[l1]\nname = 'a/b'\n", ":2: l1_name='a/b': expected 1 to 64 letters"),
+        ("[limits]\nstored_body = 'x'\n", ":2: stored_body='x': expected a number and"),
+        ("[[routes]]\nttl = 1\n", ":1: unknown table 'routes'; expected tables serv"),
         ("[server\n", ": not TOML"),
         ("[origin]\nurl = 'ftp://a'\n", ":2: origin='ftp://a'"),
         ("[origin]\nurl = ['http://a', 'b']\n", ":2: origin='b': expected http://"),

@@ -235,7 +235,7 @@ def test_routes_of_a_file_keep_their_order(tmp_path) -> None:
         ("route = 1\n", ":1: route: expected tables [[route]]"),
         (
             "[headers]\nremoved = ['x_a']\n[[route]]\nfields = ['X-A']\n",
-            ": route 1: fields='X-A': headers.removed has it, too",
+            ":4: route 1: fields='X-A': headers.removed has it, too",
         ),
         ("[headers]\nremoved = ['a:']\n", ":2: removed='a:': expected names"),
         ("[headers]\ntrusted_peers = ['x']\n", ":2: trusted_peers='x': expected addr"),
