@@ -222,7 +222,8 @@ class Handler:
         window = self._sharing.windows(lines_of(found.fields())).if_cut_off
         if place.stale_for > window:
             return None
-        log.info("stale in place of an error: %s", error)
+        if _kind(error) != OriginDown.__name__:
+            log.info("stale in place of an error: %s", error)
         return _hit(request, place)
 
     # -- passed through
@@ -473,12 +474,18 @@ def _failed(error: Exception, told: str) -> Answer:
     came too late, else 502."""
     if isinstance(error, Overloaded):  # counted; the log has no room for each
         return _plain(503, told, retry_after=_RETRY_AFTER)
-    kind = error.kind if isinstance(error, ComputeFailed) else type(error).__name__
-    if kind != OriginDown.__name__:  # of which the breaker has told
+    kind = _kind(error)
+    if kind != OriginDown.__name__:
         log.warning("%s", error)
     if isinstance(error, OriginError):
         return _plain(error.status, told)
     return _plain(_STATUSES.get(kind, 502), told)
+
+
+def _kind(error: Exception) -> str:
+    """Its class by name, also of one that another process told of. Of an `OriginDown`
+    the breaker has told: the log has no room for each."""
+    return error.kind if isinstance(error, ComputeFailed) else type(error).__name__
 
 
 _STATUSES = {

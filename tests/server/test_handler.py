@@ -13,7 +13,10 @@ import http_sf
 import pytest
 from aiohttp import web
 
+from shmcache import ComputeFailed
+from shmcache_server.handler import _failed
 from shmcache_server.key import credentialed
+from shmcache_server.origins import OriginDown
 from tests.server.conftest import Front, RawOrigin, Upstream, eventually, fronting
 
 
@@ -806,3 +809,11 @@ async def test_websocket_that_is_refused_is_an_answer(front, upstream) -> None:
     upstream.status, upstream.body = 403, b"no"
     with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
         await front.session.ws_connect(front.url)
+
+
+@pytest.mark.parametrize(
+    "error", [OriginDown("origin: down"), ComputeFailed("OriginDown", "origin: down")]
+)
+def test_down_origin_is_no_line_a_request(error: Exception, caplog) -> None:
+    assert _failed(error, "shmcache; fwd=miss").status == 503
+    assert not caplog.records
