@@ -61,6 +61,8 @@ from .wanted import NOBODY, Wanted
 _NIL = b"\xc0"
 """The document of an answer that only its own client gets, past the cache."""
 _NOT_SHARED = Fill(_NIL, ttl=0, shareable=False)
+_NOT_STORED = Fill(_NIL, ttl=0)
+"""Leaves no mark either, by which others would fetch for themselves."""
 _AT_ONCE = 2e-9
 """Seconds for which what is validated before each use is fresh: it is kept."""
 _FAILURES = frozenset({500, 502, 503, 504})
@@ -171,7 +173,7 @@ class Fetches:
 
         async def work() -> Fill:
             if not await self._holds(wanted.key, live):
-                return _NOT_SHARED
+                return _NOT_STORED
             return await self._stored(live, pump, shared)
 
         if live.stored:
@@ -337,7 +339,7 @@ class Fetches:
 
         async def work() -> Fill:
             if not await self._holds(key, live):
-                return _NOT_SHARED
+                return _NOT_STORED
             return await self._stored(live, pump, shared)
 
         self._keep(self._cache.resolve(key, work, ttl=0))
@@ -353,7 +355,7 @@ class Fetches:
 
         async def again() -> Fill:
             if not await self._holds(wanted.plain, live):
-                return _NOT_SHARED
+                return _NOT_STORED
             return replace(fill, age=live.age())
 
         if place.variants is None:

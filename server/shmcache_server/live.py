@@ -120,6 +120,9 @@ class LiveResponse:
         except asyncio.CancelledError:
             self.error = OriginError("the server is stopping")
             raise
+        except Exception as e:  # whatever it is, a clean end would be a lie
+            self.error = OriginError(f"origin: a body could not be read: {e}")
+            raise
         finally:
             self.done = True
             self.answering.close()
