@@ -13,6 +13,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
+from functools import lru_cache
 
 from aiohttp import HttpVersion11, hdrs, web
 
@@ -111,10 +112,14 @@ class Handler:
         # A body on a GET or HEAD has no defined meaning: RFC 9110 §9.3.1.
         if request.body_exists or not keyed.route.cache or not _for_a_cache(request):
             return await self._pass(request, status.BYPASS)
+        place = self._shelf.plain(keyed.key)
+        if place is not None and place.usable and place.state == "fresh":
+            return _hit(request, place)
         wanted = self._wanted(keyed, request.headers, request.remote, request.scheme)
         if method == "HEAD":  # RFC 9110 §14.2: Range is of a GET alone
             wanted = wanted._replace(ranges=None)
-        place = self._shelf.find(keyed.key, wanted)
+        if place is None:
+            place = self._shelf.find(keyed.key, wanted)
         if not place.usable and credentials(request.headers, keyed.cookie):
             wanted = wanted._replace(key=credentialed(keyed.key))
             place = self._shelf.find(wanted.key, wanted)
@@ -465,6 +470,7 @@ def _age(answering: Answering) -> bytes:
     return b"Age: %d\r\n" % min(int(age[:12]), directives.DELTA_MAX)
 
 
+@lru_cache(64)
 def _told(cache_status: str) -> bytes:
     return f"Cache-Status: {cache_status}\r\n".encode()
 

@@ -47,9 +47,20 @@ class Shelf:
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
 
-    def find(self, key: str, wanted: Wanted) -> Place:
-        """The place of a request whose URL has this key; a hit or a miss is counted."""
+    def plain(self, key: str) -> Place | None:
+        """The place of any request whose URL has this key, None if the URL varies; a
+        hit or a miss is counted."""
         entry = self._cache.entry(key)
+        if entry is None:
+            return Place(key)
+        found = stored.unpack(entry.value)
+        if found is None and variants.unpack(entry.value) is not None:
+            return None
+        return Place(key, entry, found)
+
+    def find(self, key: str, wanted: Wanted) -> Place:
+        """The place of a request whose URL has this key; nothing is counted."""
+        entry = self._cache.look(key)
         if entry is None:
             return Place(key)
         listed = variants.unpack(entry.value)
