@@ -141,7 +141,7 @@ MUTATIONS = [
         _SEND,
         "        if told is not None:\n            self.outbox.sent(numbers)",
         "        self.outbox.sent(numbers)",
-        tries=200,
+        tries=450,
     ),
     Mutation(
         "the follower sends what was left unsent",

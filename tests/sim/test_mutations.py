@@ -14,7 +14,7 @@ from tests.sim.fleet import Fleet
 from tests.sim.mutations import MUTATIONS, Mutation
 from tests.sim.run import run
 
-TRIES = int(os.environ.get("SHMCACHE_TRIES", "400"))
+TRIES = int(os.environ.get("SHMCACHE_TRIES", "450"))
 
 
 @pytest.fixture(scope="module")
