@@ -40,10 +40,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from aiohttp import hdrs, web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
-from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_server import Server
+from yarl import URL
 
 from shmcache import Cache, CacheError
 
@@ -464,3 +466,16 @@ class FastServer(Server):
 
     def __call__(self) -> Connection:
         return Connection(self, self._lane, loop=self._loop, **self._kwargs)
+
+    def _make_request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: RequestHandler,
+        writer: AbstractStreamWriter,
+        task: asyncio.Task[None],
+    ) -> web.BaseRequest:
+        """aiohttp's parser lets an empty target be, and its request fails on it."""
+        if message.url is None:
+            message = message._replace(path="", url=URL())
+        return super()._make_request(message, payload, protocol, writer, task)

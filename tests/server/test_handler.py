@@ -609,9 +609,11 @@ async def test_unkeyed_input_does_not_reach_the_origin(front, upstream, field) -
         (b"CONNECT a:1 HTTP/1.1", b"501"),
         (b"GET /", b"505"),
         (b"GET / HTTP/2.0", b"505"),
+        (b"CONNECT \nX: HTTP/1.1", b"505"),
     ],
     ids=[
         *("absolute", "fragment", "star", "trace", "connect", "0.9", "2.0"),
+        "no target",
     ],
 )
 async def test_request_without_a_key_is_refused(front, upstream, line, code) -> None:
