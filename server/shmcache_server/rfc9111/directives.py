@@ -18,7 +18,7 @@ meant, and it may have been `private`."""
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]++")
 _DIRECTIVE = re.compile(
     rf"""({_NAME.pattern})
-    (?:[ \t]*+=[ \t]*+(?:"((?:[^"\\]|\\.)*+)"|([^\s,;"]*+)))?+
+    (?:[ \t]*+=[ \t]*+(?:"((?:[^"\\]|\\.)*+)"|((?:{_NAME.pattern})?+)))?+
     [ \t]*+(?:,|\Z)""",
     re.VERBOSE,
 )

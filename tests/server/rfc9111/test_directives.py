@@ -50,6 +50,9 @@ def test_cache_control_is_parsed(fields, found) -> None:
         (['"private"'], set()),
         (["\xa0private"], set()),
         (['x="a"b, private'], {"x", "private"}),
+        (["foo=="], {"foo"}),
+        (["max-age=60/private, public"], {"max-age", "public"}),
+        (["max-age=60\xa0"], {"max-age"}),
     ],
 )
 def test_line_that_holds_what_is_no_directive_is_malformed(fields, names) -> None:
