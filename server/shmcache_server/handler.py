@@ -168,7 +168,7 @@ class Handler:
             asked=_ASKED[
                 hdrs.AUTHORIZATION in fields, cookies_beside(fields, keyed.cookie)
             ],
-            ranges=None if hdrs.IF_RANGE in fields else fields.get(hdrs.RANGE),
+            ranges=_range(fields) if hdrs.RANGE in fields else None,
             cookie=keyed.cookie,
             route=keyed.route,
             host=keyed.host,
@@ -430,6 +430,13 @@ def _from_store(
     """A stored response, or 304 where the client's own copy still holds."""
     ours = (status.FIELDS % (age, told)).encode()
     return from_store(request.method, request.headers, found, ours)
+
+
+def _range(fields: Fields) -> str | None:
+    """The part that a miss asks the origin for. Several lines are no Range, for it is
+    no list (RFC 9110 §5.3, §14.2): the whole is the answer, as of what is here."""
+    lines = fields.getall(hdrs.RANGE)
+    return lines[0] if len(lines) == 1 and hdrs.IF_RANGE not in fields else None
 
 
 def _wishes(headers: Fields) -> directives.Directives:

@@ -382,6 +382,18 @@ async def test_part_is_stored_for_who_asks_for_the_same(front, upstream) -> None
     assert len(upstream.seen) == 2
 
 
+@pytest.mark.parametrize("stored", [False, True])
+async def test_several_range_lines_are_ignored(front, upstream, stored) -> None:
+    """RFC 9110 §14.2: no list, so that they are no valid Range together."""
+    if stored:
+        await front.get()
+    asked = b"".join(b"Range: bytes=%d-3\r\n" % n for n in (0, 1))
+    request = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n%bConnection: close\r\n\r\n"
+    answer = await front.raw(request % asked)
+    assert answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b"\r\n\r\nhello")
+    assert len(upstream.seen) == 1 and "Range" not in upstream.seen[0].fields
+
+
 # -- the answer to a POST
 
 
