@@ -24,7 +24,7 @@ class Part(NamedTuple):
 
 def of(fields: CIMultiDictProxy[str], found: StoredResponse) -> Part | None:
     """The part of a stored 200 that these fields ask for; None: all of it."""
-    stored, size = found.fields(), len(found.body)
+    stored, size = lines.of_head(found.head), len(found.body)
     wanted = ranges.parse(fields.getall(hdrs.RANGE))
     plan = ranges.plan(wanted, size, Validators.of(stored), fields.get(hdrs.IF_RANGE))
     if plan is None:

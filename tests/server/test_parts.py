@@ -55,6 +55,14 @@ def test_other_representation_is_answered_whole() -> None:
     assert part("bytes=0-0", If_Range='"a"').status == 206
 
 
+@pytest.mark.parametrize("range_", ["bytes=0-0", "bytes=10-", "bytes=0-1,8-"])
+def test_what_clients_do_not_get_is_in_no_part(range_) -> None:
+    head, hidden = HEAD + b"Cache-Tag: a\r\n", frozenset({"cache-tag"})
+    found = stored.unpack(stored.pack(head, 200, b"0123456789", hidden=hidden))
+    held = CIMultiDictProxy(CIMultiDict({"Range": range_}))
+    assert b"Cache-Tag" not in parts.of(held, found).head
+
+
 def test_several_parts() -> None:
     found = part("bytes=0-1,8-")
     assert found.status == 206
