@@ -25,6 +25,7 @@ Who owns a fetch
 What was stored
     A response that is dead, or asked for in the background, is validated where it can
     be (RFC 9111 §4.3): a 304 brings it up to date, and it is stored anew with its body.
+    So does a 200 to a HEAD that was asked in nobody's name and bears its validator.
 
 Elsewhere
     A response that varies by other fields than those of the place it was fetched for
@@ -72,6 +73,15 @@ _CREDENTIALS = frozenset({"authorization", "cookie"})
 _BESIDE_BODY = 16 * 1024
 _SHORT = 0.02
 """Seconds of a wait for another worker that reading along would not shorten."""
+
+
+class _Updated(NamedTuple):
+    """A stored response after its validation."""
+
+    head: bytes
+    shared: Shared | None
+    """None: it is its client's alone by now, or belongs elsewhere."""
+    tags: tuple[str, ...]
 
 
 class Joined(NamedTuple):
@@ -180,6 +190,43 @@ class Fetches:
             self._keep(self._cache.resolve(wanted.key, work, ttl=0))
         return live
 
+    def told_by_head(
+        self, wanted: Wanted, place: Place, answering: Answering, sent: float, mark: int
+    ) -> None:
+        """What an answer to a HEAD, asked in nobody's name, tells of what stands in its
+        place: it is brought up to date, or made stale (RFC 9111 §4.3.5).
+
+        1. The HEAD is sent. 2. What stands is purged, or another fetch takes its place.
+        3. The answer tells of what was before. So the store takes place in a flight of
+        its own, under claim and lease, and only where the same response still stands
+        and nothing at all was invalidated since 1.
+        """
+        old, entry = place.response, place.entry
+        if old is None or entry is None or {old.status, answering.status} != {200}:
+            return
+        fields, answer = old.fields(), list(answering.fields.items())
+        if not validation.head_agrees(fields, answer):
+            if entry.state != "dead" and self._stands(place):
+                self._keep(self._cache.expire(place.key))
+            return
+        age = _Age(answering, sent)
+        if "Set-Cookie" in answering.fields or not validation.head_validates(
+            fields, answer
+        ):
+            return
+        fresh = self._updated(wanted, place, old, answering)
+        if fresh.shared is None or fresh.shared.lifetime <= age():
+            return
+        shared = fresh.shared
+
+        async def work() -> Fill:
+            caught_up = await self._cache.caught_up()
+            if not caught_up or self._cache.note() != mark or not self._stands(place):
+                return _NOT_STORED
+            return self._fill(fresh.head, 200, old.body, shared, age(), fresh.tags)
+
+        self._keep(self._cache.resolve(place.key, work, ttl=0))
+
     async def close(self) -> None:
         """End what is under way."""
         await self._relay.close()
@@ -216,7 +263,7 @@ class Fetches:
             if old is not None and answering.status == 304:
                 answering.close()
                 return self._brought_up_to_date(wanted, place, old, answering, age)
-            if self._failed(answering, stood, own is None):
+            if self.failed(answering, stood, refresh=own is None):
                 answering.close()
                 raise OriginError(f"origin: {answering.status} in place of an answer")
             return await self._taken(wanted, place, own, answering, age, mark)
@@ -232,25 +279,44 @@ class Fetches:
         age: _Age,
     ) -> Fill:
         """The fill of a stored response that the origin says still holds."""
+        fresh = self._updated(wanted, place, old, answering)
+        shared = fresh.shared
+        if shared is None or (shared.lifetime <= age() and wanted.asked != NOBODY):
+            document = stored.pack(
+                fresh.head, old.status, old.body, hidden=self._hidden
+            )
+            return Fill(document, ttl=0, shareable=False)
+        return self._fill(fresh.head, old.status, old.body, shared, age(), fresh.tags)
+
+    def _updated(
+        self,
+        wanted: Wanted,
+        place: Place,
+        old: StoredResponse,
+        answering: Answering,
+    ) -> _Updated:
+        """A stored response with the fields of an answer that says it still holds."""
         new = validation.updated(old.fields(), lines.of_head(answering.head))
         getall = lines_of(new)
         shared = self._sharing.of(
             wanted.asked, old.status, getall, time.time(), route=wanted.route
         )
         head = old.status_line + lines.to_lines(new)
-        if (
-            shared is None
-            or shared.names != place.names
-            or (shared.lifetime <= age() and wanted.asked != NOBODY)
-        ):
-            document = stored.pack(head, old.status, old.body, hidden=self._hidden)
-            return Fill(document, ttl=0, shareable=False)
+        if shared is None or shared.names != place.names:
+            return _Updated(head, None, ())
         if shared.drop:  # they are of this answer's client
             head, _ = stored.without(head, shared.drop)
         tags = self._tags(wanted, getall, place.variants is not None)
-        return self._fill(head, old.status, old.body, shared, age(), tags)
+        return _Updated(head, shared, tags)
 
-    def _failed(self, answering: Answering, stood: Place, refresh: bool) -> bool:
+    def _stands(self, place: Place) -> bool:
+        """Whether the very response of a place still stands there."""
+        now = self._shelf.again(place).entry
+        return now is not None and now.version == (place.entry and place.entry.version)
+
+    def failed(
+        self, answering: Answering, stood: Place, *, refresh: bool = False
+    ) -> bool:
         """Whether a stale response stands for this answer: to a refresh, an error or
         one that asks for the credentials which it has not."""
         status = answering.status

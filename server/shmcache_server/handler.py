@@ -28,6 +28,7 @@ from .key import (
     Keyed,
     Keys,
     Refused,
+    conditional,
     cookies_beside,
     credentialed,
     credentials,
@@ -50,7 +51,7 @@ from .shelf import Place, Shelf
 from .stored import StoredResponse
 from .tags import hidden
 from .upload import Upload
-from .wanted import Wanted
+from .wanted import NOBODY, Wanted
 
 log = logging.getLogger("shmcache")
 
@@ -186,9 +187,12 @@ class Handler:
         if "only-if-cached" in said:  # RFC 9111 §5.2.1.7
             return _plain(504, status.forwarded(reason))
         if "no-store" in said:
-            return await self._pass(request, status.BYPASS)
-        if request.method == "HEAD" or hdrs.IF_RANGE in headers:
-            return await self._pass(request, status.forwarded(reason))
+            return await self._pass(request, status.BYPASS, (wanted, place))
+        if request.method == "HEAD":
+            return await self._head(request, wanted, place, status.forwarded(reason))
+        if hdrs.IF_RANGE in headers:
+            told = status.forwarded(reason)
+            return await self._pass(request, told, (wanted, place))
         for _ in range(_LISTS_MOST):
             try:
                 joined = await self._fetches.join(wanted, place, _interim(request))
@@ -197,7 +201,7 @@ class Handler:
                         request, joined.live, reason, joined.collapsed
                     )
             except (OriginError, CacheError) as e:
-                return self._instead(request, place, e) or _failed(
+                return self._instead(request, wanted, place, e) or _failed(
                     e, status.forwarded(reason)
                 )
             entry = joined.entry
@@ -214,13 +218,42 @@ class Handler:
             place = found_now
             if place.usable:
                 return _hit(request, place)
-        return await self._pass(request, status.forwarded(reason))
+        return await self._pass(request, status.forwarded(reason), (wanted, place))
+
+    async def _head(
+        self, request: web.BaseRequest, wanted: Wanted, place: Place, told: str
+    ) -> web.StreamResponse:
+        """A HEAD's answer from the origin. It may tell of what stood here, if it is
+        what anybody would be answered: it is asked as the GET would be then."""
+        shared = wanted.asked == NOBODY and not conditional(request.headers)
+        if place.response is None or not shared:
+            return await self._pass(request, told, (wanted, place))
+        mark, sent = self._cache.note(), time.monotonic()
+        asking = wanted.asking("HEAD")
+        try:
+            answering = await self._origin.ask(asking, _interim(request))
+        except OriginError as e:
+            return self._instead(request, wanted, place, e) or _failed(e, told)
+        try:
+            if self._fetches.failed(answering, place):
+                error = OriginError(f"origin: {answering.status} in place of an answer")
+                if stale := self._instead(request, wanted, place, error):
+                    return stale
+            self._fetches.told_by_head(wanted, place, answering, sent, mark)
+            head = self._visible(answering.head) + _age(answering) + _told(told)
+            return await self._sent(request, answering, head, None)
+        finally:
+            answering.close()
 
     def _instead(
-        self, request: web.BaseRequest, place: Place, error: Exception
+        self, request: web.BaseRequest, wanted: Wanted, place: Place, error: Exception
     ) -> Answer | None:
-        """A stale response in place of an error: RFC 9111 §4.2.4, RFC 5861 §4."""
+        """A stale response in place of an error: RFC 9111 §4.2.4, RFC 5861 §4. To a
+        request with credentials what is stored for all, where it has none of its own,
+        as if it were fresh."""
         place = self._shelf.again(place)
+        if place.response is None and wanted.key != wanted.plain:
+            place = self._shelf.find(wanted.plain, wanted)
         found = place.response
         if found is None:
             return None
@@ -233,8 +266,14 @@ class Handler:
 
     # -- passed through
 
-    async def _pass(self, request: web.BaseRequest, told: str) -> web.StreamResponse:
-        """Ask the origin for this client alone, streaming both ways."""
+    async def _pass(
+        self,
+        request: web.BaseRequest,
+        told: str,
+        stood: tuple[Wanted, Place] | None = None,
+    ) -> web.StreamResponse:
+        """Ask the origin for this client alone, streaming both ways. What `stood` in
+        the place of what is wanted may stand for an origin that cannot be reached."""
         if hdrs.TRANSFER_ENCODING in request.headers:
             if request.version < HttpVersion11:  # RFC 9112 §6.1: its framing is faulty
                 return _plain(400, told, close=True)
@@ -248,7 +287,8 @@ class Handler:
         except OriginError as e:
             if upload.refusal:
                 return _plain(upload.refusal, told, close=True)
-            return _failed(e, told)
+            stale = self._instead(request, *stood, e) if stood else None
+            return stale or _failed(e, told)
         live = None
         try:
             if invalidating.invalidates(request.method, answering.status):

@@ -41,9 +41,9 @@ class Wanted(NamedTuple):
     """That of the key."""
     forwarding: Forwarding = _FORWARDING
 
-    def asking(self) -> Asking:
-        """The GET that the origin is sent, fit to be shared."""
-        return Asking("GET", self.target, self.sent())
+    def asking(self, method: str = "GET") -> Asking:
+        """The GET that the origin is sent, fit to be shared; or the HEAD of it."""
+        return Asking(method, self.target, self.sent())
 
     def sent(self) -> CIMultiDict[str]:
         """Its fields."""

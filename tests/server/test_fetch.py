@@ -12,6 +12,8 @@ from shmcache_server.tags import of_url
 from tests.server.conftest import Front, Upstream, eventually, fronting
 from tests.server.test_live import Body, live_of
 
+MODIFIED = "Sun, 29 Nov 2026 01:00:00 GMT"
+
 
 async def idle(front: Front) -> None:
     await eventually(lambda: not front.runner.handler._fetches._tasks)
@@ -224,6 +226,164 @@ async def test_many_who_ask_at_once_are_validated_by_two_requests(
     gate.set()
     assert {g.body for g in await asyncio.gather(*asking)} == {b"one"}
     assert len(upstream.seen) == 3
+
+
+# -- what a HEAD tells of the stored response
+
+
+class Headed:
+    """An origin whose HEAD may say something else than its GET, and waits for leave."""
+
+    def __init__(self, **fields: str) -> None:
+        self.get = {"Cache-Control": "max-age=60", "Age": "60", "ETag": '"1"'}
+        self.head = {"Cache-Control": "max-age=60", "ETag": '"1"'}
+        self.head |= {n.replace("_", "-"): v for n, v in fields.items()}
+        self.status = 200
+        self.body = b"one"
+        self.leave = asyncio.Event()
+        self.leave.set()
+
+    async def __call__(self, request: web.Request) -> web.Response:
+        if request.method == "HEAD":
+            await self.leave.wait()
+            said = {n: v for n, v in self.head.items() if v}
+            return web.Response(status=self.status, headers=said)
+        return web.Response(body=self.body, headers=self.get)
+
+
+async def headed(front: Front, upstream: Upstream, **fields: str) -> Headed:
+    """With a stored response that is too old to be used."""
+    upstream.answer = said = Headed(**fields)
+    await front.get()
+    await idle(front)
+    return said
+
+
+@pytest.mark.parametrize(
+    "told", [{}, {"ETag": "", "Last_Modified": MODIFIED}, {"Content_Length": "3"}]
+)
+async def test_head_brings_the_stored_response_up_to_date(
+    front, upstream, told
+) -> None:
+    upstream.answer = said = Headed(X_New="1", **told)
+    said.get["Last-Modified"] = MODIFIED
+    await front.get()
+    await idle(front)
+    assert (await front.ask("HEAD")).told == "shmcache; fwd=stale"
+    await idle(front)
+    hit = await front.get()
+    assert "hit" in hit.told and hit.body == b"one" and hit.fields["X-New"] == "1"
+    assert [s.method for s in upstream.seen] == ["GET", "HEAD"]
+    assert upstream.seen[1].fields["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"ETag": ""},
+        {"ETag": '"2"'},
+        {"Content_Length": "4"},
+        {"Last_Modified": MODIFIED},
+        {"Cache_Control": "private, max-age=60"},
+        {"Cache_Control": "no-store"},
+        {"Cache_Control": "max-age=60", "Age": "60"},
+        {"Set_Cookie": "a=b"},
+        {"Vary": "X-Lang"},
+    ],
+    ids=str,
+)
+async def test_head_that_does_not_tell_of_it_brings_nothing(
+    front, upstream, told
+) -> None:
+    await headed(front, upstream, **told)
+    assert (await front.ask("HEAD")).status == 200
+    await idle(front)
+    assert front.cache.entry(front.key("/")).state == "dead"
+    assert (await front.get()).told == "shmcache; fwd=stale; stored"
+
+
+@pytest.mark.parametrize(
+    "field", [{"Cookie": "a=b"}, {"Authorization": "x"}, {"If-None-Match": '"1"'}]
+)
+async def test_head_of_one_client_tells_nothing(front, upstream, field) -> None:
+    said = await headed(front, upstream)
+    said.head["Cache-Control"] = "public, max-age=60"
+    assert (await front.ask("HEAD", headers=field)).status == 200
+    await idle(front)
+    assert front.cache.entry(front.key("/")).state == "dead"
+    name, value = next(iter(field.items()))
+    assert upstream.seen[1].fields[name] == value
+
+
+async def test_410_to_a_head_brings_nothing(front, upstream) -> None:
+    said = await headed(front, upstream)
+    said.status = 410
+    assert (await front.ask("HEAD")).status == 410
+    await idle(front)
+    assert front.cache.entry(front.key("/")).state == "dead"
+
+
+@pytest.mark.parametrize("how", ["delete", "expire", "replace"])
+async def test_head_of_what_was_made_void_meanwhile_brings_nothing(
+    front, upstream, how
+) -> None:
+    said = await headed(front, upstream)
+    said.leave.clear()
+    asking = asyncio.ensure_future(front.ask("HEAD"))
+    await eventually(lambda: len(upstream.seen) == 2)
+    if how == "replace":
+        said.body, said.get["ETag"] = b"two", '"2"'
+        await front.get()
+        await idle(front)
+    else:
+        await getattr(front.cache, how)(front.key("/"))
+    said.leave.set()
+    assert (await asking).status == 200
+    await idle(front)
+    assert (await front.get()).body == said.body
+    assert upstream.seen[-1].method == "GET"
+
+
+@pytest.mark.parametrize("status", [502, 503])
+@pytest.mark.parametrize("field", [{}, {"Cookie": "a=b"}])
+async def test_head_gets_what_is_stale_in_place_of_an_error(
+    front, upstream, status, field
+) -> None:
+    said = await headed(front, upstream)
+    said.get["Cache-Control"] = "max-age=60, stale-if-error=60"
+    await front.get()
+    await idle(front)
+    asked = len(upstream.seen)
+
+    async def fail(request: web.Request) -> web.Response:
+        if status == 502:
+            request.transport.abort()
+        return web.Response(status=503)
+
+    upstream.answer = fail
+    got = await front.ask("HEAD", headers=field)
+    if status == 503 and field:
+        assert got.status == 503, "it is the origin's answer to this client"
+    else:
+        assert (got.status, got.fields["Content-Length"]) == (200, "3")
+        assert got.told.startswith("shmcache; hit; ttl=-")
+    assert len(upstream.seen) > asked
+
+
+@pytest.mark.parametrize(
+    "field", [{"Cookie": "a=b"}, {"If-Range": '"1"', "Range": "bytes=0-0"}]
+)
+async def test_stale_for_all_in_place_of_an_error(front, upstream, field) -> None:
+    await headed(front, upstream)
+
+    async def fail(request: web.Request) -> web.Response:
+        request.transport.abort()
+        return web.Response()
+
+    upstream.answer = fail
+    got = await front.ask("GET", headers=field)
+    assert got.body == (b"o" if "Range" in field else b"one")
+    assert got.told.startswith("shmcache; hit; ttl=-")
 
 
 # -- stale in place of an error

@@ -156,6 +156,20 @@ def head_agrees(stored: Fields, answer: Fields) -> bool:
     return True
 
 
+def head_validates(stored: Fields, answer: Fields) -> bool:
+    """Whether a 200 to HEAD that agrees shows that the stored response still holds.
+
+    Stricter than RFC 9111 §4.3.5, which takes what tells nothing for agreement: it
+    must bear a validator of the stored one. Else anybody's HEADs could keep a page
+    whose origin has none, long after it changed.
+    """
+    told, known = Validators.of(answer), Validators.of(stored)
+    if told.etag is not None:
+        return etags.valid(told.etag) and told.etag == known.etag
+    modified = dates.parse(told.last_modified)
+    return modified is not None and told.last_modified == known.last_modified
+
+
 # -- answering a client
 
 

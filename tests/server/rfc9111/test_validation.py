@@ -8,6 +8,7 @@ from shmcache_server.rfc9111.validation import (
     conditions,
     evaluate,
     head_agrees,
+    head_validates,
     not_modified,
     not_modified_fields,
     same_bytes,
@@ -183,6 +184,25 @@ def test_304_replaces_every_line_of_a_field(name) -> None:
 )
 def test_head_is_of_the_stored_response_or_not(answer, agrees) -> None:
     assert head_agrees([("ETag", '"a"'), ("Content-Length", "5")], answer) is agrees
+
+
+@pytest.mark.parametrize(
+    ("answer", "shows"),
+    [
+        ([], False),
+        ([("Content-Length", "5")], False),
+        ([("ETag", '"a"')], True),
+        ([("ETag", '"b"'), ("Last-Modified", DATE)], False),
+        ([("ETag", "a")], False),
+        ([("Last-Modified", DATE)], True),
+        ([("Last-Modified", LATER)], False),
+        ([("Last-Modified", "never")], False),
+    ],
+)
+def test_head_shows_by_a_validator_that_it_holds(answer, shows) -> None:
+    stored = [("ETag", '"a"'), ("Last-Modified", DATE), ("Content-Length", "5")]
+    assert head_validates(stored, answer) is shows
+    assert not head_validates([("ETag", "a"), ("Last-Modified", "never")], answer)
 
 
 # -- a client
