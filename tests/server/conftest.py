@@ -17,7 +17,7 @@ from aiohttp.test_utils import TestServer
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from shmcache_server.app import CacheRunner
-from shmcache_server.config import Config, L1Config, OriginConfig
+from shmcache_server.config import Config
 from tests.helpers import segment_name
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -107,11 +107,16 @@ class Front:
 
 @asynccontextmanager
 async def fronting(
-    url: str, l1_size: int = 8 * 1024**2, **changes: Any
+    url: str, l1_size: int = 8 * 1024**2, settings: Config | None = None, **changes: Any
 ) -> AsyncIterator[Front]:
-    """A front before the origin at `url`; `changes` are of [origin] settings."""
-    origin = replace(OriginConfig(url=url), **changes)
-    config = Config(origin=origin, l1=L1Config(size=l1_size))
+    """A front before the origin at `url`; `changes` are of [origin], `settings` say
+    all the rest."""
+    config = settings or Config()
+    config = replace(
+        config,
+        origin=replace(config.origin, url=url, **changes),
+        l1=replace(config.l1, size=l1_size),
+    )
     runner = CacheRunner(config, config.cache(segment_name(), None))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

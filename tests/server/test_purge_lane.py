@@ -9,32 +9,22 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from shmcache_server.app import CacheRunner
-from shmcache_server.config import Config, L1Config, OriginConfig, PurgeConfig
-from tests.helpers import segment_name
-from tests.server.conftest import Front, Got, Upstream, eventually
+from shmcache_server.config import Config, PurgeConfig
+from tests.server.conftest import Front, Got, Upstream, eventually, fronting
 
 BEARER = {"Authorization": "Bearer 0123456789abcdef-token"}
 PATH = "/a/b?c"
 
 
+SETTINGS = Config(
+    purge=PurgeConfig(token=BEARER["Authorization"].removeprefix("Bearer "))
+)
+
+
 @pytest.fixture
 async def front(upstream: Upstream) -> AsyncIterator[Front]:
-    config = Config(
-        origin=OriginConfig(url=upstream.url),
-        l1=L1Config(size=8 << 20),
-        purge=PurgeConfig(token=BEARER["Authorization"].removeprefix("Bearer ")),
-    )
-    runner = CacheRunner(config, config.cache(segment_name(), None))
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    front = Front(runner, site.port)
-    try:
+    async with fronting(upstream.url, settings=SETTINGS) as front:
         yield front
-    finally:
-        await front.session.close()
-        await runner.cleanup()
 
 
 async def purge(front: Front, path: str = PATH, **more: str) -> None:

@@ -2,48 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
-from typing import Any
+from contextlib import AbstractAsyncContextManager
 
 import pytest
-from aiohttp import web
 
-from shmcache_server.app import CacheRunner
-from shmcache_server.config import Config, HeadersConfig, L1Config, OriginConfig
+from shmcache_server.config import Config, HeadersConfig
 from shmcache_server.routes import Route
-from tests.helpers import segment_name
-from tests.server.conftest import Front, Upstream, eventually
+from tests.server.conftest import Front, Upstream, eventually, fronting
 from tests.server.test_routes_lanes import request, routed
 
 HERE = ("127.0.0.0/8",)
 
 
-@asynccontextmanager
-async def front_of(
+def front_of(
     upstream: Upstream,
     *routes: Route,
     trusted_peers: tuple[str, ...] = (),
     removed: tuple[str, ...] = (),
-    **changes: Any,
-) -> AsyncIterator[Front]:
-    config = Config(
-        origin=replace(OriginConfig(url=upstream.url), **changes),
-        l1=L1Config(size=8 * 1024**2),
-        headers=HeadersConfig(removed, trusted_peers),
-        routes=routes,
-    )
-    runner = CacheRunner(config, config.cache(segment_name(), None))
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    front = Front(runner, site.port)
-    try:
-        yield front
-    finally:
-        await front.session.close()
-        await runner.cleanup()
+) -> AbstractAsyncContextManager[Front]:
+    headers = HeadersConfig(removed, trusted_peers)
+    return fronting(upstream.url, settings=Config(headers=headers, routes=routes))
 
 
 @pytest.mark.parametrize("path", ["/me", "/me/x.css", "/x/..%2fme", "/ME;a.css"])
