@@ -257,6 +257,7 @@ class Lane:
                 return False
             if stale:
                 self._refresh(connection, asked)
+                ttl = min(ttl, -1)  # one may be stale before its time
         except CacheError:  # a key too long as it stands, or a cache that is closing
             return False
         transport = connection.transport

@@ -461,7 +461,7 @@ class Handler:
 def _hit(request: web.BaseRequest, place: Place) -> Answer:
     entry, found = place.entry, place.response
     assert entry is not None and found is not None
-    return _from_store(request, entry.age, status.hit(entry.ttl or 0), found)
+    return _from_store(request, entry.age, status.hit(-place.stale_for), found)
 
 
 def _from_store(

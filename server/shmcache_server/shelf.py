@@ -11,6 +11,8 @@ from .stored import StoredResponse
 from .variants import Names, Variants
 from .wanted import Wanted
 
+_JUST_NOW = 1e-3
+
 
 class Place(NamedTuple):
     """Of one request."""
@@ -32,8 +34,10 @@ class Place(NamedTuple):
 
     @property
     def stale_for(self) -> float:
-        """Seconds since what is there was fresh; negative: it is."""
-        return -(self.entry.ttl or 0) if self.entry is not None else 0
+        """Seconds since what is there was fresh; negative: it is. What was made stale
+        before its time was fresh just now."""
+        past = -(self.entry.ttl or 0) if self.entry is not None else 0
+        return past if self.state in ("fresh", "") else max(past, _JUST_NOW)
 
     @property
     def state(self) -> str:

@@ -77,6 +77,42 @@ async def test_softly_purged_response_is_refreshed(
     await eventually(lambda: len(upstream.seen) > asked)
 
 
+@pytest.mark.parametrize(("lines", "named"), BY, ids=IDS)
+async def test_softly_purged_response_tells_that_it_is_stale(
+    front, upstream, lines, named
+) -> None:
+    """In either lane: RFC 9211 §2.4, below zero."""
+    upstream.fields = lines | {"Cache-Control": "max-age=60, stale-while-revalidate=60"}
+    await warm(front, X_Kind="k")
+    upstream.answer = held = Held({})
+    said = ", ".join(filter(None, (named.get("Shmcache_Purge"), "soft")))
+    await purge(front, **named | {"Shmcache_Purge": said})
+    for method in ("GET", "GET", "HEAD", "HEAD"):
+        got = await front.ask(method, PATH, headers={"X-Kind": "k"})
+        assert got.told == "shmcache; hit; ttl=-1"
+    held.gate.set()
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [("max-age=60", 200), ("max-age=60, must-revalidate", 502)],
+)
+async def test_softly_purged_response_stands_for_an_error_if_it_may(
+    front, upstream, said, status
+) -> None:
+    upstream.fields = {"Cache-Control": said}
+    await warm(front)
+    await purge(front, Shmcache_Purge="soft")
+
+    async def cut(request: web.Request) -> web.StreamResponse:
+        assert request.transport
+        request.transport.close()
+        return web.Response()
+
+    upstream.answer = cut
+    assert (await front.get(PATH)).status == status
+
+
 @pytest.mark.parametrize("vary", [{}, {"Vary": "X-Kind"}])
 async def test_prefix_is_purged(front, upstream, vary) -> None:
     upstream.fields |= vary
