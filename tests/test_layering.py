@@ -26,7 +26,10 @@ ROWS = [
     {"shmcache_server.relay"},
     {"shmcache_server.live", "shmcache_server.tunnel"},
     {"shmcache_server.origins", "shmcache_server.answer", "shmcache_server._splice"},
-    {"shmcache_server.parts", "shmcache_server.upstreams"},
+    {
+        *("shmcache_server.parts", "shmcache_server.request"),
+        "shmcache_server.upstreams",
+    },
     {
         *("shmcache_server.purge", "shmcache_server.sharing"),
         "shmcache_server.variants",

@@ -37,7 +37,7 @@ import contextlib
 import itertools
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
@@ -55,6 +55,7 @@ from .answer import from_store
 from .config import Config
 from .handler import Handler
 from .key import Fields, Lead, Refused, conditional, for_a_cache
+from .request import Request
 from .rfc9111 import status
 from .stored import MARK, OFFSETS
 
@@ -159,16 +160,19 @@ class Lane:
         """Whether a request of the slow lane is logged."""
         return sampled or not next(self._slow)
 
-    def learn(self, data: bytes, message: RawRequestMessage, trusted: bool) -> None:
+    def learn(
+        self, data: bytes, message: RawRequestMessage, trusted: bool
+    ) -> Lead | None:
         """Keep a verdict on the header block of `data`, which aiohttp's parser has
-        read from its first byte as this one message."""
+        read from its first byte as this one message; its lead, if it has one."""
         at = data.find(_LINE_END)
         start = _METHODS.get(data[:5])
         if start is None or at < 0 or len(data) > self._request_max:
-            return
+            return None
         verdicts = self._verdicts[trusted]
-        if verdicts.get(data[at:]) is not None:
-            return
+        known = verdicts.get(data[at:])
+        if known is not None:
+            return known.lead
         fields = message.headers
         if (
             message.method != data[: start - 1].decode()
@@ -182,13 +186,14 @@ class Lane:
             or hdrs.EXPECT in fields
             or not for_a_cache(fields)
         ):
-            return
+            return None
         try:
             lead = self._handler.keys.lead(fields, trusted=trusted)
         except Refused:
-            return
+            return None
         prefix = lead.prefix.encode()
         verdicts.put(data[at:], Verdict(lead, prefix, not conditional(fields), fields))
+        return lead
 
     # -- inside
 
@@ -326,7 +331,7 @@ class Memo:
 class Connection(RequestHandler):
     """A connection of aiohttp's server whose hits take the fast lane."""
 
-    __slots__ = ("_lane", "_level", "_quick", "sampled", "trusted")
+    __slots__ = ("_lane", "_level", "_quick", "judged", "sampled", "trusted")
 
     def __init__(self, manager: Server, lane: Lane, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -339,6 +344,8 @@ class Connection(RequestHandler):
         """Whether the request that goes the slow lane is to be logged."""
         self.trusted = False
         """Whether what the peer says of its own client is believed."""
+        self.judged: tuple[RawRequestMessage, Lead | None] | None = None
+        """A message that came alone, and is no request yet; the lead of its block."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -401,7 +408,8 @@ class Connection(RequestHandler):
         ):
             self._level = self._lane.open
             if was_level:
-                self._lane.learn(data, message, self.trusted)
+                lead = self._lane.learn(data, message, self.trusted)
+                self.judged = message, lead
 
     def _tell_of_failure(self) -> None:
         """Break off the body that is being read, if it went on with what is none:
@@ -477,6 +485,12 @@ class FastServer(Server):
         task: asyncio.Task[None],
     ) -> web.BaseRequest:
         """aiohttp's parser lets an empty target be, and its request fails on it."""
+        connection = cast(Connection, protocol)
+        judged, connection.judged = connection.judged, None
+        whole = message
         if message.url is None:
-            message = message._replace(path="", url=URL())
-        return super()._make_request(message, payload, protocol, writer, task)
+            whole = message._replace(path="", url=URL())
+        request = Request(whole, payload, protocol, writer, task, self._loop)
+        if judged is not None and judged[0] is message:
+            request.lead = judged[1]
+        return request

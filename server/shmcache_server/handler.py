@@ -27,6 +27,7 @@ from .key import (
     Fields,
     Keyed,
     Keys,
+    Lead,
     Refused,
     conditional,
     cookies_beside,
@@ -45,6 +46,7 @@ from .origins import (
     OriginTimeout,
 )
 from .purges import Purges
+from .request import Request
 from .rfc9111 import directives, invalidating, status, storing, vary
 from .sharing import Sharing, lines_of
 from .shelf import Place, Shelf
@@ -90,28 +92,27 @@ class Handler:
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer to a request; whatever happens there is one."""
         method, target = request.method, request.raw_path
-        if request.version[0] != 1:
-            return _plain(505, status.BYPASS, close=True)
-        if method in ("TRACE", "CONNECT"):
-            # One would echo the fields of the way, the other needs a tunnel.
-            return _plain(405 if method == "TRACE" else 501, status.METHOD, close=True)
-        length = request.headers.get(hdrs.CONTENT_LENGTH, "")
-        if len(length) > _DIGITS_MAX:  # who counts by signed 64 bits reads another
-            return _plain(400, status.BYPASS, close=True)
+        lead = request.lead if isinstance(request, Request) else None
+        refusal = _refusal(request) if lead is None else None
+        if refusal is not None:
+            return refusal
         if target in (_HEALTH, _READY):
             return self._own_path(target)
         try:
-            keyed = self._keyed(request, method)
+            keyed = (lead or self._lead(request)).keyed(target, method)
         except Refused as e:
             return _plain(e.status, status.BYPASS, str(e), close=True)
-        if method == "PURGE":
-            return await self._purges.on_main(request, keyed.host)
-        if method not in ("GET", "HEAD"):
-            return await self._pass(request, status.METHOD)
-        if tunnel.wanted(request):
-            return await self._tunnel(request)
-        # A body on a GET or HEAD has no defined meaning: RFC 9110 §9.3.1.
-        if request.body_exists or not keyed.route.cache or not _for_a_cache(request):
+        if lead is None:
+            if method == "PURGE":
+                return await self._purges.on_main(request, keyed.host)
+            if method not in ("GET", "HEAD"):
+                return await self._pass(request, status.METHOD)
+            if tunnel.wanted(request):
+                return await self._tunnel(request)
+            # A body on a GET or HEAD has no defined meaning: RFC 9110 §9.3.1.
+            if request.body_exists or not _for_a_cache(request):
+                return await self._pass(request, status.BYPASS)
+        if not keyed.route.cache:
             return await self._pass(request, status.BYPASS)
         place = self._shelf.plain(keyed.key)
         if place is not None and place.usable and place.state == "fresh":
@@ -149,11 +150,10 @@ class Handler:
             return _plain(503, status.BYPASS, "not ready")
         return _plain(200, status.BYPASS, "ok")
 
-    def _keyed(self, request: web.BaseRequest, method: str) -> Keyed:
-        """The key of a request, as if it were of this method; `Refused`."""
+    def _lead(self, request: web.BaseRequest) -> Lead:
+        """What a request's header block says of keys; `Refused`."""
         trusted = self.keys.forwarding.trusts(request.remote)
-        lead = self.keys.lead(request.headers, trusted=trusted)
-        return lead.keyed(request.raw_path, method)
+        return self.keys.lead(request.headers, trusted=trusted)
 
     def _wanted(
         self, keyed: Keyed, fields: Fields, remote: str | None, scheme: str
@@ -369,7 +369,7 @@ class Handler:
                 self.keys.all(headers, target, trusted=trusted)
             )
         await self._purges.changed(
-            self._keyed(request, "GET").host,
+            self._lead(request).host,
             request.method,
             (request.raw_path, *others),
             lambda name: fields.getall(name, ()),
@@ -387,7 +387,7 @@ class Handler:
             *(url, location), also=(self._base,)
         ):
             return None
-        keyed = self._keyed(request, "GET")
+        keyed = self._lead(request).keyed(request.raw_path)
         if not keyed.route.cache or keyed.target != request.raw_path:
             return None  # what is not in the key may be in the answer
         return self._wanted(keyed, request.headers, request.remote, request.scheme)
@@ -456,6 +456,20 @@ class Handler:
         except ConnectionError:
             pass  # the client left: nothing to tell anybody
         return stream
+
+
+def _refusal(request: web.BaseRequest) -> Answer | None:
+    """The answer to a request that is none of ours, whatever its target."""
+    method = request.method
+    if request.version[0] != 1:
+        return _plain(505, status.BYPASS, close=True)
+    if method in ("TRACE", "CONNECT"):
+        # One would echo the fields of the way, the other needs a tunnel.
+        return _plain(405 if method == "TRACE" else 501, status.METHOD, close=True)
+    length = request.headers.get(hdrs.CONTENT_LENGTH, "")
+    if len(length) > _DIGITS_MAX:  # who counts by signed 64 bits reads another
+        return _plain(400, status.BYPASS, close=True)
+    return None
 
 
 def _hit(request: web.BaseRequest, place: Place) -> Answer:
