@@ -132,10 +132,10 @@ class Pool:
         try:
             await waiter
         except BaseException:
-            if waiter.cancelled():
-                self._waiting.remove(waiter)
-            else:  # it had come to him as he left
+            if not waiter.cancelled():  # it had come to him as he left
                 self._pass_on()
+            elif waiter in self._waiting:  # nobody passed him over meanwhile
+                self._waiting.remove(waiter)
             raise
 
     def _pass_on(self) -> None:

@@ -142,6 +142,21 @@ async def test_turn_that_came_as_its_owner_left_is_passed_on() -> None:
     await sockets.close()
 
 
+async def test_one_who_leaves_as_a_turn_comes_has_left() -> None:
+    """1. One who waits leaves. 2. A turn ends before he knows of it, and is not his."""
+    sockets = Sockets(connections=1)
+    holding = await sockets.pool.take(5)
+    leaving = asyncio.ensure_future(sockets.pool.take(5))
+    await eventually(lambda: sockets.pool.taken == 2)
+    leaving.cancel()
+    holding.force_close()
+    holding.done()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert sockets.pool.taken == 0
+    await sockets.close()
+
+
 async def test_one_opened_beside_the_turns_takes_none() -> None:
     sockets = Sockets(connections=1)
     beside = await sockets.pool.open(5)
