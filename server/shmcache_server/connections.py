@@ -100,6 +100,12 @@ class Connection(ResponseHandler):
             return False
         return not self._poll.poll(0)
 
+    @property
+    def unsent(self) -> bool:
+        """Whether some of the request still waits to be taken by the origin."""
+        transport = self.transport
+        return transport is not None and transport.get_write_buffer_size() > 0
+
     async def ask(
         self,
         method: str,
@@ -161,6 +167,7 @@ class Connection(ResponseHandler):
     def discard(self) -> None:
         """The same for one that was opened beside the turns: close it."""
         self._leave()
+        self.abort()
         self._keeper.drop(self)
 
     def switch(self) -> tuple[asyncio.Transport | None, bytes]:

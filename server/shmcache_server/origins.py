@@ -141,7 +141,7 @@ class Answering:
             connection.discard()
             return
         if not self.content.at_eof():
-            connection.force_close()
+            connection.abort()
         connection.done()
 
 
@@ -320,7 +320,7 @@ def _leave(connection: Connection, tunnel: bool) -> None:
     if tunnel:
         connection.discard()
     else:
-        connection.force_close()
+        connection.abort()
         connection.done()
 
 

@@ -100,7 +100,12 @@ class Pool:
         """It is nobody's any more."""
         self._pass_on()
         transport = connection.transport
-        if transport is None or transport.is_closing() or connection.should_close:
+        if (
+            transport is None
+            or transport.is_closing()
+            or connection.should_close
+            or connection.unsent
+        ):
             self.drop(connection)
             return
         loop = asyncio.get_running_loop()
@@ -110,9 +115,13 @@ class Pool:
             self._sweeper = loop.call_later(KEPT, self._sweep)
 
     def drop(self, connection: Connection) -> None:
-        """Close one that is not idle."""
+        """Close one that is not idle; at once, where the origin was sent what it has
+        not taken: it may never do so."""
         self._open.discard(connection)
-        connection.close()
+        if connection.unsent:
+            connection.abort()
+        else:
+            connection.close()
 
     async def close(self) -> None:
         """Close all."""

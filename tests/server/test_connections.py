@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import socket
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ from multidict import CIMultiDict
 
 from shmcache_server.connections import AHEAD
 from shmcache_server.origins import Asking, OriginError, OriginTimeout
+from tests.helpers import connections
 from tests.server.conftest import eventually
 from tests.server.sockets import OWN, Sockets, first, second
 
@@ -402,6 +404,31 @@ async def test_body_that_the_origin_does_not_take_ends_in_time() -> None:
         await sockets.origin.ask(Asking("POST", "/", CIMultiDict(), much()))
     assert sockets.pooled == 0
     await sockets.close()
+
+
+async def test_connection_whose_request_is_not_taken_is_closed(sockets) -> None:
+    """What is left of the request would never leave, nor the connection."""
+
+    async def much() -> AsyncIterator[bytes]:
+        for _ in range(200):
+            yield bytes(65536)
+
+    loop = asyncio.get_running_loop()
+    asking = asyncio.ensure_future(
+        sockets.origin.ask(Asking("POST", "/", CIMultiDict(), much()))
+    )
+    connection = await sockets.accept()
+    await eventually(lambda: sockets.pool._open)
+    mine = next(iter(sockets.pool._open))
+    await eventually(lambda: mine.transport.get_write_buffer_size())
+    await loop.sock_sendall(connection, OWN)
+    answering = await asking
+    assert answering.at_hand() == b"own"
+    port = mine.transport.get_extra_info("sockname")[1]
+    assert connections(os.getpid(), local=port)
+    answering.close()
+    await eventually(lambda: not connections(os.getpid(), local=port))
+    assert not sockets.pool._open
 
 
 async def test_answer_before_the_body_was_sent_ends_the_connection(sockets) -> None:
