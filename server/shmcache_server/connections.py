@@ -44,6 +44,7 @@ INTERIM_MAX = 16
 AHEAD = 64 * 1024
 """Bytes of a body beyond which little is read ahead of its reader: twice that, and what
 one read brings. Each body under way costs it, and as much at each step that follows."""
+_BLANK = b"\r\n"
 _HEAD_END = b"\r\n\r\n"
 _CHUNKS_END = b"\r\n0\r\n\r\n"
 _HEAD, _CHUNKED, _OPEN = -1, -2, -3
@@ -271,23 +272,14 @@ class Connection(ResponseHandler):
     def _heads(self, data: bytes) -> None:
         """Hand over head by head; what is behind the final one is its body's."""
         self.heard = True
-        while data and self._due == _HEAD:
-            seam = self._seam
-            end = (seam + data).find(_HEAD_END) + 4 - len(seam)
-            if end < 4 - len(seam):  # it goes on
-                self._seam = (seam + data)[-3:]
-                end = len(data)
-            elif seam:
-                self._seam = b""
-            piece = data[:end]
-            # Where a line ends in LF alone, the parser may see another end than we do.
-            if piece.count(b"\n") != (seam[-1:] + piece).count(b"\r\n"):
-                self._bare = True
-            self._exact = not self._seam and not self._bare
-            super().data_received(piece)
+        at = 0
+        while at < len(data) and self._due == _HEAD:
+            if len(self._buffer) > INTERIM_MAX:  # `ask` has not seen them yet
+                return
+            at = self._head(data, at)
             if self._exception is not None:
                 return
-            data = data[end:]
+        data = data[at:]
         if not data:
             self._reschedule_timeout()
         elif len(data) == self._due and self._parser is not None:
@@ -295,6 +287,28 @@ class Connection(ResponseHandler):
             self._parser.feed_data(data)  # cannot fail: its length is its only form
         else:
             self.data_received(data)
+
+    def _head(self, data: bytes, at: int) -> int:
+        """Hand over a head that begins or goes on at `at`; where that ends."""
+        seam = self._seam
+        if not seam and data[at] in _BLANK:  # the lines before a head may be empty
+            left = len(data[at:].lstrip(_BLANK))
+            if not left:
+                return len(data)
+            at = len(data) - left
+        end = (seam + data).find(_HEAD_END, at) + 4 - len(seam)
+        if end < 4 - len(seam):  # it goes on
+            end = len(data)
+            self._seam = (seam + data[at:])[-3:]
+        elif seam:
+            self._seam = b""
+        piece = data[at:end]
+        # Where a line ends in LF alone, the parser may see another end than we do.
+        if piece.count(b"\n") != (seam[-1:] + piece).count(b"\r\n"):
+            self._bare = True
+        self._exact = not self._seam and not self._bare
+        super().data_received(piece)
+        return end
 
     def _counted(self, data: bytes) -> bytes:
         """As much of it as is due; the rest is nobody's answer."""

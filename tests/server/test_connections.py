@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import socket
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -331,6 +332,27 @@ async def test_body_is_read_little_ahead_of_its_reader(sockets) -> None:
     assert sum(got) == size and max(got) <= 2 * AHEAD + one_read
     await pushing
     answering.close()
+
+
+FLOODS = {
+    "empty lines": b"\r\n" * 2**17,
+    "interim answers": b"HTTP/1.1 103 E\r\n\r\n" * 2**14,
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS.keys())
+async def test_flood_before_a_head_holds_nobody_up(sockets, flood) -> None:
+    """It costs about as much as it has bytes, not their square."""
+    asking = asyncio.ensure_future(sockets.get())
+    await sockets.accept()
+    await eventually(lambda: sockets.pool._open)
+    mine = next(iter(sockets.pool._open))
+    began = time.process_time()
+    mine.data_received(flood)
+    assert time.process_time() - began < 0.02
+    mine.data_received(OWN)
+    [answer] = await asyncio.gather(asking, return_exceptions=True)
+    assert answer == b"own" or "interim" in str(answer)
 
 
 # -- deadlines
