@@ -78,6 +78,12 @@ class OriginDown(OriginError):
     unsent = True
 
 
+class TunnelsTaken(OriginError):
+    """As many tunnels are open as may be."""
+
+    status = 503
+
+
 Interim = Callable[[int, bytes], None]
 """Told of each answer before the final one, but 100 and 101: its status, and all of
 it, ready to be sent to a client of HTTP/1.1."""
@@ -112,8 +118,8 @@ class Answering:
     content: StreamReader = field(repr=False)
     connection: Connection | None = field(repr=False)
     """Until it is closed."""
-    tunnel: bool = False
-    """The connection is its own, beside the pool's."""
+    leave: Callable[[], None] | None = None
+    """Gives back its place among the tunnels: the connection is beside the pool's."""
 
     def at_hand(self) -> bytes | None:
         """All of the body, if it has come with the head; None: it has not."""
@@ -137,8 +143,9 @@ class Answering:
         connection, self.connection = self.connection, None
         if connection is None:
             return
-        if self.tunnel:
+        if self.leave is not None:
             connection.discard()
+            self.leave()
             return
         if not self.content.at_eof():
             connection.abort()
@@ -198,7 +205,26 @@ class Origin:
 
     async def upgrade(self, asking: Asking) -> Answering:
         """Ask for another protocol by a connection of its own; its answer may be 101,
-        and the connection is the caller's to `switch` then."""
+        and the connection is the caller's to `switch` then. Whatever it is, it has a
+        place among the tunnels until it is closed: nothing else bounds what is beside
+        the pool. Raises `TunnelsTaken`, `OriginError`."""
+        if not self.tunnels:
+            raise TunnelsTaken("origin: as many tunnels are open as may be")
+        self.tunnels -= 1
+        try:
+            answering = await self._upgraded(asking)
+        except BaseException:
+            self._tunnel_left()
+            raise
+        answering.leave = self._tunnel_left
+        return answering
+
+    # -- inside
+
+    def _tunnel_left(self) -> None:
+        self.tunnels += 1
+
+    async def _upgraded(self, asking: Asking) -> Answering:
         tried: list[Upstream] = []
         began = time.monotonic()
         upstream: Upstream | None = self._choose(asking)
@@ -211,8 +237,6 @@ class Origin:
                 if upstream is None or self._left(began) <= 0:
                     raise
         raise AssertionError
-
-    # -- inside
 
     def _choose(self, asking: Asking) -> Upstream:
         only = self.upstreams.only
@@ -293,7 +317,9 @@ class Origin:
                 self._total and began + self._total,
                 interim and _Interims(interim),
             )
-            answering = _answering(asking.method, message, content, connection, tunnel)
+            answering = _answering(
+                asking.method, message, content, connection, switches=tunnel
+            )
         except BaseException as e:
             error = _failure(upstream, connection, e)
             if connection is not None:
@@ -355,10 +381,11 @@ def _answering(
     message: RawResponseMessage,
     content: StreamReader,
     connection: Connection,
-    tunnel: bool = False,
+    *,
+    switches: bool = False,
 ) -> Answering:
     fields, status = message.headers, message.code
-    if status not in _STATUSES and not (tunnel and status == 101):
+    if status not in _STATUSES and not (switches and status == 101):
         raise OriginError(f"origin: status {status} is no answer")
     length = fields.get("Content-Length")
     if length is not None and len(length) > 18:  # aiohttp would see no body in 2^64-1
@@ -374,7 +401,6 @@ def _answering(
         empty=empty,
         content=content,
         connection=connection,
-        tunnel=tunnel,
     )
 
 

@@ -35,12 +35,6 @@ LINGER = 10.0
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
-class TunnelsTaken(OriginError):
-    """As many tunnels are open as may be."""
-
-    status = 503
-
-
 class Tunnelled(web.StreamResponse):
     """What is left of a request whose connection was a tunnel until now."""
 
@@ -80,23 +74,17 @@ async def tunnel(
     `asking` is the request as it would be passed through, without a body. Raises
     `OriginError`.
     """
-    if not origin.tunnels:
-        raise TunnelsTaken("origin: as many tunnels are open as may be")
-    origin.tunnels -= 1
+    asking.fields["Connection"] = "Upgrade"
+    asking.fields["Upgrade"] = "websocket"
+    answering = await origin.upgrade(asking)
+    if answering.status != 101:
+        return answering
     try:
-        asking.fields["Connection"] = "Upgrade"
-        asking.fields["Upgrade"] = "websocket"
-        answering = await origin.upgrade(asking)
-        if answering.status != 101:
-            return answering
-        try:
-            _check(request, answering)
-            await _tied(request, answering, origin.tunnel_idle)
-        finally:
-            answering.close()
-        return Tunnelled()
+        _check(request, answering)
+        await _tied(request, answering, origin.tunnel_idle)
     finally:
-        origin.tunnels += 1
+        answering.close()
+    return Tunnelled()
 
 
 def _check(request: web.BaseRequest, answering: Answering) -> None:
@@ -106,6 +94,7 @@ def _check(request: web.BaseRequest, answering: Answering) -> None:
     accept = base64.b64encode(hashlib.sha1(key + _GUID).digest()).decode()
     if (
         fields.get("Upgrade", "").strip().lower() != "websocket"
+        or "upgrade" not in named(fields.getall("Connection", ()))
         or fields.getall("Sec-WebSocket-Accept", ()) != [accept]
         or "Content-Length" in fields
         or "Transfer-Encoding" in fields

@@ -290,6 +290,16 @@ async def test_tunnels_are_bounded() -> None:
         sides.close()
 
 
+async def test_answer_in_place_of_a_tunnel_has_its_place() -> None:
+    """A client could have any number of connections opened beside the pool's."""
+    async with between(tunnels=1) as sides:
+        await sides.open(said=b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na")
+        assert await status(sides.front, OPEN) == b"503"
+        sides.server.sendall(b"b")
+        await eventually(lambda: tunnels_left(sides.front) == 1)
+        sides.close()
+
+
 async def test_stop_ends_tunnels() -> None:
     """A server that drains does not wait for ever."""
     async with between() as sides:
@@ -307,12 +317,23 @@ async def test_stop_ends_tunnels() -> None:
         SWITCH.replace(b"Sec-WebSocket-Accept", b"X"),
         SWITCH.replace(b"Upgrade: websocket", b"Upgrade: h2c"),
         SWITCH.replace(b"Upgrade: websocket\r\n", b""),
+        SWITCH.replace(b"Connection: Upgrade\r\n", b""),
         SWITCH.replace(b"\r\n\r\n", b"\r\nContent-Length: 2\r\n\r\n"),
         SWITCH.replace(b"101 ", b"099 "),
         b"HTTP/1.1 101 x\r\n\r\n",
         b"rubbish\r\n\r\n",
     ],
-    ids=["accept", "none", "h2c", "no upgrade", "length", "099", "bare", "rubbish"],
+    ids=[
+        "accept",
+        "none",
+        "h2c",
+        "no upgrade",
+        "no token",
+        "length",
+        "099",
+        "bare",
+        "rubbish",
+    ],
 )
 async def test_other_101_is_no_tunnel(sides, said) -> None:
     got = await sides.open(said=said)
