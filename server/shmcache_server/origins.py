@@ -266,7 +266,9 @@ class Origin:
         repeated = asking.body is None and asking.method in _REPEATED
         while True:
             fresh = fresh or error.unheard
-            other = self.upstreams.choose(tried) if error.unsent else None
+            other = None
+            if error.unsent:
+                other = self.upstreams.choose(tried, probing=repeated)
             if other is None:
                 late = isinstance(error, OriginTimeout)
                 if not repeated or late or not (error.unsent or error.unheard):

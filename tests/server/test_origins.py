@@ -385,6 +385,17 @@ async def test_next_upstream_is_asked_where_one_refuses(servers, method) -> None
         assert second["asked"] == 20 and second["breaker"] == "closed"
 
 
+async def test_unsafe_request_asked_again_is_no_probe(servers) -> None:
+    """Where another upstream is well: what it may cost is not an unsafe one's."""
+    urls = nobody(), await servers.start(), await servers.start()
+    async with asking(*urls, breaker_failures=1) as origin:
+        gone, well, down = origin.upstreams.all
+        while not gone.asked:
+            gone.probe_at, down.probe_at = 0.0, 1e-9  # long due
+            assert (await get(origin, "POST")).status == 200
+        assert gone.opened == 1 and well.asked and not down.asked
+
+
 async def test_upstream_that_is_down_is_left_alone() -> None:
     async with asking(nobody(), retries=0, breaker_failures=2) as origin:
         for _ in range(2):
