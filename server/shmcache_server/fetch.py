@@ -43,6 +43,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from multidict import CIMultiDict, MultiMapping
+
 from shmcache import Cache, Entry, Fill
 
 from . import relay, stored
@@ -52,10 +54,10 @@ from .origins import Answering, Interim, Origin, OriginError
 from .relay import Relay
 from .rfc9111 import fields as lines
 from .rfc9111 import freshness, storing, validation
-from .sharing import Shared, Sharing, lines_of
+from .sharing import Shared, Sharing
 from .shelf import Place, Shelf
 from .stored import StoredResponse
-from .tags import Getall, hidden, tags_of
+from .tags import hidden, tags_of
 from .variants import KEPT, Variants
 from .wanted import NOBODY, Wanted
 
@@ -166,8 +168,7 @@ class Fetches:
 
     def tags(self, wanted: Wanted, answering: Answering) -> tuple[str, ...]:
         """What an answer is purged by, if it is stored under the URL's key."""
-        fields = answering.fields
-        return self._tags(wanted, lambda name: fields.getall(name, ()), False)
+        return self._tags(wanted, answering.fields, False)
 
     def adopt(
         self, wanted: Wanted, answering: Answering, sent: float, mark: int
@@ -297,16 +298,16 @@ class Fetches:
     ) -> _Updated:
         """A stored response with the fields of an answer that says it still holds."""
         new = validation.updated(old.fields(), lines.of_head(answering.head))
-        getall = lines_of(new)
+        fields = CIMultiDict(new)
         shared = self._sharing.of(
-            wanted.asked, old.status, getall, time.time(), route=wanted.route
+            wanted.asked, old.status, fields, time.time(), route=wanted.route
         )
         head = old.status_line + lines.to_lines(new)
         if shared is None or shared.names != place.names:
             return _Updated(head, None, ())
         if shared.drop:  # they are of this answer's client
             head, _ = stored.without(head, shared.drop)
-        tags = self._tags(wanted, getall, place.variants is not None)
+        tags = self._tags(wanted, fields, place.variants is not None)
         return _Updated(head, shared, tags)
 
     def _stands(self, place: Place) -> bool:
@@ -325,7 +326,7 @@ class Fetches:
         old = stood.response
         if old is None or status not in _FAILURES:
             return False
-        window = self._sharing.windows(lines_of(old.fields())).if_error
+        window = self._sharing.windows(CIMultiDict(old.fields())).if_error
         return window > 0 and stood.stale_for <= window
 
     async def _taken(
@@ -367,8 +368,7 @@ class Fetches:
         tags: tuple[str, ...] = ()
         if shared is not None:
             drop, listed = shared.drop, bool(shared.names or place.variants)
-            fields = answering.fields
-            tags = self._tags(wanted, lambda name: fields.getall(name, ()), listed)
+            tags = self._tags(wanted, answering.fields, listed)
         live = LiveResponse(
             answering,
             self._store_max,
@@ -478,11 +478,11 @@ class Fetches:
         it is that of a POST."""
         if not answering.whole:
             return None
-        fields, asked = answering.fields, wanted.asked
+        asked = wanted.asked
         shared = self._sharing.of(
             replace(asked, method="POST") if of_target else asked,
             answering.status,
-            lambda name: fields.getall(name, ()),
+            answering.fields,
             time.time(),
             of_target=of_target,
             route=wanted.route,
@@ -600,12 +600,14 @@ class Fetches:
         caught_up = await self._cache.caught_up()
         return caught_up and not self._cache.raised(key, live.mark, live.tags)
 
-    def _tags(self, wanted: Wanted, getall: Getall, listed: bool) -> tuple[str, ...]:
+    def _tags(
+        self, wanted: Wanted, fields: MultiMapping[str], listed: bool
+    ) -> tuple[str, ...]:
         """What a response to it is purged by, beside its key. `listed`: it stands
         among variants."""
         route = wanted.route
         return tags_of(
-            *(wanted.host, route.selected(wanted.target), getall, self._prefixes),
+            *(wanted.host, route.selected(wanted.target), fields, self._prefixes),
             url=listed or bool(route.fields or route.cookies),
         )
 

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from functools import lru_cache
 
 from aiohttp import HttpVersion11, hdrs, web
+from multidict import CIMultiDict
 
 from shmcache import Cache, CacheError, ComputeFailed, ComputeTimeout, Overloaded
 
@@ -48,7 +49,7 @@ from .origins import (
 from .purges import Purges
 from .request import Request
 from .rfc9111 import directives, invalidating, status, storing, vary
-from .sharing import Sharing, lines_of
+from .sharing import Sharing
 from .shelf import Place, Shelf
 from .stored import StoredResponse
 from .tags import hidden
@@ -257,7 +258,7 @@ class Handler:
         found = place.response
         if found is None:
             return None
-        window = self._sharing.windows(lines_of(found.fields())).if_cut_off
+        window = self._sharing.windows(CIMultiDict(found.fields())).if_cut_off
         if place.stale_for > window:
             return None
         if _kind(error) != OriginDown.__name__:
@@ -372,7 +373,7 @@ class Handler:
             self._lead(request).host,
             request.method,
             (request.raw_path, *others),
-            lambda name: fields.getall(name, ()),
+            fields,
         )
         if wanted is None or known:  # it may be older than who made it void meanwhile
             return None

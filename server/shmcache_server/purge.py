@@ -134,7 +134,7 @@ def of_fields(host: str, target: str, fields: Fields) -> Purge:
     """That of a PURGE request for `target` on `host`."""
     said = _dictionary(fields.getall(FIELD, ()))
     prefix, everything = said.pop("prefix", False), said.pop("all", False)
-    labels = tuple(tags.labels(lambda name: fields.getall(name, ())))
+    labels = tuple(tags.labels(fields))
     groups = invalidating.groups(fields.getall("Cache-Groups", ()))
     named = bool(labels or groups or everything)
     here = (Place(host, target),)

@@ -20,7 +20,7 @@ from http import HTTPStatus
 from typing import Any
 
 from aiohttp import hdrs, web
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping
 
 from shmcache import Cache, CacheError, Confirmation
 
@@ -86,13 +86,13 @@ class Purges:
         return said | {"words": words(found)}
 
     async def changed(
-        self, host: str, method: str, targets: Iterable[str], getall: tags.Getall
+        self, host: str, method: str, targets: Iterable[str], fields: MultiMapping[str]
     ) -> None:
         """Purge what the answer to a request with this method makes void of `host`'s,
         beside the keys of these targets: their variants, and the groups that its
-        Cache-Group-Invalidation names. `getall` gives the lines of its fields."""
+        Cache-Group-Invalidation names. `fields` are the answer's."""
         names = {tag: None for t in targets for tag in self._of_url(Place(host, t))}
-        names.update(dict.fromkeys(tags.invalidated(host, method, getall)))
+        names.update(dict.fromkeys(tags.invalidated(host, method, fields)))
         await self._purge_tags(list(names), soft=False)
 
     # -- inside

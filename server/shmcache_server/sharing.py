@@ -6,24 +6,16 @@ may have come just now or be those of a stored one that a 304 has brought up to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from multidict import MultiMapping
+
 from .config import Config
 from .rfc9111 import freshness, storing, targeted, vary
-from .rfc9111.fields import Fields, values
 from .rfc9111.validation import Validators
 from .routes import NONE, Route
-
-Getall = Callable[[str], Iterable[str]]
-"""The lines of a response's field."""
-
-
-def lines_of(fields: Fields) -> Getall:
-    """Those of a stored response's fields."""
-    return lambda name: values(fields, name)
 
 
 class Shared(NamedTuple):
@@ -59,7 +51,7 @@ class Sharing:
         self,
         asked: storing.Asked,
         status: int,
-        getall: Getall,
+        fields: MultiMapping[str],
         now: float,
         *,
         of_target: bool = False,
@@ -71,12 +63,13 @@ class Sharing:
         A part is what the whole would be (RFC 9111 §3.3), and varies by Range: it
         answers who asks for the same part.
         """
-        controls = tuple(tuple(getall(name)) for name in _CONTROLS)
+        controls = _controls(fields)
         said = _control(*controls)
-        validators = Validators(*(_first(getall(n)) for n in _VALIDATORS))
+        get = fields.get
+        validators = Validators(get("ETag"), get("Last-Modified"), get("Date"))
         about = (
-            *(asked, status, controls, tuple(getall("Vary"))),
-            *(bool(list(getall("Set-Cookie"))), validators.usable, of_target, route),
+            *(asked, status, controls, tuple(fields.getall("Vary", ()))),
+            *("Set-Cookie" in fields, validators.usable, of_target, route),
         )
         if not _EXPLICIT.isdisjoint(said.directives):  # no matter when
             return self._explicit(*about)
@@ -148,9 +141,9 @@ class Sharing:
             validated=validated,
         )
 
-    def windows(self, getall: Getall) -> freshness.Windows:
+    def windows(self, fields: MultiMapping[str]) -> freshness.Windows:
         """For how long a stored response may be served stale."""
-        directives = _control(*(tuple(getall(n)) for n in _CONTROLS)).directives
+        directives = _control(*_controls(fields)).directives
         return freshness.windows(
             directives, if_error=self._if_error, if_cut_off=self._if_cut_off
         )
@@ -158,7 +151,11 @@ class Sharing:
 
 _CONTROLS = (*targeted.FIELDS, "Cache-Control", "Expires")
 _EXPLICIT = frozenset({"max-age", "s-maxage"})
-_VALIDATORS = ("ETag", "Last-Modified", "Date")
+
+
+def _controls(fields: MultiMapping[str]) -> tuple[tuple[str, ...], ...]:
+    """The lines of each of `_CONTROLS`."""
+    return tuple([tuple(fields.getall(name, ())) for name in _CONTROLS])
 
 
 @lru_cache(1024)
@@ -175,7 +172,3 @@ def _names(lines: tuple[str, ...]) -> tuple[str, ...] | None:
 def _named(names: tuple[str, ...], part: bool) -> tuple[str, ...]:
     found = {n for n in names if n != "accept-encoding"}
     return tuple(sorted(found | {"range"} if part else found))
-
-
-def _first(lines: Iterable[str]) -> str | None:
-    return next(iter(lines), None)

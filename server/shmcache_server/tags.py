@@ -20,21 +20,21 @@ Limits
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import islice
 from urllib.parse import unquote_to_bytes
 
+from multidict import MultiMapping
+
 from .config import PurgeConfig
 from .rfc9111 import invalidating
-
-Getall = Callable[[str], Iterable[str]]
-"""The lines of a response's field."""
 
 FIELDS = ("Cache-Tag", "Surrogate-Key")
 """What is for caches alone, and no client's business."""
 _GROUPS = "Cache-Groups"
+_NAMING = (_GROUPS, *FIELDS)
 DEPTH_MAX = 8
 """Segments of a prefix at most."""
 TAGS_MAX = 32
@@ -48,18 +48,25 @@ _UNRESERVED = re.compile(rb"[A-Za-z0-9._~-]")
 
 
 def tags_of(
-    host: str, target: str, getall: Getall, prefixes: int, *, url: bool = False
+    host: str,
+    target: str,
+    fields: MultiMapping[str],
+    prefixes: int,
+    *,
+    url: bool = False,
 ) -> tuple[str, ...]:
     """What the response to a GET bears: at most 32 names, fit for `Fill(tags=...)`.
 
-    Host, path and query are those of its key. `getall` gives the lines of a response's
-    field, `prefixes` is the setting; `url`: a route adds to its key.
+    Host, path and query are those of its key. `fields` are the response's, `prefixes`
+    is the setting; `url`: a route adds to its key.
     """
     found = of_path(host, target, prefixes)
-    if url or any(getall("Vary")):
+    if url or any(fields.getall("Vary", ())):
         found.append(of_url(host, target))
+    if not any([name in fields for name in _NAMING]):
+        return tuple(found)
     room = TAGS_MAX - len(found)
-    named = list(islice(_named(host, getall), room + 1))
+    named = list(islice(_named(host, fields), room + 1))
     if len(named) > room:
         named[room - 2 :] = [_MORE, _name(_MORE, host)]
     return (*found, *named)
@@ -121,33 +128,31 @@ def of_group(host: str, group: str) -> tuple[str, str]:
     return _name("g", f"{host} {group}"), _name(_MORE, host)
 
 
-def invalidated(host: str, method: str, getall: Getall) -> tuple[str, ...]:
+def invalidated(host: str, method: str, fields: MultiMapping[str]) -> tuple[str, ...]:
     """What an answer's Cache-Group-Invalidation purges: tags of the groups that it
     names, of its own host alone, and none if the method is safe (RFC 9875 §3)."""
     if method in invalidating.SAFE:
         return ()
-    groups = invalidating.groups(getall("Cache-Group-Invalidation"))
+    groups = invalidating.groups(fields.getall("Cache-Group-Invalidation", ()))
     return tuple(dict.fromkeys(tag for g in groups for tag in of_group(host, g)))
 
 
-def labels(getall: Getall) -> Iterable[str]:
+def labels(fields: MultiMapping[str]) -> Iterable[str]:
     """The labels of Cache-Tag and Surrogate-Key, each once, in their order."""
     found: dict[str, None] = {}
-    for line in getall("Cache-Tag"):
+    for line in fields.getall("Cache-Tag", ()):
         found.update((label.strip(" \t"), None) for label in line.split(","))
-    for line in getall("Surrogate-Key"):
+    for line in fields.getall("Surrogate-Key", ()):
         found.update((label, None) for label in re.split(r"[ \t]+", line))
     found.pop("", None)
     return found
 
 
-def _named(host: str, getall: Getall) -> Iterable[str]:
+def _named(host: str, fields: MultiMapping[str]) -> Iterable[str]:
     """The tags of a response's groups and labels, each once."""
-    if not any(any(getall(name)) for name in (_GROUPS, *FIELDS)):
-        return ()
-    groups = invalidating.groups(getall(_GROUPS))
+    groups = invalidating.groups(fields.getall(_GROUPS, ()))
     named = dict.fromkeys(_name("g", f"{host} {group}") for group in groups)
-    named.update((_name("t", label), None) for label in (*groups, *labels(getall)))
+    named.update((_name("t", label), None) for label in (*groups, *labels(fields)))
     return named
 
 

@@ -90,7 +90,7 @@ class Site:
     ) -> str:
         """The key of a response with these fields."""
         said = fields(*lines)
-        names = tags_of(host, target, lambda n: said.getall(n, ()), self.prefixes)
+        names = tags_of(host, target, said, self.prefixes)
         key = key or self.key(target, host)
         await self.cache.set(key, b"v", ttl=60, grace=60, tags=names)
         return key
@@ -162,7 +162,7 @@ async def test_url_of_a_route_is_purged_whatever_is_added(cache) -> None:
     site = Site(cache, replace(config(), routes=(route,)))
     key = site.key("/a", Accept_Language="de".replace("_", "-"))
     said = fields()
-    names = tags_of("h", "/a", lambda n: said.getall(n, ()), 4, url=True)
+    names = tags_of("h", "/a", said, 4, url=True)
     await cache.set(key, b"v", ttl=60, tags=names)
     await site.run(url="http://h/a?utm_source=x")
     assert site.state(key) is None
@@ -188,7 +188,7 @@ async def test_wrong_name_purges_nothing(site, named, said) -> None:
 async def test_fetch_under_way_is_not_stored_after_a_purge(site, named) -> None:
     """1. a fetch begins; 2. the purge returns; 3. the old answer comes."""
     said = fields(("Cache-Tag", "t"))
-    names = tags_of("h", "/a", lambda n: said.getall(n, ()), 4)
+    names = tags_of("h", "/a", said, 4)
     begun, purged = asyncio.Event(), asyncio.Event()
 
     async def old() -> Fill:
@@ -212,7 +212,7 @@ async def test_change_purges_variants_and_groups_of_its_host(site) -> None:
     member = await site.store("/b", groups)
     kept = await site.store("/c", groups, host="other")
     said = fields(("Cache-Group-Invalidation", '"g"'))
-    await site.purges.changed("h", "POST", ("/a",), lambda n: said.getall(n, ()))
+    await site.purges.changed("h", "POST", ("/a",), said)
     assert [site.state(key) for key in (variant, member, kept)] == [None, None, "fresh"]
 
 

@@ -7,7 +7,7 @@ from multidict import CIMultiDict
 
 from shmcache_server.config import CachingConfig, Config, OriginConfig
 from shmcache_server.rfc9111.storing import Asked
-from shmcache_server.sharing import Sharing, lines_of
+from shmcache_server.sharing import Sharing
 
 NOW = 1_700_000_000.0
 DATE = "Tue, 14 Nov 2023 22:13:20 GMT"
@@ -19,7 +19,7 @@ def of(status: int = 200, default_ttl: float = 0.0, **fields: str):
     caching = CachingConfig(heuristics="Heuristics-Off" not in held)
     origin = OriginConfig(url="http://origin", default_ttl=default_ttl)
     sharing = Sharing(Config(origin=origin, caching=caching))
-    return sharing.of(Asked(), status, lambda name: held.getall(name, ()), NOW)
+    return sharing.of(Asked(), status, held, NOW)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_windows_are_the_origins_else_the_operators() -> None:
     sharing = Sharing(Config(origin=OriginConfig(url="http://o"), caching=caching))
 
     def windows(said: str):
-        found = sharing.windows(lines_of([("Cache-Control", said)]))
+        found = sharing.windows(CIMultiDict({"Cache-Control": said}))
         return found.if_error, found.if_cut_off
 
     assert windows("max-age=1") == (5, 50)

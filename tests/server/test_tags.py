@@ -8,7 +8,6 @@ from multidict import CIMultiDict
 from shmcache import tags as library
 from shmcache_server.config import PurgeConfig
 from shmcache_server.tags import (
-    Getall,
     hidden,
     invalidated,
     of_group,
@@ -21,9 +20,8 @@ from shmcache_server.tags import (
 HOST = "example.org"
 
 
-def said(*lines: tuple[str, str]) -> Getall:
-    fields = CIMultiDict(lines)
-    return lambda name: fields.getall(name, ())
+def said(*lines: tuple[str, str]) -> CIMultiDict[str]:
+    return CIMultiDict(lines)
 
 
 def borne(*lines: tuple[str, str], target: str = "/", prefixes: int = 0) -> set[str]:
