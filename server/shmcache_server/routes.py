@@ -6,8 +6,13 @@ changes nothing. The path that counts is the one received, byte for byte.
 One path, several readings
     `/static/..%2faccount`, `//account`, `/account;a.css` and `/Account` are one thing
     here and may be another at the origin. So a path which can be read otherwise is
-    read both ways: as it is, and as the most liberal origin would. A route that caches
-    covers it if both readings fall under it, one that passes if either does.
+    read in both ways: as it is, and as the most liberal origins would. A route that
+    caches covers it if all readings fall under it, one that passes if any does.
+        With dot segments, literal or escaped, there are too many readings: which
+    segments `..` takes away depends on whether empty segments, parameters and escapes
+    are resolved before it. `/a/../account/..;/b` is `/b` to one origin and under
+    `/account` to the next. Such a path falls under every route that passes, and under
+    none that caches but one for all paths. Browsers send none.
 
 What the query's selection costs
     A parameter that is left out of the key and reaches the origin may change the
@@ -40,6 +45,7 @@ _NOT_IN_PATH = re.compile(r"[?#;\\]|\*.")
 _METHOD = re.compile(r"[A-Z-]+")
 _PARAMETER = re.compile(r"[^\s&=#;%+*]*\*?")
 _AMBIGUOUS = re.compile(r"[%;\\A-Z\0- ]|//|/\.{1,2}(?:/|\Z)")
+_DOTS = re.compile(r"/\.{1,2}(?:[/;?#\0- ]|\Z)")
 _END = re.compile(r"[?#\0- ]")
 """Behind which some read no more of a path."""
 _NO_KEY_FIELDS = frozenset({"authorization", "cache-control", "cookie", "pragma"})
@@ -78,7 +84,11 @@ class Route:
     def __post_init__(self) -> None:
         if self.host and not _HOST.fullmatch(self.host):
             raise ConfigError(f"host={self.host!r}: expected one as example.org")
-        if not _PATH.fullmatch(self.path) or _NOT_IN_PATH.search(self.path):
+        if (
+            not _PATH.fullmatch(self.path)
+            or _NOT_IN_PATH.search(self.path)
+            or not _readings(self.path)
+        ):
             raise ConfigError(
                 f"path={self.path!r}: expected one as /blog, or /blog* with its `*` at "
                 "the end; no query, no `;`, no empty or dot segments"
@@ -107,10 +117,14 @@ class Route:
         as_received = _under(self.path).match(path) is not None
         if not _AMBIGUOUS.search(path):
             return as_received
-        liberally = _under(_liberal(self.path)).match(_liberal(path)) is not None
+        readings = _readings(path)
+        if not readings:
+            return not self.cache or self.path in ("/", "/*")
+        both = zip(_readings(self.path), readings, strict=True)
+        liberally = (_under(own).match(read) is not None for own, read in both)
         if self.cache:
-            return as_received and liberally
-        return as_received or liberally
+            return as_received and all(liberally)
+        return as_received or any(liberally)
 
     def selected(self, target: str) -> str:
         """Path and query as they are in the key."""
@@ -230,22 +244,24 @@ def _names(names: tuple[str, ...]) -> re.Pattern[str]:
 
 
 @lru_cache(256)
-def _liberal(path: str) -> str:
-    """A path as the most liberal origin reads it: decoded again and again, in lower
-    case, without parameters of segments, empty and dot segments."""
+def _readings(path: str) -> tuple[str, ...]:
+    """A path as the most liberal origins read it: decoded again and again, in lower
+    case, without parameters of segments and without empty ones, to where some end it,
+    and all of it. None at all where it has dot segments, which each resolves its own
+    way."""
     raw = path.encode("latin-1", "replace")
     for _ in range(_DECODED_MOST):
         raw = unquote_to_bytes(raw)
-    read = _END.split(raw.lower().decode("latin-1").replace("\\", "/"), maxsplit=1)[0]
-    segments: list[str] = []
-    last = ""
-    for part in read.split("/"):
-        last = part.partition(";")[0]
-        if last == "..":
-            del segments[-1:]
-        elif last not in ("", "."):
-            segments.append(last)
-    behind = "/" if segments and last in ("", ".", "..") else ""
+    read = raw.lower().decode("latin-1").replace("\\", "/")
+    if _DOTS.search(read):
+        return ()
+    return _merged(_END.split(read, maxsplit=1)[0]), _merged(read)
+
+
+def _merged(path: str) -> str:
+    parts = [part.partition(";")[0] for part in path.split("/")]
+    segments = [part for part in parts if part]
+    behind = "/" if segments and not parts[-1] else ""
     return f"/{'/'.join(segments)}{behind}"
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
@@ -48,9 +50,17 @@ CONFUSED = [
     "/static/..%2faccount%00.css", "/static/..%2faccount%3f.css",
     "/static/../ACCOUNT", "/static/..%2faccount%23.css", "/static/..%2faccount%0a.css",
 ]  # fmt: skip
+READ_IN_THREE_WAYS = [
+    # What `..` takes away: an empty segment, one with parameters, an escaped one...
+    "/static/../account//../static/x", "/static/../account/..;/..;/static/x",
+    "/static/%2e%2e/account/..%2fstatic/x", "/static/%2e%2e/account/%252e%252e/static",
+    # ... and the rest of the path behind an escaped `?`, `#`, NUL or space.
+    "/static%3f/../account", "/static/x%23/../../account", "/static/%00/../../account",
+    "/static/%20/../../account", "/static/%2e%2e%3b/account/..;/static",
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", CONFUSED)
+@pytest.mark.parametrize("path", [*CONFUSED, *READ_IN_THREE_WAYS])
 def test_caching_route_covers_only_what_stays_under_it(path) -> None:
     assert not Route(path="/static").covers(path)
     assert not Route(path="/static/*").covers(path)
@@ -60,8 +70,10 @@ def test_caching_route_covers_only_what_stays_under_it(path) -> None:
     "path",
     [
         *CONFUSED,
+        *READ_IN_THREE_WAYS,
         *("//account", "/%61ccount", "/account;x.css", "/account%2fx", "/./account"),
         *("/account%00.css", "/Account/x", "/x/..%2faccount", "/account%3bx.css"),
+        "/;%3fx/account",
     ],
 )
 def test_passing_route_covers_whatever_may_be_it(path) -> None:
@@ -71,6 +83,46 @@ def test_passing_route_covers_whatever_may_be_it(path) -> None:
 @pytest.mark.parametrize("path", ["/accounts", "/x/account", "/acc%6funts", "/a/b"])
 def test_passing_route_covers_nothing_else(path) -> None:
     assert not Route(path="/account", cache=False).covers(path)
+
+
+@pytest.mark.parametrize("path", ["/", "/*"])
+def test_route_for_all_paths_covers_dot_segments(path) -> None:
+    assert Route(path=path).covers("/a/..%2fb")
+
+
+def _of_origin(path: str, decoded: int, merged: bool, cut: bool, stripped: bool) -> str:
+    """A path as one origin reads it: RFC 3986 §5.2.4, after what it does before."""
+    for _ in range(decoded):
+        path = unquote(path, "latin-1")
+    path = re.sub("%2e", ".", path, flags=re.IGNORECASE)  # WHATWG URL
+    if cut:
+        path = re.split("[?#]", path)[0]
+    kept: list[str] = []
+    for part in path.split("/")[1:]:
+        name = part.partition(";")[0] if stripped else part
+        if name == "..":
+            del kept[-1:]
+        elif name != "." and (name or not merged):
+            kept.append(name)
+    return "/" + "/".join(kept)
+
+
+PIECES = ["/", "/..", "/%2e%2e", "%2f", "/a", "/b", ";", "%3b", "%3f", "%25", "2e"]
+
+
+@given(
+    st.lists(st.sampled_from(PIECES), max_size=8).map("".join),
+    st.integers(0, 2),
+    st.tuples(st.booleans(), st.booleans(), st.booleans()),
+)
+def test_no_origin_reads_otherwise_what_a_route_covers(path, decoded, how) -> None:
+    path = f"/{path}"
+    read = _of_origin(path, decoded, *how)
+    under = read == "/a" or read.startswith("/a/")
+    if Route(path="/a").covers(path):
+        assert under
+    if under:
+        assert Route(path="/a", cache=False).covers(path)
 
 
 @given(st.text("/.%2fFe;aA\\0", max_size=12).map(lambda rest: f"/{rest}"))
@@ -215,6 +267,7 @@ def test_routes_of_a_file_keep_their_order(tmp_path) -> None:
         ("[[route]]\npath = '/a//b'\n", ":2: route 1: path='/a//b'"),
         ("[[route]]\npath = '/a/../b'\n", ":2: route 1: path='/a/../b'"),
         ("[[route]]\npath = '/a/.'\n", ":2: route 1: path='/a/.'"),
+        ("[[route]]\npath = '/a/%2E%2e/b'\n", ":2: route 1: path='/a/%2E%2e/b'"),
         ("[[route]]\npath = ''\n", ":2: route 1: path=''"),
         ("[[route]]\nhost = 'a:80'\n", ":2: route 1: host='a:80'"),
         ("[[route]]\nmethods = ['get']\n", ":2: route 1: methods='get'"),
