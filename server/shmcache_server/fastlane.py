@@ -54,7 +54,7 @@ from ._splice import answered, splice
 from .answer import from_store
 from .config import Config
 from .handler import Handler
-from .key import Fields, Lead, Refused, conditional, for_a_cache
+from .key import Fields, Lead, Refused, conditional, directed, for_a_cache
 from .request import Request
 from .rfc9111 import status
 from .stored import MARK, OFFSETS
@@ -109,6 +109,7 @@ class Lane:
 
     def __init__(self, cache: Cache, handler: Handler, config: Config) -> None:
         self.open = config.server.fast_lane
+        self._heeds = config.caching.request_directives
         self._hit = cache.hit
         self._handler = handler
         self._request_max = min(REQUEST_MAX, config.limits.line)
@@ -185,6 +186,7 @@ class Lane:
             or hdrs.TRANSFER_ENCODING in fields
             or hdrs.EXPECT in fields
             or not for_a_cache(fields)
+            or (self._heeds and directed(fields))
         ):
             return None
         try:

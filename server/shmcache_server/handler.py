@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import AsyncIterator
 from functools import lru_cache
@@ -34,6 +35,7 @@ from .key import (
     cookies_beside,
     credentialed,
     credentials,
+    directed,
     for_a_cache,
 )
 from .live import LiveResponse, Reader
@@ -48,8 +50,8 @@ from .origins import (
 )
 from .purges import Purges
 from .request import Request
-from .rfc9111 import directives, invalidating, status, storing, vary
-from .sharing import Sharing
+from .rfc9111 import directives, freshness, invalidating, status, storing, vary
+from .sharing import Sharing, said_by
 from .shelf import Place, Shelf
 from .stored import StoredResponse
 from .tags import hidden
@@ -58,6 +60,7 @@ from .wanted import NOBODY, Wanted
 
 log = logging.getLogger("shmcache")
 
+NO_WISHES = freshness.Wishes()
 _LISTS_MOST = 3
 """Times that a request looks for its variant anew."""
 _PER_DELETE = 2
@@ -89,6 +92,7 @@ class Handler:
         self._shelf = Shelf(cache)
         self._sharing = Sharing(config)
         self._fetches = Fetches(cache, origin, self._sharing, config)
+        self._heeds = config.caching.request_directives
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer to a request; whatever happens there is one."""
@@ -112,11 +116,12 @@ class Handler:
                 return await self._tunnel(request)
             # A body on a GET or HEAD has no defined meaning: RFC 9110 §9.3.1.
             if request.body_exists or not _for_a_cache(request):
-                return await self._pass(request, status.BYPASS)
+                return await self._past(request)
         if not keyed.route.cache:
-            return await self._pass(request, status.BYPASS)
+            return await self._past(request)
         place = self._shelf.plain(keyed.key)
-        if place is not None and place.usable and place.state == "fresh":
+        wished = self._heeds and directed(request.headers)
+        if place is not None and place.usable and place.state == "fresh" and not wished:
             return _hit(request, place)
         wanted = self._wanted(keyed, request.headers, request.remote, request.scheme)
         if method == "HEAD":  # RFC 9110 §14.2: Range is of a GET alone
@@ -126,6 +131,8 @@ class Handler:
         if not place.usable and credentials(request.headers, keyed.cookie):
             wanted = wanted._replace(key=credentialed(keyed.key))
             place = self._shelf.find(wanted.key, wanted)
+        if wished:
+            return await self._as_wished(request, wanted, place)
         if not place.usable:
             return await self._miss(request, wanted, place)
         if place.state == "stale":
@@ -177,16 +184,68 @@ class Handler:
             forwarding=forwarding,
         )
 
+    # -- where a client's directives are heeded
+
+    async def _as_wished(
+        self, request: web.BaseRequest, wanted: Wanted, place: Place
+    ) -> web.StreamResponse:
+        """The answer to a request that says something of caching: RFC 9111 §5.2.1. What
+        is here and is not as wished leaves the others what they have: the origin is
+        asked for this client alone."""
+        lines = request.headers.getall
+        said = directives.of_request(
+            lines(hdrs.CACHE_CONTROL, ()), lines(hdrs.PRAGMA, ())
+        )
+        wished = freshness.wishes(said)
+        if self._satisfies(wished, place):
+            if place.state == "stale":
+                self._fetches.refresh(wanted, place)
+            return _hit(request, place)
+        if not place.usable:
+            return await self._miss(request, wanted, place, wished)
+        return await self._beside(request, wanted, place, wished)
+
+    async def _beside(
+        self,
+        request: web.BaseRequest,
+        wanted: Wanted,
+        place: Place,
+        wished: freshness.Wishes,
+    ) -> web.StreamResponse:
+        """The origin's answer, beside one in the cache that is not as wished."""
+        if wished.only_if_cached:
+            return _plain(504, status.REQUEST)
+        if request.method == "HEAD":
+            return await self._head(request, wanted, place, status.REQUEST)
+        return await self._pass(request, status.REQUEST, (wanted, place))
+
+    def _satisfies(self, wished: freshness.Wishes, place: Place) -> bool:
+        """Whether what stands in the place is what the client wished for."""
+        entry, found = place.entry, place.response
+        if entry is None or found is None:
+            return False
+        left, grace = entry.ttl or 0, 0.0
+        if entry.state == "stale":  # before its time, where it was made so by a purge
+            left, grace = min(left, 0), math.inf
+        elif entry.state == "dead" and left > 0:
+            return False
+        said = said_by(CIMultiDict(found.fields()))
+        return freshness.satisfies(wished, entry.age, entry.age + left, said, grace)
+
     # -- a miss
 
     async def _miss(
-        self, request: web.BaseRequest, wanted: Wanted, place: Place
+        self,
+        request: web.BaseRequest,
+        wanted: Wanted,
+        place: Place,
+        wished: freshness.Wishes = NO_WISHES,
     ) -> web.StreamResponse:
         headers = request.headers
         reason = "stale" if place.state else "miss"
-        said = _wishes(headers)
+        said = _said(headers)
         if "only-if-cached" in said:  # RFC 9111 §5.2.1.7
-            return _plain(504, status.forwarded(reason))
+            return await self._of_the_fleet(request, wanted, reason, wished)
         if "no-store" in said:
             return await self._pass(request, status.BYPASS, (wanted, place))
         if request.method == "HEAD":
@@ -209,7 +268,10 @@ class Handler:
             found = stored.unpack(entry.value) if entry else None
             if entry is not None and found is not None:
                 if entry.source in ("l1", "l2"):
-                    return _hit(request, place._replace(entry=entry, response=found))
+                    place = place._replace(entry=entry, response=found)
+                    if wished != NO_WISHES and not self._satisfies(wished, place):
+                        return await self._beside(request, wanted, place, wished)
+                    return _hit(request, place)
                 told = status.forwarded(reason, collapsed=joined.collapsed)
                 return _from_store(request, entry.age, told, found)
             # the URL turned out to vary: its list is what the flight brought
@@ -220,6 +282,25 @@ class Handler:
             if place.usable:
                 return _hit(request, place)
         return await self._pass(request, status.forwarded(reason), (wanted, place))
+
+    async def _of_the_fleet(
+        self,
+        request: web.BaseRequest,
+        wanted: Wanted,
+        reason: str,
+        wished: freshness.Wishes,
+    ) -> Answer:
+        """The answer to who wants a stored one alone: also one that another host has
+        stored, else 504."""
+        for key in dict.fromkeys((wanted.plain, wanted.key)):
+            place = self._shelf.find(key, wanted)
+            for _ in range(2):  # the URL's list, then the variant
+                if not place.usable:
+                    await self._cache.get(place.key)
+                    place = self._shelf.find(key, wanted)
+            if place.usable and (wished == NO_WISHES or self._satisfies(wished, place)):
+                return _hit(request, place)
+        return _plain(504, status.forwarded(reason))
 
     async def _head(
         self, request: web.BaseRequest, wanted: Wanted, place: Place, told: str
@@ -302,6 +383,12 @@ class Handler:
         finally:
             if live is None:  # else it is read on without its client
                 answering.close()
+
+    async def _past(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Pass a request that the cache has no part in."""
+        if "only-if-cached" in _said(request.headers):  # RFC 9111 §5.2.1.7
+            return _plain(504, status.BYPASS)
+        return await self._pass(request, status.BYPASS)
 
     async def _tunnel(self, request: web.BaseRequest) -> web.StreamResponse:
         """A WebSocket, if the origin makes one of it."""
@@ -494,7 +581,7 @@ def _range(fields: Fields) -> str | None:
     return lines[0] if len(lines) == 1 and hdrs.IF_RANGE not in fields else None
 
 
-def _wishes(headers: Fields) -> directives.Directives:
+def _said(headers: Fields) -> directives.Directives:
     """What the client says of caching."""
     lines = headers.getall(hdrs.CACHE_CONTROL, ())
     return directives.parse(lines) if lines else {}

@@ -221,6 +221,11 @@ def conditional(fields: Fields) -> bool:
     return hdrs.IF_NONE_MATCH in fields or hdrs.IF_MODIFIED_SINCE in fields
 
 
+def directed(fields: Fields) -> bool:
+    """Whether a request says anything of caching."""
+    return hdrs.CACHE_CONTROL in fields or hdrs.PRAGMA in fields
+
+
 def credentials(fields: Fields, cookie: str = "") -> bool:
     """Whether a request bears any, beside the cookies of its key."""
     return hdrs.AUTHORIZATION in fields or cookies_beside(fields, cookie)

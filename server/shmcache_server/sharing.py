@@ -14,6 +14,7 @@ from multidict import MultiMapping
 
 from .config import Config
 from .rfc9111 import freshness, storing, targeted, vary
+from .rfc9111.directives import Directives
 from .rfc9111.validation import Validators
 from .routes import NONE, Route
 
@@ -143,9 +144,8 @@ class Sharing:
 
     def windows(self, fields: MultiMapping[str]) -> freshness.Windows:
         """For how long a stored response may be served stale."""
-        directives = _control(*_controls(fields)).directives
         return freshness.windows(
-            directives, if_error=self._if_error, if_cut_off=self._if_cut_off
+            said_by(fields), if_error=self._if_error, if_cut_off=self._if_cut_off
         )
 
 
@@ -162,6 +162,11 @@ def _controls(fields: MultiMapping[str]) -> tuple[tuple[str, ...], ...]:
 def _control(*lines: tuple[str, ...]) -> targeted.Control:
     """What `_CONTROLS` say: an origin says few things, and often."""
     return targeted.control(dict(zip(_CONTROLS, lines, strict=True)).__getitem__)
+
+
+def said_by(fields: MultiMapping[str]) -> Directives:
+    """The directives of a response that count for us."""
+    return _control(*_controls(fields)).directives
 
 
 @lru_cache(1024)

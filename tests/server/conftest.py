@@ -107,7 +107,11 @@ class Front:
 
 @asynccontextmanager
 async def fronting(
-    url: str, l1_size: int = 8 * 1024**2, settings: Config | None = None, **changes: Any
+    url: str,
+    l1_size: int = 8 * 1024**2,
+    settings: Config | None = None,
+    l2: str | None = None,
+    **changes: Any,
 ) -> AsyncIterator[Front]:
     """A front before the origin at `url`; `changes` are of [origin], `settings` say
     all the rest."""
@@ -117,7 +121,7 @@ async def fronting(
         origin=replace(config.origin, url=url, **changes),
         l1=replace(config.l1, size=l1_size),
     )
-    runner = CacheRunner(config, config.cache(segment_name(), None))
+    runner = CacheRunner(config, config.cache(segment_name(), l2))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

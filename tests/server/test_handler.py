@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 
 from shmcache import ComputeFailed
+from shmcache_server.config import CachingConfig, Config
 from shmcache_server.handler import _failed
 from shmcache_server.key import credentialed
 from shmcache_server.origins import OriginDown
@@ -251,6 +252,144 @@ async def test_default_ttl_for_answers_that_say_nothing(upstream) -> None:
 async def test_no_store_request_leaves_nothing(front, upstream) -> None:
     assert (await front.get(Cache_Control="no-store")).told == "shmcache; fwd=bypass"
     assert "hit" not in (await front.get()).told
+
+
+HEEDING = Config(caching=CachingConfig(request_directives=True))
+
+
+@pytest.fixture
+async def heeding(upstream: Upstream) -> AsyncIterator[Front]:
+    """A front that heeds what clients say of caching."""
+    async with fronting(upstream.url, settings=HEEDING) as front:
+        yield front
+
+
+@pytest.mark.parametrize(
+    ("field", "said", "hit"),
+    [
+        ("Cache-Control", "no-cache", False),
+        ("Cache-Control", "max-age=9", False),
+        ("Cache-Control", "max-age=20", True),
+        ("Cache-Control", "min-fresh=55", False),
+        ("Cache-Control", "min-fresh=20", True),
+        ("Cache-Control", "no-store", True),
+        ("Cache-Control", "only-if-cached, max-age=20", True),
+        ("Cache-Control", "no-transform", True),
+        ("Pragma", "no-cache", False),
+    ],
+)
+async def test_directives_of_a_client_are_heeded_on_request(
+    heeding, upstream, field, said, hit
+) -> None:
+    upstream.fields["Age"] = "10"
+    for _ in range(3):  # by either lane: the first one teaches the fast lane
+        await heeding.get()
+    asked = len(upstream.seen)
+    for _ in range(2):
+        got = await heeding.ask("GET", headers={field: said})
+        assert got.body == b"hello"
+        assert ("hit" in got.told) is hit
+        assert hit or got.told == "shmcache; fwd=request"
+    assert len(upstream.seen) == asked + (0 if hit else 2)
+    assert hit or upstream.seen[-1].fields[field] == said
+    assert "hit" in (await heeding.get()).told, "the others keep what they have"
+
+
+@pytest.mark.parametrize("said", ["no-cache", "max-age=0", "min-fresh=99"])
+async def test_directives_of_a_client_hinder_no_hit_else(front, upstream, said) -> None:
+    await front.get()
+    for _ in range(3):
+        got = await front.ask("GET", headers={"Cache-Control": said, "Pragma": said})
+        assert "hit" in got.told
+    assert len(upstream.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [("max-stale", 200), ("max-stale=9", 504), ("max-stale=99", 200), ("", 504)],
+)
+@pytest.mark.parametrize("forbidden", ["", ", must-revalidate"])
+async def test_max_stale_gets_what_is_past_its_time(
+    heeding, upstream, said, code, forbidden
+) -> None:
+    upstream.fields |= {"Cache-Control": "max-age=60" + forbidden, "Age": "70"}
+    upstream.fields["ETag"] = '"1"'
+    await heeding.get()
+    await eventually(lambda: heeding.cache.entry(heeding.key("/")))
+    got = await heeding.get(Cache_Control=f"only-if-cached, {said}")
+    assert got.status == (504 if forbidden else code)
+    assert len(upstream.seen) == 1
+
+
+async def test_max_stale_does_not_get_what_was_made_void(heeding, upstream) -> None:
+    await heeding.get()
+    await heeding.cache.expire(heeding.key("/"))
+    got = await heeding.get(Cache_Control="only-if-cached, max-stale")
+    assert got.status == 504
+
+
+async def test_no_cache_is_fetched_and_stored_where_nothing_is(
+    heeding, upstream
+) -> None:
+    first = await heeding.get(Cache_Control="no-cache")
+    assert first.told == "shmcache; fwd=miss; stored"
+    assert "hit" in (await heeding.get()).told
+
+
+@pytest.mark.parametrize("etag", ['"1"', '"2"'])
+async def test_head_that_disagrees_makes_what_is_fresh_stale(
+    heeding, upstream, etag
+) -> None:
+    upstream.fields |= {"Cache-Control": "max-age=60, stale-while-revalidate=60"}
+    upstream.fields["ETag"] = '"1"'
+    await heeding.get()
+    upstream.fields["ETag"] = etag
+    got = await heeding.ask("HEAD", headers={"Cache-Control": "no-cache"})
+    assert got.told == "shmcache; fwd=request"
+    await eventually(lambda: not heeding.runner.handler._fetches._tasks)
+    state = heeding.cache.entry(heeding.key("/")).state
+    assert state == ("fresh" if etag == '"1"' else "stale")
+
+
+async def test_what_another_host_has_is_judged_as_wished(upstream, server) -> None:
+    upstream.fields["Age"] = "10"
+    url, l2 = upstream.url, server.url
+    async with (
+        fronting(url, settings=HEEDING, l2=l2) as one,
+        fronting(url, settings=HEEDING, l2=l2) as other,
+    ):
+        await one.get()
+        await eventually(lambda: not one.cache._flights._flights)
+        got = await other.get(Cache_Control="max-age=5")
+        assert got.told == "shmcache; fwd=request"
+        assert "hit" in (await other.get(Cache_Control="max-age=50")).told
+    assert len(upstream.seen) == 2
+
+
+@pytest.mark.parametrize("vary", ["", "X-Lang"])
+async def test_only_if_cached_gets_what_another_host_has(
+    upstream, server, vary
+) -> None:
+    upstream.fields |= {"Vary": vary} if vary else {}
+    async with (
+        fronting(upstream.url, l2=server.url) as one,
+        fronting(upstream.url, l2=server.url) as other,
+    ):
+        path = f"/{vary}"
+        await one.get(path)
+        await eventually(lambda: not one.cache._flights._flights)
+        await eventually(lambda: not one.runner.handler._fetches._tasks)
+        got = await other.get(path, Cache_Control="only-if-cached", Cookie="a=b")
+        assert (got.status, "hit" in got.told) == (200, True)
+    assert len(upstream.seen) == 1
+
+
+async def test_only_if_cached_is_heeded_where_nothing_is_cached(
+    front, upstream
+) -> None:
+    headers = {"Cache-Control": "only-if-cached", "If-Match": '"1"'}
+    assert (await front.ask("GET", headers=headers)).status == 504
+    assert not upstream.seen
 
 
 async def test_only_if_cached_asks_no_origin(front, upstream) -> None:

@@ -178,7 +178,8 @@ class Wishes:
 
     max_age: float = math.inf
     min_fresh: float = 0
-    max_stale: float = 0
+    max_stale: float | None = None
+    """None: it says nothing of it."""
     no_cache: bool = False
     only_if_cached: bool = False
 
@@ -191,25 +192,30 @@ def wishes(directives: Directives) -> Wishes:
     return Wishes(
         max_age=math.inf if max_age is None else max_age,
         min_fresh=delta(directives, "min-fresh") or 0,
-        max_stale=math.inf if directives.get("max-stale", "") is None else stale or 0,
+        max_stale=math.inf if directives.get("max-stale", "") is None else stale,
         no_cache="no-cache" in directives,
         only_if_cached="only-if-cached" in directives,
     )
 
 
 def satisfies(
-    wished: Wishes, age: float, lifetime: float, directives: Directives
+    wished: Wishes,
+    age: float,
+    lifetime: float,
+    directives: Directives,
+    grace: float = 0,
 ) -> bool:
     """Whether a stored response with this age, lifetime and directives may answer the
-    request without asking the origin: RFC 9111 §4, §5.2.1."""
+    request without waiting for the origin: RFC 9111 §4, §5.2.1. `grace`: seconds for
+    which it is served while it is fetched again (RFC 5861 §3), to a client that says
+    nothing of ages."""
     if wished.no_cache or age > wished.max_age:
         return False
     left = lifetime - age
     if left > 0:
         return left >= wished.min_fresh
-    return (
-        wished.min_fresh == 0
-        and -left <= wished.max_stale
-        and wished.max_stale > 0
-        and may_be_stale(directives)
-    )
+    if wished.min_fresh > 0:
+        return False
+    if wished.max_stale is None:
+        return wished.max_age == math.inf and -left < grace
+    return -left <= wished.max_stale > 0 and may_be_stale(directives)

@@ -197,6 +197,24 @@ def test_client_gets_what_it_wishes_for(asked, age, lifetime, said, may) -> None
     assert not wished.only_if_cached
 
 
+@pytest.mark.parametrize(
+    ("asked", "may"),
+    [
+        ("", True),
+        ("only-if-cached", True),
+        ("max-age=99", False),
+        ("min-fresh=1", False),
+        ("max-stale=4", False),
+        ("max-stale=5", True),
+        ("no-cache", False),
+    ],
+)
+def test_stale_inside_its_grace_is_for_who_says_nothing_of_ages(asked, may) -> None:
+    wished = wishes(parse([asked]))
+    assert satisfies(wished, 15, 10, {}, grace=6) is may
+    assert not satisfies(wishes({}), 15, 10, {}, grace=5)
+
+
 def test_only_if_cached_is_a_wish() -> None:
     assert wishes(parse(["only-if-cached"])).only_if_cached
 
