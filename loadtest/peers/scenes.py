@@ -39,6 +39,9 @@ class Scene:
     size: int = KB
     workers: int = 1
     """One is pinned to the first core, wrk to the second; two share both with it."""
+    times: int = 1
+    """Of the usual seconds: to open many connections takes some of them, and what is
+    measured is how they are served."""
 
     @property
     def peers(self) -> list[str]:
@@ -106,6 +109,7 @@ SCENES: tuple[Scene, ...] = (
             for count in (CONNECTIONS, 500, 2000)
             for ask in _each("floor ours nginx", look="floor ours", connections=count)
         ),
+        times=3,
     ),
     Scene(
         "two",
