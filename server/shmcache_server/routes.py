@@ -67,7 +67,8 @@ class Route:
     query_kept: tuple[str, ...] = ()
     """Those alone are in the key; empty: all are."""
     query_sorted: bool = False
-    """By name in the key, those of one name as they came."""
+    """By name in the key, those of one name as they came; not with a `;` in it, at
+    which some begin another name."""
     forward_query_as_received: bool = False
     """Send the origin what is not in the key, too."""
     fields: tuple[str, ...] = ()
@@ -134,16 +135,14 @@ class Route:
         if not mark:
             return target
         parameters = [p for p in query.split("&") if self._stays(p)]
-        if self.query_sorted:
-            parameters.sort(key=lambda parameter: parameter.partition("=")[0])
+        if self.query_sorted and ";" not in query:
+            parameters.sort(key=_name)
         return f"{path}?{'&'.join(parameters)}" if parameters else path
 
     def _stays(self, parameter: str) -> bool:
         if ";" in parameter:  # of which some make two
             return True
-        name = parameter.partition("=")[0]
-        if "%" in name or "+" in name:
-            name = unquote_plus(name)
+        name = _name(parameter)
         if self.query_kept:
             return _names(self.query_kept).fullmatch(name) is not None
         if self.query_ignored:
@@ -181,10 +180,11 @@ class Routes:
         if candidates is None:
             if len(self._candidates) >= _CANDIDATES_MAX:
                 self._candidates.clear()
+            name = host.removesuffix(".")  # to DNS, and to frameworks, it is the same
             candidates = self._candidates[method, host] = tuple(
                 route
                 for route in self._all
-                if route.host.lower() in ("", host)
+                if route.host.lower().removesuffix(".") in ("", name)
                 and (not route.methods or method in route.methods)
             )
         return candidates
@@ -220,6 +220,12 @@ _WORDS: dict[type, str] = {
     float: "a number",
     tuple: "a list of texts",
 }
+
+
+def _name(parameter: str) -> str:
+    """As the origin reads it."""
+    name = parameter.partition("=")[0]
+    return unquote_plus(name) if "%" in name or "+" in name else name
 
 
 def _each(key: str, names: tuple[str, ...], form: re.Pattern[str], words: str) -> None:

@@ -136,6 +136,7 @@ def test_caching_route_covers_less_than_a_passing_one(path) -> None:
     [
         ("GET", "a.example", "/x?y=/api", 2),
         ("GET", "a.example", "/api?x", 0),
+        ("GET", "a.example.", "/api?x", 0),
         ("GET", "b.example", "/api", 1),
         ("POST", "b.example", "/api", None),
         ("GET", "b.example", "/x", None),
@@ -194,6 +195,8 @@ def test_what_is_remembered_changes_nothing(paths) -> None:
         ({"query_kept": ("id",)}, "/a?", "/a"),
         ({"query_sorted": True}, "/a?b=2&a=2&b=1&a=1", "/a?a=2&a=1&b=2&b=1"),
         ({"query_sorted": True}, "/a?b=%2F&a=/", "/a?a=/&b=%2F"),
+        ({"query_sorted": True}, "/a?b&a=1&%61=2&a+=0", "/a?a=1&%61=2&a+=0&b"),
+        ({"query_sorted": True}, "/a?b=1&0;b=2", "/a?b=1&0;b=2"),
         (
             {"query_sorted": True, "query_ignored": ("c",)},
             "/a%2F;x?b&c=1&a",
