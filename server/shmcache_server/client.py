@@ -21,7 +21,7 @@ class Failed(Exception):
 def settings(path: str | None, admin: str | None, token_file: str | None) -> Server:
     """Where the admin listener is, and the token; `ConfigError`."""
     config = configs.read(path)
-    token = configs.token_in(token_file) if token_file else config.purge.token
+    token = _token_in(token_file) if token_file else config.purge.token
     where = admin or config.server.admin
     if not where:
         raise ConfigError(
@@ -34,6 +34,13 @@ def settings(path: str | None, admin: str | None, token_file: str | None) -> Ser
             "has one, or SHMCACHE_PURGE_TOKEN"
         )
     return Server(*configs.parse_address(where, "admin"), token)
+
+
+def _token_in(path: str) -> str:
+    try:
+        return configs.PurgeConfig(token=configs.token_in(path)).token
+    except ConfigError as e:
+        raise ConfigError(f"--token-file: {e}") from None
 
 
 class Server:
@@ -60,7 +67,7 @@ class Server:
             raise Failed(f"admin={host}:{port}: no answer of ours: {words}") from None
         finally:
             connection.close()
-        if status != 200 or not isinstance(document, dict):
-            error = document.get("error") if isinstance(document, dict) else document
-            raise Failed(f"refused, {status}: {error}")
-        return document
+        found = document if isinstance(document, dict) else {}
+        if status == 200 and found.keys() >= {"confirmed", "hosts", "words"}:
+            return found
+        raise Failed(f"refused, {status}: {found.get('error', document)}")

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
 
 import http_sf
 
@@ -30,8 +31,10 @@ MOST = 1000
 WAIT_MOST = 60.0
 FIELD = "Shmcache-Purge"
 _URL = re.compile(
-    r"(?:(?:https?:)?//)?+(?P<host>[^/?#@\s]+)(?P<target>[/?][!-~]*)?", re.IGNORECASE
+    r"(?:(?:https?:)?//)?+(?P<host>[^/?#@\s]+)(?<!:)(?P<target>[/?][!-~]*)?",
+    re.IGNORECASE,
 )
+"""No host ends in a colon: what does is another scheme."""
 _WORDS = {"url": "urls", "tag": "tags", "group": "groups", "prefix": "prefixes"}
 _FLAGS = {"1": True, "true": True, "": True, "0": False, "false": False}
 
@@ -93,7 +96,7 @@ def of_json(body: bytes) -> Purge:
     """That of an object with the names of the parameters, each text or a list."""
     try:
         said = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("body: expected a JSON object") from None
     if not isinstance(said, dict):
         raise ValueError("body: expected a JSON object")
@@ -101,6 +104,14 @@ def of_json(body: bytes) -> Purge:
         (name, value)
         for name, values in said.items()
         for value in (values if isinstance(values, list) else [values])
+    )
+
+
+def of_query(query: str) -> Purge:
+    """That of the parameters of a URL's query, as it came."""
+    # A label may have any bytes, as in the field of a response.
+    return of_parameters(
+        parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
     )
 
 
@@ -135,7 +146,11 @@ def of_fields(host: str, target: str, fields: Fields) -> Purge:
     said = _dictionary(fields.getall(FIELD, ()))
     prefix, everything = said.pop("prefix", False), said.pop("all", False)
     labels = tuple(tags.labels(fields))
-    groups = invalidating.groups(fields.getall("Cache-Groups", ()))
+    if not labels and any(name in fields for name in tags.FIELDS):
+        raise ValueError("Cache-Tag, Surrogate-Key: expected labels")
+    groups = invalidating.groups(fields.getall("Cache-Groups", ()), MOST + 1)
+    if not groups and "Cache-Groups" in fields:
+        raise ValueError('Cache-Groups: expected strings, as "a", "b"')
     named = bool(labels or groups or everything)
     here = (Place(host, target),)
     return Purge(

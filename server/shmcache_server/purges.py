@@ -29,7 +29,7 @@ from .answer import Answer
 from .config import Config
 from .forwarded import Fields
 from .key import Keys, Refused
-from .purge import Place, Purge, of_fields, of_json, of_parameters
+from .purge import Place, Purge, of_fields, of_json, of_query
 
 log = logging.getLogger("shmcache")
 
@@ -62,11 +62,8 @@ class Purges:
                 "error": "no token is set: [purge] token_file, SHMCACHE_PURGE_TOKEN"
             }
             return web.json_response(said, status=403)
-        body = await request.read()
-        status, said = await self._answered(
-            request.headers,
-            lambda: of_json(body) if body else of_parameters(request.query.items()),
-        )
+        body, query = await request.read(), request.rel_url.raw_query_string
+        status, said = await self._answered(request.headers, lambda: _told(body, query))
         headers = {hdrs.WWW_AUTHENTICATE: "Bearer"} if status == 401 else None
         return web.json_response(said, status=status, headers=headers)
 
@@ -162,6 +159,13 @@ def words(found: Confirmation) -> str:
         missing = found.hosts - found.confirmed
         return f"purged on {found.confirmed} of {found.hosts} hosts; {missing} to come"
     return f"purged on {found.confirmed} of {found.hosts} hosts"
+
+
+def _told(body: bytes, query: str) -> Purge:
+    """What a request says in the one or the other."""
+    if body and query:
+        raise ValueError("parameters: not beside a body")
+    return of_json(body) if body else of_query(query)
 
 
 def _fields(url: Place) -> Fields:

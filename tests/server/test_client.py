@@ -119,6 +119,7 @@ def test_exit_code_says_whether_all_have_confirmed(listener, found, code) -> Non
         ((400, b'{"error": "no such thing"}'), "refused, 400: no such thing"),
         ((404, b"404: Not Found"), "no answer of ours: no admin listener"),
         ((200, b"[]"), "refused, 200: []"),
+        ((200, b'{"status": "ok"}'), "refused, 200: {'status': 'ok'}"),
     ],
 )
 def test_refusal_is_told(listener, answer, said) -> None:
@@ -146,6 +147,13 @@ def test_token_of_a_file_goes_before_all(listener, tmp_path: Path) -> None:
     path.write_text("another-token-of-a-file\n")
     run("--all", "--admin", listener.at, "--token-file", str(path))
     assert listener.asked[1] == "Bearer another-token-of-a-file"
+
+
+@pytest.mark.parametrize("text", ["short", "0123456789abcdef\nof two lines"])
+def test_file_that_holds_no_token_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "token").write_text(text)
+    said = said_by("--all", "--admin", "h:1", "--token-file", str(tmp_path / "token"))
+    assert said == "--token-file: token: expected 16 to 256 visible ASCII characters"
 
 
 def test_missing_place_or_token_is_told(monkeypatch) -> None:

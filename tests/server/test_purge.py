@@ -14,7 +14,7 @@ from shmcache_server.purge import (
     Purge,
     of_fields,
     of_json,
-    of_parameters,
+    of_query,
 )
 
 HERE = Place("example.org", "/a?b")
@@ -44,9 +44,12 @@ def test_purge_is_read_from_json(body, purge) -> None:
     assert of_json(body) == purge
 
 
-def test_purge_is_read_from_parameters() -> None:
-    pairs = [("tag", "a"), ("tag", "b"), ("soft", "1"), ("wait", "0.5"), ("all", "0")]
-    assert of_parameters(pairs) == Purge(tags=("a", "b"), soft=True, wait=0.5)
+def test_purge_is_read_from_a_query() -> None:
+    purge = Purge(tags=("a", "b c"), soft=True, wait=0.5)
+    assert of_query("tag=a&tag=b+c&soft=1&wait=0.5&all=0") == purge
+    assert of_query("all&tags=%C3%A4%ff") == Purge(tags=("ä\udcff",), everything=True)
+    with pytest.raises(ValueError, match="tag='': expected text"):
+        of_query("tag=")
 
 
 @pytest.mark.parametrize(
@@ -54,6 +57,7 @@ def test_purge_is_read_from_parameters() -> None:
     [
         (b"", "expected a JSON object"),
         (b"[]", "expected a JSON object"),
+        (b"[" * 100_000, "expected a JSON object"),
         (b"\xff", "expected a JSON object"),
         (b"{}", "nothing to purge"),
         (b'{"all": false}', "nothing to purge"),
@@ -63,6 +67,9 @@ def test_purge_is_read_from_parameters() -> None:
         (b'{"tagg": "a"}', "'tagg' is not known: expected url, tag"),
         (b'{"url": "/a"}', "'/a': expected a URL, as http"),
         (b'{"url": "http://u@h/a"}', "expected a URL"),
+        (b'{"url": "ftp://h/a"}', "expected a URL"),
+        (b'{"url": "http:/h/a"}', "expected a URL"),
+        (b'{"prefix": "h:/a"}', "expected a URL"),
         (b'{"url": "http://h/a b"}', "expected a URL"),
         (b'{"url": "http://h/a#b"}', "expected a URL"),
         ('{"url": "http://h/ä"}'.encode(), "expected a URL"),
@@ -103,6 +110,28 @@ def fields(*lines: tuple[str, str]) -> CIMultiDictProxy[str]:
 )
 def test_purge_is_read_from_fields(lines, purge) -> None:
     assert of_fields(*HERE, fields(*lines)) == purge
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (("Cache-Groups", "scripts"), "Cache-Groups: expected strings"),
+        (("Cache-Groups", '"a", b'), "Cache-Groups: expected strings"),
+        (("Cache-Groups", ""), "Cache-Groups: expected strings"),
+        (("Cache-Groups", ", ".join(f'"{n}"' for n in range(1001))), "1001 names"),
+        (("Cache-Tag", " ,"), "Cache-Tag, Surrogate-Key: expected labels"),
+        (("Surrogate-Key", ""), "Cache-Tag, Surrogate-Key: expected labels"),
+    ],
+)
+def test_field_that_names_nothing_purges_not_the_target(line, said) -> None:
+    with pytest.raises(ValueError, match=said):
+        of_fields(*HERE, fields(line))
+
+
+def test_every_group_of_a_field_is_purged() -> None:
+    names = [f"group-{n}" for n in range(200)]
+    line = ("Cache-Groups", ", ".join(f'"{name}"' for name in names))
+    assert [group.name for group in of_fields(*HERE, fields(line)).groups] == names
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from shmcache import Cache, CacheConfig, Confirmation, Fill
 from shmcache_server.admin import application
@@ -257,6 +258,21 @@ async def test_scheme_of_the_token_is_of_any_case(admin) -> None:
     headers = {"Authorization": f"bearer {TOKEN}"}
     answer = await admin.post("/purge", params={"all": "1"}, headers=headers)
     assert answer.status == 200
+
+
+async def test_label_of_any_bytes_is_purged_by_a_parameter(admin, cache) -> None:
+    names = tags_of("h", "/a", fields(("Cache-Tag", "\udcff")), 0)
+    await cache.set("k", 1, tags=names)
+    answer = await admin.post(URL("/purge?tag=%FF", encoded=True), headers=BEARER)
+    assert answer.status == 200 and cache.peek("k", None) is None
+
+
+async def test_parameters_beside_a_body_are_refused(admin, cache) -> None:
+    await cache.set("k", 1)
+    options = {"params": {"soft": "1"}, "json": {"all": True}}
+    answer = await admin.post("/purge", headers=BEARER, **options)
+    assert answer.status == 400 and cache.peek("k") == 1
+    assert (await answer.json())["error"] == "parameters: not beside a body"
 
 
 async def test_admin_tells_what_is_wrong(admin) -> None:

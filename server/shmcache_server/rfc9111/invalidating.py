@@ -64,10 +64,11 @@ def same_target(
     return _origin(other) in ours and _target(one) == _target(other)
 
 
-def groups(lines: Iterable[str]) -> tuple[str, ...]:
+def groups(lines: Iterable[str], most: int = _GROUPS_MOST) -> tuple[str, ...]:
     """The groups of Cache-Groups, or of Cache-Group-Invalidation: a list of strings
-    (RFC 9875 §2, §3); none if it is anything else. The latter counts on the answer to
-    an unsafe method alone, and only for responses of the same origin."""
+    (RFC 9875 §2, §3), the first `most`; none if it is anything else. The latter counts
+    on the answer to an unsafe method alone, and only for responses of the same
+    origin."""
     try:
         members = http_sf.parse(", ".join(lines).encode("ascii"), tltype="list")
     except ValueError:
@@ -78,7 +79,7 @@ def groups(lines: Iterable[str]) -> tuple[str, ...]:
         if type(item) is not str:  # a token is one, too
             return ()
         found.append(item)
-    return tuple(dict.fromkeys(found))[:_GROUPS_MOST]
+    return tuple(dict.fromkeys(found))[:most]
 
 
 def _joined(base: str, reference: str) -> SplitResult | None:
