@@ -228,6 +228,13 @@ class Fetches:
 
         self._keep(self._cache.resolve(place.key, work, ttl=0))
 
+    def will_store(self, key: str, live: LiveResponse) -> bool:
+        """Whether a live response is going to be stored, as far as is known: its fill
+        is refused if it was made void since it was asked for."""
+        if not live.stored or self._cache.note() == live.mark:
+            return live.stored
+        return not self._cache.raised(key, live.mark, live.tags)
+
     async def close(self) -> None:
         """End what is under way."""
         await self._relay.close()
@@ -369,9 +376,12 @@ class Fetches:
         if shared is not None:
             drop, listed = shared.drop, bool(shared.names or place.variants)
             tags = self._tags(wanted, answering.fields, listed)
+        most, beside = self._store_max, 2 * len(answering.head)  # its tag is kept twice
+        if beside > _BESIDE_BODY:
+            most -= beside
         live = LiveResponse(
             answering,
-            self._store_max,
+            most,
             mark=mark,
             age=age,
             stored=shared is not None,

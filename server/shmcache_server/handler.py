@@ -24,7 +24,7 @@ from shmcache import Cache, CacheError, ComputeFailed, ComputeTimeout, Overloade
 from . import stored, tunnel
 from .answer import Answer, Stream, abort, from_store
 from .config import Config
-from .fetch import Fetches
+from .fetch import Fetches, Joined
 from .key import (
     Fields,
     Keyed,
@@ -257,9 +257,7 @@ class Handler:
             try:
                 joined = await self._fetches.join(wanted, place, _interim(request))
                 if joined.live is not None:
-                    return await self._stream(
-                        request, joined.live, reason, joined.collapsed
-                    )
+                    return await self._stream(request, joined, place, reason)
             except (OriginError, CacheError) as e:
                 return self._instead(request, wanted, place, e) or _failed(
                     e, status.forwarded(reason)
@@ -483,15 +481,15 @@ class Handler:
     # -- streams
 
     async def _stream(
-        self, request: web.BaseRequest, live: LiveResponse, reason: str, collapsed: bool
+        self, request: web.BaseRequest, joined: Joined, place: Place, reason: str
     ) -> Answer | Stream:
         """A live response as it comes, of a fetch."""
-        answering = live.answering
-        told = status.forwarded(
-            reason, stored=live.stored and not collapsed, collapsed=collapsed
-        )
+        live, collapsed = joined.live, joined.collapsed
+        assert live is not None
+        fills = not collapsed and self._fetches.will_store(place.key, live)
+        told = status.forwarded(reason, stored=fills, collapsed=collapsed)
         if not collapsed:
-            return await self._streamed(request, live, _age(answering), told)
+            return await self._streamed(request, live, _age(live.answering), told)
         age = b"Age: %d\r\n" % int(live.age())
         return await self._streamed(request, live, age, told, live.head_for_all)
 

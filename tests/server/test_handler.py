@@ -18,6 +18,7 @@ from shmcache_server.config import CachingConfig, Config
 from shmcache_server.handler import _failed
 from shmcache_server.key import credentialed
 from shmcache_server.origins import OriginDown
+from shmcache_server.tags import of_path
 from tests.server.conftest import Front, RawOrigin, Upstream, eventually, fronting
 
 
@@ -472,6 +473,38 @@ async def test_get_after_a_purge_is_not_given_the_older_fetch(front, upstream) -
         slow.tail.set()
         assert (await later).told == "shmcache; fwd=miss; stored"
         assert await a.read() == b"second"
+
+
+@pytest.mark.parametrize(
+    ("path", "by_tag", "told"),
+    [("/", False, ""), ("/", True, ""), ("/other", False, "; stored")],
+)
+async def test_fill_that_will_be_refused_is_not_told_as_stored(
+    front, upstream, path, by_tag, told
+) -> None:
+    upstream.answer = slow = Slow()
+    slow.tail.set()
+    asking = asyncio.ensure_future(front.get())
+    await eventually(lambda: upstream.seen)
+    if by_tag:
+        await front.cache.delete_tags(of_path("127.0.0.1", path, 4)[0])
+    else:
+        await front.cache.delete(front.key(path))
+    slow.head.set()
+    assert (await asking).told == f"shmcache; fwd=miss{told}"
+
+
+async def test_fields_that_leave_no_room_for_a_body_are_not_told_as_stored(
+    upstream,
+) -> None:
+    upstream.fields |= {f"X-{i}": "x" * 7000 for i in range(3)}
+    async with fronting(upstream.url) as front:
+        room = front.cache.stats().value_max - sum(map(len, upstream.fields.values()))
+        for size, kept in ((room - 1000, False), (room - 60_000, True)):
+            upstream.body = bytes(size)
+            assert ("stored" in (await front.get(f"/{size}")).told) is kept
+            assert ("hit" in (await front.get(f"/{size}")).told) is kept
+        assert front.cache.stats().too_large == 0, "known before it was tried"
 
 
 async def test_body_beyond_the_limit_is_passed_on_whole(front, upstream) -> None:
