@@ -37,6 +37,7 @@ Elsewhere
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
@@ -45,9 +46,9 @@ from typing import Any, NamedTuple
 
 from multidict import CIMultiDict, MultiMapping
 
-from shmcache import Cache, Entry, Fill
+from shmcache import Cache, CacheError, Entry, Fill
 
-from . import relay, stored
+from . import relay, stored, variants
 from .config import Config
 from .live import PATIENCE, LiveResponse
 from .origins import Answering, Interim, Origin, OriginError
@@ -58,7 +59,7 @@ from .sharing import Shared, Sharing
 from .shelf import Place, Shelf
 from .stored import StoredResponse
 from .tags import hidden, tags_of
-from .variants import KEPT, Variants
+from .variants import KEPT, Names, Variants
 from .wanted import NOBODY, Wanted
 
 _NIL = b"\xc0"
@@ -421,8 +422,27 @@ class Fetches:
         self._keep(self._cache.resolve(key, work, ttl=0))
         if begun:
             return Fill(listed.pack(), ttl=KEPT, grace=KEPT, tags=live.tags)
-        await self._cache.set(wanted.key, listed.pack(), ttl=KEPT, grace=KEPT)
+        await self._relist(wanted.key, listed.mark, shared.names)
         return _NOT_SHARED
+
+    async def _relist(self, key: str, mark: str, names: Names) -> None:
+        """Note in a URL's list that this set of names was seen, too.
+
+        1. A variant is fetched. 2. The URL is purged, and another list made. 3. The
+        first, stored again, would have what was purged be found. So only the list that
+        was looked at is replaced; if another came, the set is seen again.
+        """
+        entry = self._cache.look(key)
+        listed = variants.unpack(entry.value) if entry is not None else None
+        if entry is None or listed is None or listed.mark != mark:
+            return
+        seen = listed.seen(names)
+        if seen == listed:
+            return
+        with contextlib.suppress(CacheError):  # then it is seen again, too
+            await self._cache.compare_and_set(
+                *(key, seen.pack()), version=entry.version, ttl=KEPT, grace=KEPT
+            )
 
     def _for_all(
         self, wanted: Wanted, place: Place, live: LiveResponse, fill: Fill

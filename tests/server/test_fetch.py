@@ -492,6 +492,33 @@ async def test_url_that_varies_by_more_than_before(front, upstream) -> None:
     assert "hit" in (await front.get(Foo="1", Bar="z")).told
 
 
+async def test_list_of_a_purged_url_is_not_stored_again(front, upstream) -> None:
+    """The fetch that had begun before the purge has seen more names to vary by."""
+    gate = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        names = "Foo"
+        if request.headers.get("Foo") == "slow":
+            await gate.wait()
+            names = "Foo, Bar"
+        fields = {"Vary": names, "Cache-Control": "max-age=60"}
+        return web.Response(text=request.headers["Foo"], headers=fields)
+
+    upstream.answer = answer
+    await front.get(Foo="1")
+    await idle(front)
+    asking = asyncio.ensure_future(front.get(Foo="slow"))
+    await eventually(lambda: len(upstream.seen) == 2)
+    await front.cache.delete(front.key("/"))
+    await front.get(Foo="2")
+    await idle(front)
+    gate.set()
+    assert (await asking).body == b"slow"
+    await idle(front)
+    assert "hit" in (await front.get(Foo="2")).told
+    assert "hit" not in (await front.get(Foo="1")).told
+
+
 async def test_unsafe_method_makes_all_variants_void(front, upstream) -> None:
     upstream.fields = {"Vary": "Foo", "Cache-Control": "max-age=60"}
     for said in ("1", "2"):
