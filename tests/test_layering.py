@@ -32,7 +32,7 @@ ROWS = [
     },
     {
         *("shmcache_server.purge", "shmcache_server.sharing"),
-        "shmcache_server.variants",
+        *("shmcache_server.pieces", "shmcache_server.variants"),
     },
     {
         *("shmcache_server.pool", "shmcache_server.key"),

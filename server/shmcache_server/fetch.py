@@ -30,8 +30,9 @@ What was stored
 Elsewhere
     A response that varies by other fields than those of the place it was fetched for
     is stored where it belongs, and the fetch brings the URL's list (`variants.py`) up
-    to date. One that a request with credentials got, and that is for all, is stored
-    under the key of those without, too.
+    to date, a part's also that of its pieces (`pieces.py`). One that a request with
+    credentials got, and that is for all, is stored under the key of those without,
+    too.
 """
 
 from __future__ import annotations
@@ -52,9 +53,11 @@ from . import relay, stored, variants
 from .config import Config
 from .live import PATIENCE, LiveResponse
 from .origins import Answering, Interim, Origin, OriginError
+from .pieces import RANGE_MAX, Held, Pieces
 from .relay import Relay
 from .rfc9111 import fields as lines
-from .rfc9111 import freshness, storing, validation
+from .rfc9111 import freshness, ranges, storing, validation
+from .rfc9111.validation import Validators
 from .sharing import Shared, Sharing
 from .shelf import Place, Shelf
 from .stored import StoredResponse
@@ -358,6 +361,8 @@ class Fetches:
             return await self._elsewhere(wanted, place, own, live, shared, pump)
         self._announce(place.key, live, own, shared)
         fill = await self._stored(live, pump, shared)
+        if place.variants is not None:
+            self._list(wanted, place.variants, shared, live)
         if shared.names == () and wanted.plain != wanted.key:
             self._for_all(wanted, place, live, fill)
         return fill
@@ -417,7 +422,9 @@ class Fetches:
         async def work() -> Fill:
             if not await self._holds(key, live):
                 return _NOT_STORED
-            return await self._stored(live, pump, shared)
+            fill = await self._stored(live, pump, shared)
+            self._list(wanted, listed, shared, live)
+            return fill
 
         self._keep(self._cache.resolve(key, work, ttl=0))
         if begun:
@@ -443,6 +450,22 @@ class Fetches:
             await self._cache.compare_and_set(
                 *(key, seen.pack()), version=entry.version, ttl=KEPT, grace=KEPT
             )
+
+    def _list(
+        self, wanted: Wanted, of: Variants, shared: Shared, live: LiveResponse
+    ) -> None:
+        """See that a part which is being stored is listed among the pieces."""
+        answering, text = live.answering, (wanted.ranges or "").strip(" \t")
+        if answering.status != 206 or not live.stored or len(text) > RANGE_MAX:
+            return
+        specs = ranges.parse([text])
+        told = answering.fields.getall("Content-Range", ())
+        held = ranges.held(told, live.size) if specs and len(specs) == 1 else None
+        if held is not None:
+            span, length = held
+            validator = validation.strong(Validators.of(lines.of_head(answering.head)))
+            new = Pieces(validator, length, (Held(*span, text),))
+            self._keep(self._shelf.listed(wanted, of, shared.names, new))
 
     def _for_all(
         self, wanted: Wanted, place: Place, live: LiveResponse, fill: Fill

@@ -52,7 +52,7 @@ from .purges import Purges
 from .request import Request
 from .rfc9111 import directives, freshness, invalidating, status, storing, vary
 from .sharing import Sharing, said_by
-from .shelf import Place, Shelf
+from .shelf import Place, Shelf, fits
 from .stored import StoredResponse
 from .tags import hidden
 from .upload import Upload
@@ -127,10 +127,10 @@ class Handler:
         if method == "HEAD":  # RFC 9110 §14.2: Range is of a GET alone
             wanted = wanted._replace(ranges=None)
         if place is None:
-            place = self._shelf.find(keyed.key, wanted)
+            place = await self._shelf.found(keyed.key, wanted)
         if not place.usable and credentials(request.headers, keyed.cookie):
             wanted = wanted._replace(key=credentialed(keyed.key))
-            place = self._shelf.find(wanted.key, wanted)
+            place = await self._shelf.found(wanted.key, wanted)
         if wished:
             return await self._as_wished(request, wanted, place)
         if not place.usable:
@@ -335,7 +335,7 @@ class Handler:
         if place.response is None and wanted.key != wanted.plain:
             place = self._shelf.find(wanted.plain, wanted)
         found = place.response
-        if found is None:
+        if found is None or not fits(found, wanted):
             return None
         window = self._sharing.windows(CIMultiDict(found.fields())).if_cut_off
         if place.stale_for > window:
@@ -573,10 +573,10 @@ def _from_store(
 
 
 def _range(fields: Fields) -> str | None:
-    """The part that a miss asks the origin for. Several lines are no Range, for it is
-    no list (RFC 9110 §5.3, §14.2): the whole is the answer, as of what is here."""
+    """The part that is wanted. Several lines are no Range, for it is no list (RFC 9110
+    §5.3, §14.2): the whole is the answer, as of what is here."""
     lines = fields.getall(hdrs.RANGE)
-    return lines[0] if len(lines) == 1 and hdrs.IF_RANGE not in fields else None
+    return lines[0] if len(lines) == 1 else None
 
 
 def _said(headers: Fields) -> directives.Directives:

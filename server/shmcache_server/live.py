@@ -95,6 +95,11 @@ class LiveResponse:
         """All of it; only while it is stored and done."""
         return b"".join(self._chunks)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the body; only while it is stored and done."""
+        return self._held
+
     def take_at_hand(self) -> bool:
         """Whether all of the body has come with its head, and was taken in: there is
         nothing to be pumped then."""

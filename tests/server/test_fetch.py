@@ -569,6 +569,156 @@ async def test_part_is_stored_for_who_asks_for_the_same(front, upstream) -> None
     assert len(upstream.seen) == 2
 
 
+@pytest.fixture
+def media(upstream: Upstream) -> Media:
+    upstream.answer = (media := Media()).answer
+    return media
+
+
+class Media:
+    """A large body, of which the origin gives the one range that it is asked for."""
+
+    def __init__(self) -> None:
+        self.body = os.urandom(100_000)
+        self.fields = {"Cache-Control": "max-age=60", "ETag": '"a"'}
+
+    async def answer(self, request: web.Request) -> web.Response:
+        asked = request.http_range
+        if asked.start is None:
+            return web.Response(body=self.body, headers=self.fields)
+        start, stop, _ = asked.indices(len(self.body))
+        told = f"bytes {start}-{stop - 1}/{len(self.body)}"
+        fields = self.fields | {"Content-Range": told}
+        return web.Response(status=206, body=self.body[start:stop], headers=fields)
+
+
+async def told(front: Front, media: Media, asked: str, **fields: str) -> str:
+    """What a client is told that gets these bytes, and gets them right."""
+    got = await front.get(Range=f"bytes={asked}", **fields)
+    start, stop, _ = slice_of(asked).indices(len(media.body))
+    assert (got.status, got.body) == (206, media.body[start:stop])
+    size = len(media.body)
+    assert got.fields["Content-Range"] == f"bytes {start}-{stop - 1}/{size}"
+    await idle(front)
+    return got.told
+
+
+def slice_of(asked: str) -> slice:
+    first, _, last = asked.partition("-")
+    if not first:
+        return slice(-int(last), None)
+    return slice(int(first), int(last) + 1 if last else None)
+
+
+async def test_overlapping_parts_are_joined(front, upstream, media) -> None:
+    """A player that seeks: RFC 9111 §3.4."""
+    for asked in ("0-9999", "20000-39999", "8000-24999", "-10000"):
+        assert "fwd=miss" in await told(front, media, asked)
+    for asked in (
+        "0-9999",
+        "5-5",
+        "100-39999",
+        "30000-39999",
+        "95000-",
+        "-7",
+        "-10000",
+    ):
+        assert "hit" in await told(front, media, asked)
+    assert len(upstream.seen) == 4
+    for asked in ("39999-40000", "40000-50000", "0-"):
+        assert "fwd=miss" in await told(front, media, asked)
+
+
+async def test_whole_is_joined_of_parts(front, upstream, media) -> None:
+    for asked in ("0-59999", "50000-"):
+        await told(front, media, asked)
+    got = await front.get()
+    assert (got.status, got.body) == (200, media.body) and "hit" in got.told
+    assert "Content-Range" not in got.fields
+    got = await front.ask("HEAD")
+    assert got.status == 200 and got.fields["Content-Length"] == "100000"
+    assert len(upstream.seen) == 2
+
+
+@pytest.mark.parametrize("etag", [None, 'W/"a"'])
+async def test_parts_without_strong_validator_are_not_joined(
+    front, media, etag
+) -> None:
+    media.fields.pop("ETag")
+    media.fields.update({"ETag": etag} if etag else {})
+    for asked in ("0-9999", "5000-19999"):
+        await told(front, media, asked)
+    assert "hit" in await told(front, media, "6000-19998")
+    assert "fwd=miss" in await told(front, media, "0-19999")
+
+
+async def test_parts_of_two_representations_are_not_joined(front, media) -> None:
+    await told(front, media, "0-9999")
+    media.body, media.fields["ETag"] = os.urandom(100_000), '"b"'
+    await told(front, media, "5000-19999")
+    assert "fwd=miss" in await told(front, media, "4000-6000")
+    assert "hit" in await told(front, media, "4000-19999")
+
+
+async def test_parts_of_two_variants_are_not_joined(front, media) -> None:
+    media.fields["Vary"] = "Foo"
+    await told(front, media, "0-9999", Foo="1")
+    await told(front, media, "10000-19999", Foo="2")
+    assert "fwd=miss" in await told(front, media, "9000-11000", Foo="1")
+    assert "hit" in await told(front, media, "9500-10500", Foo="1")
+    assert "fwd=miss" in await told(front, media, "9500-10500", Foo="2")
+
+
+async def test_part_that_was_purged_is_not_joined(front, media) -> None:
+    await told(front, media, "0-9999")
+    await told(front, media, "10000-19999")
+    await front.ask("DELETE")
+    media.body = os.urandom(100_000)  # its tag stays what it was
+    assert "fwd=miss" in await told(front, media, "10000-19999")
+    assert "fwd=miss" in await told(front, media, "5000-15000")
+
+
+async def test_part_that_is_gone_is_not_joined(front, media) -> None:
+    """Its list does not know."""
+    await told(front, media, "0-9999")
+    media.fields["Cache-Tag"] = "b"
+    await told(front, media, "10000-19999")
+    await front.cache.delete_tags("t:b")
+    assert "hit" in await told(front, media, "1-9999")
+    assert "fwd=miss" in await told(front, media, "5000-15000")
+
+
+@pytest.mark.parametrize("asked", ["0-9999", "5-500"])
+async def test_if_range_is_answered_by_parts(front, upstream, media, asked) -> None:
+    """RFC 9110 §13.1.5."""
+    await told(front, media, "0-9999")
+    assert "hit" in await told(front, media, asked, If_Range='"a"')
+    await front.get(Range=f"bytes={asked}", If_Range='"b"')
+    assert upstream.seen[-1].fields["If-Range"] == '"b"'
+
+
+@pytest.mark.parametrize(("tag", "status"), [('"a"', 206), ('"b"', 502)])
+async def test_stale_part_of_another_representation_is_no_answer(
+    front, upstream, media, tag, status
+) -> None:
+    media.fields["Cache-Control"] = "max-age=0, stale-if-error=60"
+    await told(front, media, "0-9")
+
+    async def answer(request: web.Request) -> web.Response:
+        request.transport.abort()
+        return web.Response()
+
+    upstream.answer = answer
+    assert (await front.get(Range="bytes=0-9", If_Range=tag)).status == status
+
+
+async def test_parts_for_clients_with_cookies_are_joined(front, media) -> None:
+    media.fields["Cache-Control"] = "public, max-age=60"
+    for asked in ("0-9999", "5000-19999"):
+        await told(front, media, asked, Cookie="a=b")
+    assert "hit" in await told(front, media, "100-19000", Cookie="c=d")
+
+
 @pytest.mark.parametrize("stored", [False, True])
 async def test_several_range_lines_are_ignored(front, upstream, stored) -> None:
     """RFC 9110 §14.2: no list, so that they are no valid Range together."""

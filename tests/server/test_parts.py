@@ -6,6 +6,7 @@ import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from shmcache_server import parts, stored
+from shmcache_server.rfc9111.ranges import Span
 
 HEAD = (
     b'HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nETag: "a"\r\n'
@@ -79,3 +80,29 @@ def test_several_parts() -> None:
     ]
     assert pieces[-1] == b"--\r\n"
     assert b"\r\nContent-Length: %d\r\n" % len(found.body) in found.head
+
+
+def test_joined_parts_have_the_fields_of_the_newest() -> None:
+    one, other = (
+        stored.unpack(
+            stored.pack(
+                b'HTTP/1.1 206 Part\r\nETag: "a"\r\nX: %d\r\nContent-Range: bytes '
+                b"%d-%d/10\r\nContent-Length: 5\r\n" % (start, start, start + 4),
+                206,
+                b"0123456789"[start : start + 5],
+            )
+        )
+        for start in (1, 4)
+    )
+    pieces = [(1, one), (4, other)]
+    found = parts.joined(pieces, other, Span(2, 8), 10)
+    assert (found.status, found.body, found.etag) == (206, b"234567", '"a"')
+    assert found.head == (
+        b'HTTP/1.1 206 Partial Content\r\nETag: "a"\r\nX: 4\r\n'
+        b"Content-Range: bytes 2-7/10\r\nContent-Length: 6\r\n"
+    )
+    found = parts.joined(pieces, one, Span(1, 9), 9, whole=True)
+    assert (found.status, found.body) == (200, b"12345678")
+    assert found.head == (
+        b'HTTP/1.1 200 OK\r\nETag: "a"\r\nX: 1\r\nContent-Length: 8\r\n'
+    )

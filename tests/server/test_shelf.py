@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import AsyncExitStack
+
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from shmcache import Cache, CacheConfig, Fill
 from shmcache_server import stored
+from shmcache_server.pieces import Held, Pieces
 from shmcache_server.shelf import Place, Shelf
 from shmcache_server.variants import Variants
 from shmcache_server.wanted import NOBODY, Wanted
@@ -93,3 +97,84 @@ async def test_looking_again_counts_nothing(cache) -> None:
     before = cache.stats()
     assert shelf.again(Place("k")).response.body == b"a"
     assert cache.stats().hits == before.hits
+
+
+# -- parts
+
+BODY = b"0123456789"
+NAMES = ("foo", "range")
+
+
+def part(start: int, stop: int, etag: bytes = b'"a"') -> bytes:
+    told = b"HTTP/1.1 206 Part\r\nETag: %b\r\nContent-Range: bytes %d-%d/10\r\n"
+    head = told % (etag, start, stop - 1)
+    return stored.pack(head, 206, BODY[start:stop])
+
+
+async def put_part(cache: Cache, start: int, stop: int, document: bytes) -> None:
+    """Store a part and list it."""
+    text = f"bytes={start}-{stop - 1}"
+    request = wanted(Foo="1")._replace(ranges=text)
+    await put(cache, key_of(NAMES, request), document)
+    new = Pieces('"a"', 10, (Held(start, stop, text),))
+    await Shelf(cache).listed(request, LIST, NAMES, new)
+
+
+async def found(cache: Cache, ranges: str | None) -> bytes | None:
+    request = wanted(Foo="1")._replace(ranges=ranges)
+    place = await Shelf(cache).found("k", request)
+    return place.response.body if place.response and place.usable else None
+
+
+async def put_list(cache: Cache) -> None:
+    await put(cache, "k", Variants(LIST.mark, (("foo",), NAMES)).pack())
+
+
+async def test_parts_that_another_host_has_are_joined(server) -> None:
+    async with AsyncExitStack() as stack:
+        hosts = []
+        for _ in range(2):
+            config = CacheConfig(
+                name=segment_name(),
+                size_bytes=1 << 21,
+                codec="document",
+                app="parts",
+                l2=server.url,
+            )
+            hosts.append(await stack.enter_async_context(Cache(config)))
+        one, other = hosts
+        await put_list(one)
+        assert await other.get("k") == await one.get("k")
+        await put_part(one, 0, 4, part(0, 4))
+        await put_part(one, 4, 8, part(4, 8))
+        assert await found(other, "bytes=2-6") == b"23456"
+        await put_part(other, 8, 10, part(8, 10))
+        assert await found(other, "bytes=0-") == BODY
+
+
+async def test_part_that_is_another_by_now_is_not_joined(cache) -> None:
+    """Its list was not told."""
+    await put_list(cache)
+    await put_part(cache, 0, 4, part(0, 4))
+    await put_part(cache, 4, 8, part(4, 8))
+    assert await found(cache, "bytes=2-6") == b"23456"
+    for other in (part(4, 8, b'"b"'), part(5, 8), document(b"4567")):
+        request = wanted(Foo="1")._replace(ranges="bytes=4-7")
+        await cache.set(key_of(NAMES, request), other)
+        assert await found(cache, "bytes=2-6") is None
+        assert await found(cache, "bytes=2-3") == b"23"
+
+
+async def test_parts_listed_at_once_are_all_listed(cache) -> None:
+    await put_list(cache)
+    await asyncio.gather(*(put_part(cache, n, n + 1, part(n, n + 1)) for n in range(3)))
+    assert await found(cache, "bytes=0-2") == b"012"
+
+
+async def test_more_than_may_be_held_is_not_joined(cache, monkeypatch) -> None:
+    await put_list(cache)
+    await put_part(cache, 0, 4, part(0, 4))
+    await put_part(cache, 4, 8, part(4, 8))
+    monkeypatch.setattr("shmcache_server.shelf.JOINED_MAX", 4)
+    assert await found(cache, "bytes=2-5") == b"2345"
+    assert await found(cache, "bytes=2-6") is None

@@ -2,7 +2,7 @@
 
 A stored part is a piece: where it begins and its bytes. Pieces of one representation,
 which all bear the same strong validator, are combined; without one, pieces stand each
-for itself. A request is answered of one piece that holds all it asks for.
+for itself. A request is answered where they hold all it asks for.
 """
 
 from __future__ import annotations
@@ -144,14 +144,10 @@ class Piece:
     start: int
     data: bytes
 
-    @property
-    def span(self) -> Span:
-        """Where they stand."""
-        return Span(self.start, self.start + len(self.data))
 
-
-def piece(lines: Iterable[str], data: bytes) -> tuple[Piece, int | None] | None:
-    """The piece that a 206 brings, and the whole's length, None if not told.
+def held(lines: Iterable[str], size: int) -> tuple[Span, int | None] | None:
+    """Where the `size` bytes stand that a 206 brings, and the whole's length, None if
+    not told.
 
     None where it cannot be trusted: no Content-Range, several, an invalid one (RFC
     9110 §14.4), or more bytes than it tells of. Fewer are a piece that broke off: RFC
@@ -165,73 +161,52 @@ def piece(lines: Iterable[str], data: bytes) -> tuple[Piece, int | None] | None:
     length = None if match[3] == "*" else int(match[3])
     if last < first or (length is not None and length <= last):
         return None
-    if not 0 < len(data) <= last - first + 1:
+    if not 0 < size <= last - first + 1:
         return None
-    return Piece(first, data), length
+    return Span(first, first + size), length
 
 
-def combine(stored: Sequence[Piece], new: Piece) -> tuple[Piece, ...]:
-    """The pieces with a new one of the same strong validator (`validation.same_bytes`):
-    those that touch become one, in order, none overlapping: RFC 9111 §3.4. Bytes that
-    differ from the new ones are the new ones'."""
-    start, stop = new.span
-    before, after = b"", b""
-    apart: list[Piece] = []
-    for one in stored:
-        if one.span.stop < start or one.start > stop:
-            apart.append(one)
-            continue
-        if one.start < start:
-            before = max(before, one.data[: start - one.start], key=len)
-        if one.span.stop > stop:
-            after = max(after, one.data[stop - one.start :], key=len)
-    joined = Piece(start - len(before), before + new.data + after)
-    return tuple(sorted([*apart, joined], key=lambda one: one.start))
-
-
-def complete(pieces: Sequence[Piece], length: int | None) -> bytes | None:
-    """The whole representation, if it is here: it may be stored as a 200."""
-    if length is None or len(pieces) != 1 or pieces[0].span != (0, length):
-        return None
-    return pieces[0].data
-
-
-def missing(pieces: Sequence[Piece], length: int) -> tuple[Span, ...]:
-    """What is not here of the whole; to be asked for with If-Range, of a strong
-    validator alone: what comes could not be combined otherwise."""
-    gaps: list[Span] = []
-    at = 0
-    for one in sorted(pieces, key=lambda one: one.start):
-        if one.start > at:
-            gaps.append(Span(at, one.start))
-        at = max(at, one.span.stop)
-    return (*gaps, Span(at, length)) if at < length else tuple(gaps)
-
-
-def found(
-    pieces: Sequence[Piece], length: int | None, specs: tuple[Spec, ...] | None
-) -> tuple[Span, bytes] | None:
-    """The one range that a request asks for, if a piece holds all of it: RFC 9111 §3.3.
+def one(specs: tuple[Spec, ...] | None, length: int | None) -> Span | None:
+    """The one range that is asked for; None where there are several, or nothing of it.
     Without the length nobody knows where a range up to the end, or from it, is."""
     if specs is None or len(specs) != 1:
         return None
-    spec = specs[0]
+    (spec,) = specs
     if length is not None:
-        span = _span(spec, length)
-    elif spec.first is None or spec.last is None:
+        return _span(spec, length)
+    if spec.first is None or spec.last is None:
         return None
-    else:
-        span = Span(spec.first, spec.last + 1)
-    for one in pieces if span else ():
-        if span and one.start <= span.start and span.stop <= one.span.stop:
-            return span, one.data[span.start - one.start : span.stop - one.start]
-    return None
+    return Span(spec.first, spec.last + 1)
 
 
-def same(asked: tuple[Spec, ...] | None, stored: tuple[Spec, ...] | None) -> bool:
-    """Whether a request asks for the ranges that a stored 206 was the answer to: it
-    answers this one, too, just as it came (RFC 9111 §4), whatever its pieces hold."""
-    return asked is not None and asked == stored
+def cover(spans: Sequence[Span], wanted: Span) -> list[int] | None:
+    """Which of the spans hold all of `wanted` together, in the order of their bytes,
+    as few as can be; None where some of it is in none. Of those that serve alike it is
+    the first."""
+    found: list[int] = []
+    at = wanted.start
+    while at < wanted.stop:
+        best, reached = -1, at
+        for i, (start, stop) in enumerate(spans):
+            if start <= at and min(stop, wanted.stop) > reached:
+                best, reached = i, min(stop, wanted.stop)
+        if best < 0:
+            return None
+        found.append(best)
+        at = reached
+    return found
+
+
+def combined(pieces: Iterable[Piece], wanted: Span) -> bytes:
+    """The bytes of a span that pieces of one strong validator hold, in the order of
+    `cover`: RFC 9111 §3.4."""
+    taken: list[bytes] = []
+    at = wanted.start
+    for start, data in ((piece.start, piece.data) for piece in pieces):
+        part = data[at - start : wanted.stop - start]
+        taken.append(part)
+        at += len(part)
+    return b"".join(taken)
 
 
 def _spec(text: str) -> Spec | None:

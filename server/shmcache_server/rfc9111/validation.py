@@ -85,11 +85,13 @@ class Validators:
         return modified
 
 
-def same_bytes(one: Validators, other: Validators) -> bool:
-    """Whether both bear the same strong validator: RFC 9111 §3.4, §4.3.4."""
-    if etags.is_strong(one.etag) or etags.is_strong(other.etag):
-        return etags.strongly_equal(one.etag, other.etag)
-    return one.strong_date is not None and one.strong_date == other.strong_date
+def strong(validators: Validators) -> str:
+    """What two responses both bear if and only if they are of the same bytes (RFC 9111
+    §3.4): a strong tag, else a strong Last-Modified; empty where there is neither."""
+    if etags.is_strong(validators.etag):
+        return validators.etag or ""
+    date = validators.strong_date
+    return "" if date is None else str(date)
 
 
 # -- asking the origin

@@ -11,8 +11,8 @@ from shmcache_server.rfc9111.validation import (
     head_validates,
     not_modified,
     not_modified_fields,
-    same_bytes,
     selected,
+    strong,
     updated,
 )
 
@@ -107,8 +107,7 @@ def test_origin_is_asked_by_what_is_a_validator(stored, sent) -> None:
     ],
 )
 def test_strong_validator_tells_the_same_bytes(one, other, same) -> None:
-    assert same_bytes(one, other) is same
-    assert same_bytes(other, one) is same
+    assert (strong(one) == strong(other) != "") is same
 
 
 STORED = [Validators('"b"', DATE), Validators('W/"a"', DATE), Validators('"a"', LATER)]
