@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from shmcache import CacheConfig, ConfigError, parse_size
 
@@ -38,6 +38,8 @@ _L2_SCHEMES = tuple(
 _HOST = r"(\[[0-9A-Fa-f:.%]+\]|[^][\s:@/,]+)(:[0-9]+)?"
 _NAMED = "expected 1 to 64 letters, digits, '._-', the first a letter or a digit"
 _TOKEN = re.compile(r"[!-~]{16,256}")
+_SOCKET = re.compile(r"unix://(/[^\s?#]+|@[^\s?#]+)")
+"""By its path, or by its name in the abstract namespace."""
 _PLACES = re.compile(rf"{_HOST}(,{_HOST})*(/[\w.:-]*)*\Z")
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 C = TypeVar("C", "ServerConfig", "OriginConfig", "L1Config", "L2Config", "LimitsConfig")
@@ -132,12 +134,12 @@ class OriginConfig:
 
     @property
     def bases(self) -> tuple[str, ...]:
-        """scheme://host[:port] of each upstream."""
-        return tuple(f"{p.scheme}://{p.netloc}" for p in map(_origin, self.urls))
+        """scheme://host[:port] of each upstream, or unix:// and its socket."""
+        return tuple(map(_base, self.urls))
 
     @property
     def base(self) -> str:
-        """scheme://host[:port] of the first upstream, which names the origin."""
+        """That of the first upstream, which names the origin."""
         return self.bases[0]
 
     @property
@@ -523,9 +525,14 @@ def _line(text: str, key: str, table: str, number: int = 1) -> int:
     return 1
 
 
-def _origin(url: str) -> SplitResult:
+def _base(url: str) -> str:
+    """What identifies an upstream: its URL without a slash at its end."""
     said = "origin" if "@" in url else f"origin={url!r}"  # with a password
-    wanted = f"{said}: expected http://HOST[:PORT] or https://HOST[:PORT]"
+    wanted = f"{said}: expected http://HOST[:PORT], https://HOST[:PORT] or unix:///PATH"
+    if url.startswith("unix:"):
+        if not _SOCKET.fullmatch(url):
+            raise ConfigError(wanted)
+        return url
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -535,7 +542,7 @@ def _origin(url: str) -> SplitResult:
         raise ConfigError(wanted)
     if parts.path not in ("", "/") or parts.query or parts.fragment or " " in url:
         raise ConfigError(f"{wanted}, with no path")
-    return parts
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _redis(url: str) -> bool:

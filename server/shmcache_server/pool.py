@@ -35,9 +35,11 @@ class Pool:
     """At most so many connections to one origin; those idle are asked first."""
 
     def __init__(self, base: str, config: Config) -> None:
-        """`base` is scheme://host[:port]."""
+        """`base` is one of the origin's."""
         origin, url = config.origin, URL(base)
-        self.host = url.host_port_subcomponent or ""
+        self._socket = _socket_of(base)
+        """Its path; empty: it is reached by TCP."""
+        self.host = "localhost" if self._socket else url.host_port_subcomponent or ""
         """As the Host field names it."""
         self.timeout = origin.timeout
         self.line_max = config.limits.line
@@ -167,21 +169,31 @@ class Pool:
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
-        raw = await start_connection(
-            await self._resolved(), happy_eyeballs_delay=_NEXT_ADDRESS, interleave=1
-        )
+        address = self._socket
+        raw = await (_connected(address) if address else self._by_tcp())
         try:
-            _, connection = await loop.create_connection(
-                lambda: Connection(self),
-                sock=raw,
-                ssl=self._tls,
-                server_hostname=self._name if self._tls else None,
-            )
+            if address:
+                _, connection = await loop.create_unix_connection(self._made, sock=raw)
+            else:
+                _, connection = await loop.create_connection(
+                    self._made,
+                    sock=raw,
+                    ssl=self._tls,
+                    server_hostname=self._name if self._tls else None,
+                )
         except BaseException:
             raw.close()
             raise
         self._open.add(connection)
         return connection
+
+    def _made(self) -> Connection:
+        return Connection(self)
+
+    async def _by_tcp(self) -> socket.socket:
+        return await start_connection(
+            await self._resolved(), happy_eyeballs_delay=_NEXT_ADDRESS, interleave=1
+        )
 
     async def _resolved(self) -> list[Any]:
         loop = asyncio.get_running_loop()
@@ -201,6 +213,25 @@ class Pool:
         if self._idle:
             until = self._idle[0].idle_since + KEPT
             self._sweeper = loop.call_at(until, self._sweep)
+
+
+def _socket_of(base: str) -> str:
+    """The address of a socket of this host: a path, or a NUL and a name."""
+    if not base.startswith("unix://"):
+        return ""
+    path = base.removeprefix("unix://")
+    return "\0" + path[1:] if path.startswith("@") else path
+
+
+async def _connected(address: str) -> socket.socket:
+    raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        raw.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(raw, address)
+    except BaseException:
+        raw.close()
+        raise
+    return raw
 
 
 def _numeric(name: str, port: int) -> tuple[float, list[Any]]:

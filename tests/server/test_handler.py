@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 from collections.abc import AsyncIterator
 from email.utils import formatdate
 from typing import Any
@@ -991,3 +993,36 @@ async def test_websocket_that_is_refused_is_an_answer(front, upstream) -> None:
 def test_down_origin_is_no_line_a_request(error: Exception, caplog) -> None:
     assert _failed(error, "shmcache; fwd=miss").status == 503
     assert not caplog.records
+
+
+# -- an origin by a socket of the host
+
+
+@pytest.mark.parametrize("abstract", [False, True], ids=["path", "abstract"])
+async def test_origin_may_be_a_socket_of_this_host(tmp_path, abstract) -> None:
+    seen = []
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        seen.append(request.headers["Host"])
+        return web.Response(text="hello", headers={"Cache-Control": "max-age=60"})
+
+    name = f"@shmcache-{tmp_path.name}-{os.getpid()}"
+    address = "\0" + name[1:] if abstract else str(tmp_path / "app.sock")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    await web.SockSite(runner, listener).start()
+    try:
+        async with fronting(f"unix://{name if abstract else address}") as front:
+            for _ in range(2):
+                assert (await front.get("/a")).body == b"hello"
+        assert seen == ["localhost"]
+    finally:
+        await runner.cleanup()
+
+
+async def test_socket_that_is_not_there_is_an_origin_down(tmp_path) -> None:
+    async with fronting(f"unix://{tmp_path}/none.sock") as front:
+        got = await front.get("/a")
+    assert got.status == 502
