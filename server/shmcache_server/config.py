@@ -157,6 +157,7 @@ class CachingConfig:
     stale_if_error: float = 0.0
     stale_if_cut_off: float = 86400.0
     error_ttl: float = 10.0
+    match_languages: bool = True
     request_directives: bool = False
 
     def __post_init__(self) -> None:

@@ -56,13 +56,14 @@ from .origins import Answering, Interim, Origin, OriginError
 from .pieces import RANGE_MAX, Held, Pieces
 from .relay import Relay
 from .rfc9111 import fields as lines
-from .rfc9111 import freshness, ranges, storing, validation
+from .rfc9111 import freshness, ranges, storing, validation, vary
+from .rfc9111.fields import is_token
 from .rfc9111.validation import Validators
 from .sharing import Shared, Sharing
 from .shelf import Place, Shelf
 from .stored import StoredResponse
 from .tags import hidden, tags_of
-from .variants import KEPT, Names, Variants
+from .variants import KEPT, SPOKEN_MAX, Names, Spoken, Variants
 from .wanted import NOBODY, Wanted
 
 _NIL = b"\xc0"
@@ -118,6 +119,7 @@ class Fetches:
         self._stall = config.origin.timeout
         self._prefixes = config.purge.prefixes
         self._hidden = hidden(config.purge)
+        self._languages = config.caching.match_languages
         self._lives: dict[str, LiveResponse] = {}
         self._joining: dict[str, dict[Answered, int]] = {}
         """By key, those who wait, with their notes."""
@@ -363,6 +365,7 @@ class Fetches:
         fill = await self._stored(live, pump, shared)
         if place.variants is not None:
             self._list(wanted, place.variants, shared, live)
+            self._speak(wanted, place.variants, shared, live)
         if shared.names == () and wanted.plain != wanted.key:
             self._for_all(wanted, place, live, fill)
         return fill
@@ -409,12 +412,8 @@ class Fetches:
     ) -> Fill:
         """Store it where it belongs. The fill of the place it was fetched for: the
         URL's list if that is what stands there, else nothing."""
-        begun = place.variants is None
-        listed = (
-            Variants.begun(shared.names)
-            if place.variants is None
-            else place.variants.seen(shared.names)
-        )
+        begun, spoken = place.variants is None, self._spoken(wanted, shared, live)
+        listed = place.variants or Variants.begun(shared.names, spoken)
         sent = wanted.sent()
         key = listed.key(wanted.key, shared.names, lambda n: sent.getall(n, ()))
         self._announce(key, live, own, shared)
@@ -429,10 +428,12 @@ class Fetches:
         self._keep(self._cache.resolve(key, work, ttl=0))
         if begun:
             return Fill(listed.pack(), ttl=KEPT, grace=KEPT, tags=live.tags)
-        await self._relist(wanted.key, listed.mark, shared.names)
+        await self._relist(wanted.key, listed.mark, shared.names, spoken)
         return _NOT_SHARED
 
-    async def _relist(self, key: str, mark: str, names: Names) -> None:
+    async def _relist(
+        self, key: str, mark: str, names: Names, spoken: Spoken | None
+    ) -> None:
         """Note in a URL's list that this set of names was seen, too.
 
         1. A variant is fetched. 2. The URL is purged, and another list made. 3. The
@@ -443,13 +444,35 @@ class Fetches:
         listed = variants.unpack(entry.value) if entry is not None else None
         if entry is None or listed is None or listed.mark != mark:
             return
-        seen = listed.seen(names)
+        seen = listed.seen(names, spoken)
         if seen == listed:
             return
         with contextlib.suppress(CacheError):  # then it is seen again, too
             await self._cache.compare_and_set(
                 *(key, seen.pack()), version=entry.version, ttl=KEPT, grace=KEPT
             )
+
+    def _spoken(
+        self, wanted: Wanted, shared: Shared, live: LiveResponse
+    ) -> Spoken | None:
+        """The language of a variant, where it varies by that and tells one."""
+        if not self._languages or "accept-language" not in shared.names:
+            return None
+        told = live.answering.fields.getall("Content-Language", ())
+        accepted = wanted.sent().getall("Accept-Language", ())
+        said = vary.normalised("accept-language", accepted)
+        if len(told) != 1 or not is_token(told[0]) or not said:
+            return None
+        long = len(told[0]) + len(said) > SPOKEN_MAX or live.answering.status == 206
+        return None if long else Spoken(shared.names, said, told[0])
+
+    def _speak(
+        self, wanted: Wanted, of: Variants, shared: Shared, live: LiveResponse
+    ) -> None:
+        """See that the language of a variant which is being stored is known."""
+        spoken = self._spoken(wanted, shared, live)
+        if spoken is not None and spoken not in of.spoken:
+            self._keep(self._relist(wanted.key, of.mark, shared.names, spoken))
 
     def _list(
         self, wanted: Wanted, of: Variants, shared: Shared, live: LiveResponse

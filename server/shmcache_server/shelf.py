@@ -10,8 +10,8 @@ from shmcache import Cache, Entry
 
 from . import parts, pieces, stored, variants
 from .pieces import Held, Pieces
-from .rfc9111 import ranges, validation
-from .rfc9111.fields import values
+from .rfc9111 import ranges, validation, vary
+from .rfc9111.fields import value, values
 from .rfc9111.ranges import Span
 from .rfc9111.validation import Validators
 from .stored import StoredResponse
@@ -116,7 +116,24 @@ class Shelf:
             if place.usable:
                 return place
             places.append(place)
-        return next((p for p in places if p.response is not None), places[0])
+        place = next((p for p in places if p.response is not None), places[0])
+        return self._spoken(place, key, listed, wanted) if listed.spoken else place
+
+    def _spoken(self, place: Place, key: str, of: Variants, wanted: Wanted) -> Place:
+        """The place, with a fresh variant in the language that the client prefers to
+        all others, if there is one. What is fetched is its own."""
+        sent = wanted.sent()
+        accepted = sent.getall(hdrs.ACCEPT_LANGUAGE, ())
+        for names, said, language in of.spoken:
+            if vary.prefers(accepted, language):
+                sent[hdrs.ACCEPT_LANGUAGE] = said
+                which = of.key(key, names, lambda name: sent.getall(name, ()))
+                found = self.again(Place(which, names=names))
+                if found.state == "fresh" and _speaks(found.response, language):
+                    return place._replace(
+                        entry=found.entry, response=found.response, names=names
+                    )
+        return place
 
     # -- parts
 
@@ -196,6 +213,12 @@ def fits(response: StoredResponse | None, wanted: Wanted) -> bool:
     return wanted.ranges is not None and ranges.holds(
         if_range, Validators.of(response.fields())
     )
+
+
+def _speaks(response: StoredResponse | None, language: str) -> bool:
+    if response is None or response.status == 206:
+        return False
+    return value(response.fields(), "Content-Language") == language
 
 
 def _span(wanted: Wanted, length: int | None) -> Span | None:

@@ -23,12 +23,27 @@ from .rfc9111 import vary
 
 KEPT = 86_400.0
 """Seconds that a list is kept; the variants beyond it are fetched anew."""
-VERSION = 1
+VERSION = 2
+SPOKEN_MOST = 16
+"""Variants of a list whose language is known."""
+SPOKEN_MAX = 256
+"""Characters of a language and of the Accept-Language that got it."""
 _KEY_KEPT = 900
-_LIST = b"\x83\xa1V" + bytes([VERSION])
-"""How the document of a list begins: a map of three, the version first."""
+_LIST = b"\x84\xa1V" + bytes([VERSION])
+"""How the document of a list begins: a map of four, the version first."""
 
 Names = tuple[str, ...]
+
+
+class Spoken(NamedTuple):
+    """A variant by Accept-Language, among other fields, whose language is known."""
+
+    names: Names
+    """What it varies by."""
+    accepted: str
+    """The Accept-Language that it was the answer to, normalised."""
+    language: str
+    """Its Content-Language."""
 
 
 class Variants(NamedTuple):
@@ -37,15 +52,22 @@ class Variants(NamedTuple):
     mark: str
     sets: tuple[Names, ...]
     """Of names, the newest first."""
+    spoken: tuple[Spoken, ...] = ()
+    """The newest first."""
 
     @classmethod
-    def begun(cls, names: Names) -> Self:
+    def begun(cls, names: Names, spoken: Spoken | None = None) -> Self:
         """A list, now that one set was seen."""
-        return cls(os.urandom(8).hex(), (names,))
+        known = () if spoken is None else (spoken,)
+        return cls(os.urandom(8).hex(), (names,), known)
 
-    def seen(self, names: Names) -> Self:
-        """It, now that this set was seen, too."""
-        return self._replace(sets=vary.remembered(self.sets, names))
+    def seen(self, names: Names, spoken: Spoken | None = None) -> Self:
+        """It, now that this set was seen, too, of a variant in this language."""
+        sets, known = vary.remembered(self.sets, names), self.spoken
+        if spoken is not None and spoken not in known:
+            others = (s for s in known if s[:2] != spoken[:2])
+            known = (spoken, *others)[:SPOKEN_MOST]
+        return self._replace(sets=sets, spoken=known)
 
     def key(
         self, key: str, names: Names, getall: Callable[[str], Iterable[str]]
@@ -58,8 +80,8 @@ class Variants(NamedTuple):
 
     def pack(self) -> bytes:
         """The list as a record's value."""
-        document = {"V": VERSION, "k": self.mark, "n": self.sets}
-        packed: bytes = msgpack.packb(document)
+        document = {"V": VERSION, "k": self.mark, "n": self.sets, "s": self.spoken}
+        packed: bytes = msgpack.packb(document, unicode_errors="surrogateescape")
         return packed
 
 
@@ -68,7 +90,8 @@ def unpack(document: bytes) -> Variants | None:
     if document[: len(_LIST)] != _LIST:
         return None
     try:
-        found = msgpack.unpackb(document)
-        return Variants(found["k"], tuple(tuple(names) for names in found["n"]))
+        found = msgpack.unpackb(document, unicode_errors="surrogateescape")
+        spoken = tuple(Spoken(tuple(n), *told) for n, *told in found["s"])
+        return Variants(found["k"], tuple(map(tuple, found["n"])), spoken)
     except (ValueError, TypeError, KeyError, msgpack.UnpackException):
         return None

@@ -8,6 +8,7 @@ import os
 import pytest
 from aiohttp import web
 
+from shmcache_server.config import CachingConfig, Config
 from shmcache_server.tags import of_url
 from tests.server.conftest import Front, Upstream, eventually, fronting
 from tests.server.test_live import Body, live_of
@@ -471,6 +472,65 @@ async def test_variants_asked_for_at_once_are_not_mixed_up(front, upstream) -> N
     got = await asyncio.gather(*asking)
     assert [g.body.decode() for g in got] == [str(i % 5) for i in range(50)]
     assert len(upstream.seen) <= 6
+
+
+class Speaking:
+    """An origin that answers in the language its client names first."""
+
+    def __init__(self) -> None:
+        self.fields = {"Vary": "Accept-Language", "Cache-Control": "max-age=60"}
+
+    async def answer(self, request: web.Request) -> web.Response:
+        language = request.headers["Accept-Language"].partition(",")[0]
+        fields = self.fields | {"Content-Language": language}
+        return web.Response(text=language, headers=fields)
+
+
+@pytest.fixture
+def speaking(upstream: Upstream) -> Speaking:
+    upstream.answer = (speaking := Speaking()).answer
+    return speaking
+
+
+async def spoken(front: Front, accepted: str, **fields: str) -> tuple[str, bool]:
+    """What a client that accepts these languages gets, and if it was stored."""
+    got = await front.get(Accept_Language=accepted, **fields)
+    await idle(front)
+    return got.body.decode(), "hit" in got.told
+
+
+async def test_variant_in_the_preferred_language_answers(front, speaking) -> None:
+    """Beyond RFC 9111 §4.1: the language is all that the answer varies by."""
+    for said in ("de, en", "en, fr;q=0.5"):
+        await spoken(front, said)
+    assert await spoken(front, "de, fr;q=0.5") == ("de", True)
+    assert await spoken(front, "de;q=0.8, es;q=0.1") == ("de", True)
+    assert await spoken(front, "es, de;q=0.9") == ("es", False)
+    assert await spoken(front, "de-AT, de;q=0.9") == ("de-AT", False)
+    assert await spoken(front, "de, fr") == ("de", False)  # neither is preferred
+    assert await spoken(front, "de-AT, fr;q=0.1") == ("de-AT", True)
+
+
+async def test_variant_in_a_language_is_of_the_other_fields(front, speaking) -> None:
+    speaking.fields["Vary"] += ", Foo"
+    await spoken(front, "de, en", Foo="1")
+    assert await spoken(front, "de, fr;q=0.5", Foo="2") == ("de", False)
+    assert await spoken(front, "de, it;q=0.5", Foo="1") == ("de", True)
+
+
+async def test_variant_in_a_language_is_not_used_stale(front, speaking) -> None:
+    """Its refresh would be of another request than its key is."""
+    speaking.fields["Cache-Control"] = "max-age=0, stale-while-revalidate=60"
+    await spoken(front, "de, en")
+    assert await spoken(front, "de, fr;q=0.5") == ("de", False)
+
+
+async def test_languages_are_matched_where_the_operator_lets(upstream) -> None:
+    upstream.answer = Speaking().answer
+    caching = CachingConfig(match_languages=False)
+    async with fronting(upstream.url, settings=Config(caching=caching)) as front:
+        await spoken(front, "de, en")
+        assert await spoken(front, "de, fr;q=0.5") == ("de", False)
 
 
 async def test_url_that_varies_by_more_than_before(front, upstream) -> None:

@@ -12,7 +12,7 @@ from shmcache import Cache, CacheConfig, Fill
 from shmcache_server import stored
 from shmcache_server.pieces import Held, Pieces
 from shmcache_server.shelf import Place, Shelf
-from shmcache_server.variants import Variants
+from shmcache_server.variants import Spoken, Variants
 from shmcache_server.wanted import NOBODY, Wanted
 from tests.helpers import segment_name
 
@@ -97,6 +97,18 @@ async def test_looking_again_counts_nothing(cache) -> None:
     before = cache.stats()
     assert shelf.again(Place("k")).response.body == b"a"
     assert cache.stats().hits == before.hits
+
+
+async def test_variant_that_is_in_another_language_by_now(cache) -> None:
+    names = ("accept-language",)
+    known = (Spoken(names, "de,en", "de"),)
+    await put(cache, "k", Variants(LIST.mark, (names,), known).pack())
+    for language, usable in ((b"de", True), (b"en", False)):
+        head = b"HTTP/1.1 200 OK\r\nContent-Language: %b\r\n" % language
+        key = key_of(names, wanted(**{"Accept-Language": "en, de"}))
+        await cache.set(key, stored.pack(head, 200, b"a"))
+        request = wanted(**{"Accept-Language": "de, fr;q=0.1"})
+        assert Shelf(cache).find("k", request).usable is usable
 
 
 # -- parts
