@@ -19,7 +19,7 @@ ROWS = [
     {"shmcache_server.worker", "shmcache_server.embedded"},
     {"shmcache_server.app"},
     {"shmcache_server.fastlane"},
-    {"shmcache_server.handler", "shmcache_server.admin"},
+    {"shmcache_server.handler", "shmcache_server.admin", "shmcache_server.hosted"},
     {"shmcache_server.fetch", "shmcache_server.purges"},
     {"shmcache_server.shelf"},
     {"shmcache_server.wanted"},

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 
 from aiohttp import http_parser, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -22,6 +23,7 @@ from . import admin as admins
 from .config import Config
 from .fastlane import FastServer, Lane
 from .handler import Handler
+from .hosted import Hosted
 from .key import Keys
 from .origins import Origin
 from .purges import Purges
@@ -56,6 +58,7 @@ class CacheRunner(web.AppRunner):
         self._cache_config = cache
         self.cache: Cache | None = None
         self.handler: Handler | None = None
+        self._hosted: Hosted | None = None
         self._origin: Origin | None = None
         self._admin_sockets = admin
         self._admin: web.AppRunner | None = None
@@ -64,7 +67,7 @@ class CacheRunner(web.AppRunner):
         try:
             self.cache = self._open_cache(self._cache_config)
             await self.cache.start()
-            self._origin = Origin(self._config)
+            self._origin = Origin(await self._reached())
             self.handler = Handler(self.cache, self._origin, self._config)
             await self.handler.start()
             await self._start_admin(self.cache)
@@ -75,6 +78,17 @@ class CacheRunner(web.AppRunner):
         loop = asyncio.get_running_loop()
         lane = Lane(self.cache, self.handler, self._config)
         return FastServer(lane, self.handler, loop=loop, **self._kwargs)
+
+    async def _reached(self) -> Config:
+        """The settings with the origin where it is to be had: an application's name is
+        that of all workers, and each asks its own."""
+        config = self._config
+        if not config.app.factory:
+            return config
+        self._hosted = Hosted(config, self._cache_config)
+        await self._hosted.start()
+        url = f"unix://@{self._hosted.name}"
+        return replace(config, origin=replace(config.origin, url=url))
 
     def _open_cache(self, config: CacheConfig) -> Cache:
         return Cache(config)
@@ -94,7 +108,8 @@ class CacheRunner(web.AppRunner):
 
     async def _cleanup_server(self) -> None:
         handler, origin, cache = self.handler, self._origin, self.cache
-        self.handler = self._origin = self.cache = None
+        hosted = self._hosted
+        self.handler = self._origin = self.cache = self._hosted = None
         if self._admin is not None:
             await self._admin.cleanup()
             self._admin = None
@@ -102,6 +117,8 @@ class CacheRunner(web.AppRunner):
             await handler.close()
         if origin is not None:
             await origin.close()
+        if hosted is not None:
+            await hosted.close()
         if cache is not None:
             await cache.close()
 

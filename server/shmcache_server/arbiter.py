@@ -36,6 +36,7 @@ from shmcache import (
     SegmentError,
 )
 
+from . import hosted
 from .app import require_c_parser
 from .config import Config, l2_url, parse_address, redacted
 from .embedded import EmbeddedRedis
@@ -59,6 +60,8 @@ class Holding:
         self._pid = os.getpid()
         self._embedded: EmbeddedRedis | None = None
         require_c_parser()
+        if config.app.factory:
+            hosted.check(config.app.factory)
         said = config.server.admin
         admin = parse_address(said, "admin") if said else None
         for address in addresses:

@@ -41,6 +41,7 @@ _TOKEN = re.compile(r"[!-~]{16,256}")
 _SOCKET = re.compile(r"unix://(/[^\s?#]+|@[^\s?#]+)")
 """By its path, or by its name in the abstract namespace."""
 _PLACES = re.compile(rf"{_HOST}(,{_HOST})*(/[\w.:-]*)*\Z")
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 C = TypeVar("C", "ServerConfig", "OriginConfig", "L1Config", "L2Config", "LimitsConfig")
 
@@ -147,6 +148,22 @@ class OriginConfig:
         """Seconds until an answer's head has come, or none is awaited any more."""
         patience = self.connect_timeout + (self.first_byte_timeout or self.timeout)
         return min(patience, self.total_timeout or patience)
+
+
+@dataclass(frozen=True, slots=True)
+class AppConfig:
+    """An application that is the origin, in each worker."""
+
+    factory: str = ""
+    cache_size: int = 16 * 1024**2
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.factory and not _FACTORY.fullmatch(self.factory):
+            raise ConfigError(
+                f"factory={self.factory!r}: expected module:function, as "
+                "shmcache_server.market:application"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +281,7 @@ class Config:
 
     server: ServerConfig = field(default_factory=ServerConfig)
     origin: OriginConfig = field(default_factory=OriginConfig)
+    app: AppConfig = field(default_factory=AppConfig)
     caching: CachingConfig = field(default_factory=CachingConfig)
     l1: L1Config = field(default_factory=L1Config)
     l2: L2Config = field(default_factory=L2Config)
@@ -289,10 +307,22 @@ class Config:
             l2_secret=os.environ.get("SHMCACHE_L2_SECRET", "").encode(),
         )
 
+    def own_cache(self, cache: CacheConfig) -> CacheConfig:
+        """That of the application, beside the server's."""
+        return replace(
+            cache,
+            name=f"{cache.name}.app",
+            app=f"{cache.app or cache.name}.app",
+            size_bytes=self.app.cache_size,
+            codec="msgpack",
+            keep=False,
+        )
+
 
 _TABLES: dict[str, type] = {
     "server": ServerConfig,
     "origin": OriginConfig,
+    "app": AppConfig,
     "caching": CachingConfig,
     "l1": L1Config,
     "l2": L2Config,
@@ -300,7 +330,11 @@ _TABLES: dict[str, type] = {
     "limits": LimitsConfig,
     "headers": HeadersConfig,
 }
-_SIZES = {("l1", "size"): 512 * 1024, ("limits", "stored_body"): 1}
+_SIZES = {
+    ("l1", "size"): 512 * 1024,
+    ("app", "cache_size"): 512 * 1024,
+    ("limits", "stored_body"): 1,
+}
 """Keys that are sizes, and the least that each may be."""
 _FLAGS = {
     "origin": ("origin", "url"),
@@ -328,10 +362,17 @@ def load(path: str | None = None, flags: Mapping[str, Any] | None = None) -> Con
             table, key = _FLAGS[flag]
             made = _replaced(getattr(config, table), table, {key: value})
             config = replace(config, **{table: made})
+    if config.app.factory:
+        if config.origin.url:
+            raise ConfigError(
+                "origin: set beside app.factory, which is the origin; leave one out"
+            )
+        named = replace(config.origin, url=f"unix://@{config.app.factory}")
+        return replace(config, origin=named)
     if not config.origin.url:
         raise ConfigError(
             "origin: not set; give --origin http://host:port, or url in the TOML "
-            "file's table [origin]"
+            "file's table [origin], or factory in [app]"
         )
     return config
 
@@ -505,6 +546,7 @@ _WORDS = {
     float: "a number",
     bool: "true or false",
     tuple: "a list of texts",
+    dict: "a table",
 }
 
 

@@ -1,0 +1,110 @@
+"""Hosted: an aiohttp application that answers, in each worker, what the cache has not.
+
+It is an origin as any other, asked by HTTP: over a socket in the abstract namespace,
+one for each worker, which answers to processes of the same user alone. So an
+application needs to know nothing of the cache but the fields that it answers with, and
+may be moved to a server of its own.
+
+    def application(context: Context) -> web.Application
+
+is named by the setting `app.factory` as module:function, and called once in each
+worker, within its loop; `[app.settings]` is the application's own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
+
+from aiohttp import web
+
+from shmcache import CacheConfig, ConfigError
+
+from .config import Config
+
+_PEER = struct.Struct("3i")
+Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Context(NamedTuple):
+    """What an application is given."""
+
+    settings: Mapping[str, Any]
+    """The table [app.settings]."""
+    cache: CacheConfig
+    """For a cache of its own beside the server's: all workers of the host share its
+    segment, and where the server has L2, all hosts what stands there."""
+
+
+class Hosted:
+    """The application of one worker."""
+
+    def __init__(self, config: Config, cache: CacheConfig) -> None:
+        """`cache` is the server's."""
+        self.name = f"{cache.name}/{os.geteuid()}/{os.getpid()}/app"
+        """In the abstract namespace."""
+        context = Context(config.app.settings, config.own_cache(cache))
+        made = load(config.app.factory)(context)
+        if not isinstance(made, web.Application):
+            raise ConfigError(
+                f"app.factory={config.app.factory!r}: expected it to make an aiohttp "
+                f"web.Application, not {type(made).__name__}"
+            )
+        made.middlewares.append(_same_user)
+        self._runner = web.AppRunner(made, access_log=None, handle_signals=False)
+
+    async def start(self) -> None:
+        """Listen."""
+        await self._runner.setup()
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listener.bind(f"\0{self.name}")
+            await web.SockSite(self._runner, listener, backlog=4096).start()
+        except BaseException:
+            listener.close()
+            raise
+
+    async def close(self) -> None:
+        """Requests under way go on for a while, then it is cleaned up."""
+        await self._runner.cleanup()
+
+
+def load(factory: str) -> Callable[[Context], Any]:
+    """The function that makes applications; `ConfigError` names the setting."""
+    module, _, name = factory.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as e:
+        raise ConfigError(f"app.factory={factory!r}: cannot be had: {e}") from e
+    if not callable(found):
+        raise ConfigError(f"app.factory={factory!r}: expected a function")
+    return found  # type: ignore[no-any-return]
+
+
+def check(factory: str) -> None:
+    """`ConfigError` if its module is not there; runs nothing of it."""
+    module = factory.partition(":")[0]
+    try:
+        known = importlib.util.find_spec(module) is not None
+    except ImportError:
+        known = False
+    if not known:
+        raise ConfigError(
+            f"app.factory={factory!r}: no module {module!r}; is it on PYTHONPATH?"
+        )
+
+
+@web.middleware
+async def _same_user(request: web.Request, handler: Next) -> web.StreamResponse:
+    """Only the server asks: what it has removed or judged is not told again."""
+    assert request.transport is not None
+    sock = request.transport.get_extra_info("socket")
+    said = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    if _PEER.unpack(said)[1] != os.geteuid():
+        raise web.HTTPForbidden(text="only the server's own user is answered\n")
+    return await handler(request)

@@ -1,0 +1,134 @@
+"""An application as the origin of each worker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from shmcache import ConfigError
+from shmcache_server import hosted
+from shmcache_server.app import CacheRunner
+from shmcache_server.config import load
+from tests.helpers import segment_name
+from tests.server.apps import CLOSED
+
+FACTORY = "tests.server.apps:counting"
+
+
+def config(tmp_path, factory: str = FACTORY):
+    path = tmp_path / "app.toml"
+    path.write_text(f'[app]\nfactory = "{factory}"\n[app.settings]\nsay = "hi"\n')
+    return load(str(path))
+
+
+@pytest.fixture
+async def runner(tmp_path):
+    settings = config(tmp_path)
+    runner = CacheRunner(settings, settings.cache(segment_name(), None))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    yield runner, f"http://127.0.0.1:{site.port}"
+    await runner.cleanup()
+
+
+async def test_application_is_asked_once_for_all_clients(runner) -> None:
+    _, url = runner
+    async with aiohttp.ClientSession() as session:
+        got = []
+        for _ in range(3):
+            async with session.get(f"{url}/count") as answer:
+                got.append(await answer.json())
+                told = answer.headers["Cache-Status"]
+    assert [one["count"] for one in got] == [1, 1, 1] and got[0]["said"] == "hi"
+    assert told.startswith("shmcache; hit")
+
+
+async def test_websocket_reaches_the_application(runner) -> None:
+    _, url = runner
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"{url}/echo") as ws,
+    ):
+        await ws.send_str("hello")
+        assert await ws.receive_str(timeout=5) == "HELLO"
+
+
+async def test_application_is_closed_with_the_worker(tmp_path) -> None:
+    settings = config(tmp_path)
+    runner = CacheRunner(settings, settings.cache(segment_name(), None))
+    await runner.setup()
+    one = runner._hosted
+    assert one is not None
+    await runner.cleanup()
+    assert one._runner.app[CLOSED] == ["closed"]
+    with socket.socket(socket.AF_UNIX) as other, pytest.raises(ConnectionRefusedError):
+        other.connect(f"\0{one.name}")
+
+
+async def test_another_user_is_refused(runner, monkeypatch) -> None:
+    """Whose uid is not the server's, as the kernel tells it."""
+    started, _ = runner
+    monkeypatch.setattr(hosted.os, "geteuid", lambda: 12345678)
+    reader, writer = await asyncio.open_unix_connection(
+        sock=_connected(started._hosted.name)
+    )
+    writer.write(b"GET /count HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    got = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    assert got.split()[1] == b"403"
+
+
+def _connected(name: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(f"\0{name}")
+    return sock
+
+
+def test_keys_are_those_of_any_worker(tmp_path) -> None:
+    one, other = config(tmp_path), config(tmp_path)
+    assert one.origin.base == other.origin.base == f"unix://@{FACTORY}"
+
+
+async def test_wrong_factory_is_named(tmp_path) -> None:
+    for factory, words in (
+        ("tests.server.none:none", "cannot be had"),
+        ("tests.server.apps:missing", "cannot be had"),
+        ("tests.server.apps:os", "expected a function"),
+        ("tests.server.apps:none", "expected it to make an aiohttp"),
+    ):
+        settings = config(tmp_path, factory)
+        runner = CacheRunner(settings, settings.cache(segment_name(), None))
+        with pytest.raises(ConfigError, match="app.factory=.*" + words):
+            await runner.setup()
+
+
+def test_module_is_looked_for_before_the_fork() -> None:
+    hosted.check(FACTORY)
+    for factory in ("tests.no_such:x", "nowhere:x", "nowhere.at.all:x"):
+        with pytest.raises(ConfigError, match="no module"):
+            hosted.check(factory)
+
+
+def test_origin_beside_it_is_refused(tmp_path) -> None:
+    path = tmp_path / "both.toml"
+    path.write_text(f'[app]\nfactory = "{FACTORY}"\n')
+    with pytest.raises(ConfigError, match="origin: set beside"):
+        load(str(path), {"origin": "http://a"})
+
+
+@pytest.mark.parametrize("value", ["'market'", "'a b:c'", "3"])
+def test_factory_is_a_module_and_a_function(tmp_path, value) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(f"[app]\nfactory = {value}\n")
+    with pytest.raises(ConfigError, match=r"wrong.toml:2: factory=.*: expected"):
+        load(str(path))
+
+
+def test_settings_are_the_applications_own(tmp_path) -> None:
+    assert json.dumps(config(tmp_path).app.settings) == '{"say": "hi"}'
