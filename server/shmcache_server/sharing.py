@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from multidict import MultiMapping
 
 from .config import Config
-from .rfc9111 import freshness, storing, targeted, vary
+from .rfc9111 import directives, freshness, storing, targeted, vary
 from .rfc9111.directives import Directives
 from .rfc9111.validation import Validators
 from .routes import NONE, Route
@@ -99,7 +99,7 @@ class Sharing:
 
     def _judged(
         self,
-        given: int | None,
+        given: float | None,
         guessed: int | None,
         asked: storing.Asked,
         status: int,
@@ -116,7 +116,7 @@ class Sharing:
             and (status < 400 or status in storing.LASTING)  # else a request's fault
             and (asked.method == "GET" or given is not None)  # RFC 9110 §9.3.3
         ):
-            given = int(route.ttl)
+            given = route.ttl
         names = _names(vary_lines)
         answered = storing.Answered(
             status=200 if part else status,
@@ -150,7 +150,7 @@ class Sharing:
 
 
 _CONTROLS = (*targeted.FIELDS, "Cache-Control", "Expires")
-_EXPLICIT = frozenset({"max-age", "s-maxage"})
+_EXPLICIT = frozenset({"max-age", "s-maxage", directives.FINE})
 
 
 def _controls(fields: MultiMapping[str]) -> tuple[tuple[str, ...], ...]:

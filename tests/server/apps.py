@@ -9,7 +9,6 @@ from aiohttp import WSMsgType, web
 from shmcache import Cache
 from shmcache_server.hosted import Context
 
-
 CLOSED: web.AppKey[list[str]] = web.AppKey("closed", list)
 
 

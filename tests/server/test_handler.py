@@ -1026,3 +1026,14 @@ async def test_socket_that_is_not_there_is_an_origin_down(tmp_path) -> None:
     async with fronting(f"unix://{tmp_path}/none.sock") as front:
         got = await front.get("/a")
     assert got.status == 502
+
+
+async def test_lifetime_may_be_less_than_a_second(front, upstream) -> None:
+    upstream.fields = {"Shmcache-Cache-Control": "max-age-ms=300"}
+    assert (await front.get("/a")).told == "shmcache; fwd=miss; stored"
+    assert (await front.get("/a")).told.startswith("shmcache; hit")
+    ttl = front.cache.entry(front.key("/a")).ttl
+    assert 0 < ttl <= 0.3
+    await asyncio.sleep(ttl)
+    assert (await front.get("/a")).told.startswith("shmcache; fwd=stale")
+    assert len(upstream.seen) == 2

@@ -10,6 +10,8 @@ Directives = dict[str, str | None]
 
 DELTA_MAX = 2**31
 """RFC 9111 §1.2.2: what a number too large to represent counts as."""
+FINE = "max-age-ms"
+"""max-age in thousandths of a second: our own, in our own targeted field alone."""
 MALFORMED = ""
 """Stands among the directives where a line holds what is none: nobody knows what was
 meant, and it may have been `private`."""

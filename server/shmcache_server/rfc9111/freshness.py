@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from . import dates
-from .directives import DELTA_MAX, Directives, delta, seconds, whole
+from .directives import DELTA_MAX, FINE, Directives, delta, seconds, whole
 
 HEURISTIC = frozenset({200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 501})
 """Status codes that may be fresh by a guess: RFC 9110 §15.1."""
@@ -34,12 +34,16 @@ def parse_date(text: str | None) -> int | None:
 
 def lifetime(
     directives: Directives, expires: str | None, date: str | None, now: float
-) -> int | None:
+) -> float | None:
     """Seconds of freshness that the origin gave, None if it said nothing.
 
     RFC 9111 §4.2.1: s-maxage, else max-age, else Expires less Date. An Expires that
-    is no date means already expired (§5.3).
+    is no date means already expired (§5.3). Before all of them counts our own
+    max-age-ms.
     """
+    fine = delta(directives, FINE)
+    if fine is not None:
+        return fine / 1000
     for name in ("s-maxage", "max-age"):
         given = delta(directives, name)
         if given is not None:

@@ -32,7 +32,7 @@ class Answered:
 
     status: int
     directives: Directives
-    lifetime: int | None
+    lifetime: float | None
     """Seconds of freshness that the origin gave; None: it said nothing."""
     set_cookie: bool = False
     vary_shareable: bool = True

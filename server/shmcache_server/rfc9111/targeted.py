@@ -8,12 +8,13 @@ from typing import NamedTuple
 import http_sf
 
 from . import directives
-from .directives import Directives
+from .directives import FINE, Directives
 
-FIELDS = ("Shmcache-Cache-Control", "CDN-Cache-Control")
+OURS = "Shmcache-Cache-Control"
+FIELDS = (OURS, "CDN-Cache-Control")
 """The target list of §2.2, the most specific first."""
 _NUMBERS = frozenset(
-    {"max-age", "s-maxage", "stale-while-revalidate", "stale-if-error"}
+    {"max-age", "s-maxage", "stale-while-revalidate", "stale-if-error", FINE}
 )
 _NAMES = frozenset({"private", "no-cache"})
 _FLAGS = frozenset(
@@ -38,9 +39,13 @@ def control(getall: Callable[[str], Iterable[str]]) -> Control:
     """
     for name in FIELDS:
         if said := parse(getall(name)):
+            if name != OURS:
+                said.pop(FINE, None)
             return Control(said, None, True)
     expires = next(iter(getall("Expires")), None)
-    return Control(directives.parse(getall("Cache-Control")), expires)
+    said = directives.parse(getall("Cache-Control"))
+    said.pop(FINE, None)
+    return Control(said, expires)
 
 
 def parse(lines: Iterable[str]) -> Directives | None:
