@@ -1,10 +1,12 @@
 """Admin: what an operator may ask, on a listener of its own, off unless named.
 
-    GET /stats      counters of the host since its segment was made, and occupancy
+    GET /stats      counters of the host since its segment was made, and occupancy;
+                    and the origin, as the worker that answers sees it
     GET /healthz    this worker answers
     POST /purge     removes what it names, on every host (`purge.py`); wants the token
 
 Every worker answers it, for the counters are the host's: they stand in the segment.
+Breakers and connections are a worker's own.
 The listener is on the loopback only, and answers only to a loopback Host, so that no
 page in an operator's browser can read it under another name.
 """
@@ -19,16 +21,18 @@ from aiohttp import web
 from shmcache import Cache
 
 from .config import loopback
+from .origins import Origin
 from .purges import Purges
 
 CACHE: web.AppKey[Cache] = web.AppKey("cache", Cache)
+ORIGIN: web.AppKey[Origin] = web.AppKey("origin", Origin)
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def application(cache: Cache, purges: Purges) -> web.Application:
+def application(cache: Cache, origin: Origin, purges: Purges) -> web.Application:
     """The admin listener's answers."""
     app = web.Application(middlewares=[_own_host])
-    app[CACHE] = cache
+    app[CACHE], app[ORIGIN] = cache, origin
     app.router.add_get("/stats", _stats)
     app.router.add_get("/healthz", _healthz)
     app.router.add_post("/purge", purges.on_admin)
@@ -43,7 +47,8 @@ async def _own_host(request: web.Request, handler: Next) -> web.StreamResponse:
 
 
 async def _stats(request: web.Request) -> web.Response:
-    return web.json_response(asdict(request.app[CACHE].stats()))
+    stats = asdict(request.app[CACHE].stats())
+    return web.json_response(stats | {"origin": request.app[ORIGIN].stats()})
 
 
 async def _healthz(request: web.Request) -> web.Response:

@@ -62,6 +62,7 @@ class CacheRunner(web.AppRunner):
         self._origin: Origin | None = None
         self._admin_sockets = admin
         self._admin: web.AppRunner | None = None
+        self._admin_ending: asyncio.Task[None] | None = None
 
     async def _make_server(self) -> Server:
         try:
@@ -70,7 +71,7 @@ class CacheRunner(web.AppRunner):
             self._origin = Origin(await self._reached())
             self.handler = Handler(self.cache, self._origin, self._config)
             await self.handler.start()
-            await self._start_admin(self.cache)
+            await self._start_admin(self.cache, self._origin)
         except BaseException:
             await self._cleanup_server()
             raise
@@ -94,14 +95,19 @@ class CacheRunner(web.AppRunner):
         return Cache(config)
 
     async def shutdown(self) -> None:
-        """Draining: the listener is closed, requests under way go on."""
+        """Draining: the listeners are closed, requests under way go on."""
         if self.handler is not None:
             self.handler.ready = False
+        if self._admin is not None:  # ends beside the requests, not behind them
+            ending = asyncio.get_running_loop().create_task(self._admin.cleanup())
+            self._admin, self._admin_ending = None, ending
 
-    async def _start_admin(self, cache: Cache) -> None:
+    async def _start_admin(self, cache: Cache, origin: Origin) -> None:
         purges = Purges(cache, Keys(self._config), self._config)
-        answers = admins.application(cache, purges)
-        self._admin = web.AppRunner(answers, access_log=None)
+        answers = admins.application(cache, origin, purges)
+        # aiohttp waits twice as long: once to let it end, and once to have it cancelled
+        patience = self._config.server.graceful_timeout * 0.45
+        self._admin = web.AppRunner(answers, access_log=None, shutdown_timeout=patience)
         await self._admin.setup()
         for listener in self._admin_sockets:
             await web.SockSite(self._admin, listener).start()
@@ -113,6 +119,8 @@ class CacheRunner(web.AppRunner):
         if self._admin is not None:
             await self._admin.cleanup()
             self._admin = None
+        if self._admin_ending is not None:
+            await self._admin_ending
         if handler is not None:
             await handler.close()
         if origin is not None:

@@ -222,8 +222,8 @@ class Handler:
     def _satisfies(self, wished: freshness.Wishes, place: Place) -> bool:
         """Whether what stands in the place is what the client wished for."""
         entry, found = place.entry, place.response
-        if entry is None or found is None:
-            return False
+        if wished == NO_WISHES or entry is None or found is None:
+            return place.usable
         left, grace = entry.ttl or 0, 0.0
         if entry.state == "stale":  # before its time, where it was made so by a purge
             left, grace = min(left, 0), math.inf
@@ -259,7 +259,7 @@ class Handler:
                 if joined.live is not None:
                     return await self._stream(request, joined, place, reason)
             except (OriginError, CacheError) as e:
-                return self._instead(request, wanted, place, e) or _failed(
+                return self._instead(request, wanted, place, e) or self._failed(
                     e, status.forwarded(reason)
                 )
             entry = joined.entry
@@ -267,7 +267,7 @@ class Handler:
             if entry is not None and found is not None:
                 if entry.source in ("l1", "l2"):
                     place = place._replace(entry=entry, response=found)
-                    if wished != NO_WISHES and not self._satisfies(wished, place):
+                    if not self._satisfies(wished, place):
                         return await self._beside(request, wanted, place, wished)
                     return _hit(request, place)
                 told = status.forwarded(reason, collapsed=joined.collapsed)
@@ -277,7 +277,7 @@ class Handler:
             if found_now.variants is None:
                 break
             place = found_now
-            if place.usable:
+            if self._satisfies(wished, place):
                 return _hit(request, place)
         return await self._pass(request, status.forwarded(reason), (wanted, place))
 
@@ -296,7 +296,7 @@ class Handler:
                 if not place.usable:
                     await self._cache.get(place.key)
                     place = self._shelf.find(key, wanted)
-            if place.usable and (wished == NO_WISHES or self._satisfies(wished, place)):
+            if self._satisfies(wished, place):
                 return _hit(request, place)
         return _plain(504, status.forwarded(reason))
 
@@ -313,7 +313,7 @@ class Handler:
         try:
             answering = await self._origin.ask(asking, _interim(request))
         except OriginError as e:
-            return self._instead(request, wanted, place, e) or _failed(e, told)
+            return self._instead(request, wanted, place, e) or self._failed(e, told)
         try:
             if self._fetches.failed(answering, place):
                 error = OriginError(f"origin: {answering.status} in place of an answer")
@@ -344,6 +344,20 @@ class Handler:
             log.info("stale in place of an error: %s", error)
         return _hit(request, place)
 
+    def _failed(self, error: Exception, told: str) -> Answer:
+        """No answer to be had: 503 where too many wait or the origin is down, 504 where
+        it came too late, else 502."""
+        if isinstance(error, Overloaded):  # counted; the log has no room for each
+            return _plain(503, told, retry_after=_RETRY_AFTER)
+        kind = _kind(error)
+        if kind == OriginDown.__name__:
+            due = math.ceil(self._origin.upstreams.due())
+            return _plain(503, told, retry_after=max(_RETRY_AFTER, due))
+        log.warning("%s", error)
+        if isinstance(error, OriginError):
+            return _plain(error.status, told)
+        return _plain(_STATUSES.get(kind, 502), told)
+
     # -- passed through
 
     async def _pass(
@@ -368,7 +382,7 @@ class Handler:
             if upload.refusal:
                 return _plain(upload.refusal, told, close=True)
             stale = self._instead(request, *stood, e) if stood else None
-            return stale or _failed(e, told)
+            return stale or self._failed(e, told)
         live = None
         try:
             if invalidating.invalidates(request.method, answering.status):
@@ -395,7 +409,7 @@ class Handler:
             asking = await self._asking(request, upload)
             answer = await tunnel.tunnel(request, self._origin, asking)
         except OriginError as e:
-            return _failed(e, status.BYPASS)
+            return self._failed(e, status.BYPASS)
         if not isinstance(answer, Answering):
             return answer
         try:
@@ -622,19 +636,6 @@ def _told(cache_status: str) -> bytes:
     return f"Cache-Status: {cache_status}\r\n".encode()
 
 
-def _failed(error: Exception, told: str) -> Answer:
-    """No answer to be had: 503 where too many wait or the origin is down, 504 where it
-    came too late, else 502."""
-    if isinstance(error, Overloaded):  # counted; the log has no room for each
-        return _plain(503, told, retry_after=_RETRY_AFTER)
-    kind = _kind(error)
-    if kind != OriginDown.__name__:
-        log.warning("%s", error)
-    if isinstance(error, OriginError):
-        return _plain(error.status, told)
-    return _plain(_STATUSES.get(kind, 502), told)
-
-
 def _kind(error: Exception) -> str:
     """Its class by name, also of one that another process told of. Of an `OriginDown`
     the breaker has told: the log has no room for each."""
@@ -642,7 +643,6 @@ def _kind(error: Exception) -> str:
 
 
 _STATUSES = {
-    OriginDown.__name__: OriginDown.status,
     OriginTimeout.__name__: OriginTimeout.status,
     ComputeTimeout.__name__: 504,
 }

@@ -110,6 +110,8 @@ class Route:
         _each("cookies", self.cookies, _TOKEN, "names of cookies")
         for key in ("ttl", "default_ttl"):
             value = getattr(self, key)
+            if value is not None and not self.cache:
+                raise ConfigError(f"{key}={value!r}: not beside cache = false")
             if value is not None and not 0 <= value <= 2**31:
                 raise ConfigError(f"{key}={value!r}: expected 0 to {2**31}")
 

@@ -51,6 +51,8 @@ class Upstream:
         self.asked = 0
         self.failures = 0
         """In a row."""
+        self.errors = 0
+        """In all: what counts for the breaker."""
         self.opened = 0
         """Times that its breaker opened."""
         self.probe_at = 0.0
@@ -67,6 +69,7 @@ class Upstream:
 
     def failed(self) -> None:
         """It cannot be reached, or was silent for too long."""
+        self.errors += 1
         if self.probe_at or not self._threshold:
             return
         self.failures += 1
@@ -133,6 +136,13 @@ class Upstreams:
             well = random.sample(well, 2)
         return min(well, key=lambda one: one.pool.taken, default=None)
 
+    def due(self) -> float:
+        """Seconds until somebody looks whether one that is down is well again."""
+        if self._path:
+            return self._interval
+        down = [one.probe_at for one in self.all if one.probe_at]
+        return min(down) - time.monotonic() if down else 0.0
+
     def stats(self) -> list[dict[str, Any]]:
         """Of each: its URL, its breaker and its connections."""
         return [
@@ -140,6 +150,7 @@ class Upstreams:
                 "url": upstream.base,
                 "breaker": upstream.state,
                 "failures": upstream.failures,
+                "errors": upstream.errors,
                 "opened": upstream.opened,
                 "asked": upstream.asked,
                 "under_way": upstream.pool.taken,

@@ -12,6 +12,7 @@ from shmcache import Cache, CacheConfig
 from shmcache_server.admin import application
 from shmcache_server.config import Config, OriginConfig, loopback
 from shmcache_server.key import Keys
+from shmcache_server.origins import Origin
 from shmcache_server.purges import Purges
 from tests.helpers import free_port, get, segment_name, served
 
@@ -39,7 +40,9 @@ async def client(aiohttp_client) -> AsyncIterator[TestClient]:
         await cache.set("k", 1)
         config = Config(origin=OriginConfig(url="http://127.0.0.1:1"))
         purges = Purges(cache, Keys(config), config)
-        yield await aiohttp_client(application(cache, purges))
+        origin = Origin(config)
+        yield await aiohttp_client(application(cache, origin, purges))
+        await origin.close()
 
 
 async def test_stats_are_those_of_the_cache(client) -> None:
@@ -78,6 +81,11 @@ def test_admin_listens_beside_the_server(tmp_path) -> None:
     with served(tmp_path / "log", "http://127.0.0.1:1", flags=flags) as server:
         assert server.get("/nowhere").status == 502
         stats = json.loads(get(port, "/stats").body)
+        (origin,) = stats["origin"]["upstreams"]
+        assert (origin["url"], origin["breaker"]) == ("http://127.0.0.1:1", "closed")
+        assert (origin["under_way"], origin["idle"]) == (0, 0)
+        # of the one of two workers that answered
+        assert origin["asked"] == origin["errors"] == origin["failures"]
         assert stats["counters"]["compute_errors"] == 1
         assert (stats["processes"], stats["l2"]) == (2, "none")
         assert server.get("/stats").status == 502  # the origin's, not ours

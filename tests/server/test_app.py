@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import subprocess
+import time
+from dataclasses import replace
 
 import pytest
 from aiohttp import http_parser
 
 from shmcache import ConfigError
 from shmcache_server.app import CacheRunner, require_c_parser
-from shmcache_server.config import Config, OriginConfig
+from shmcache_server.config import Config, OriginConfig, PurgeConfig, ServerConfig
 from tests.helpers import python, segment_name, shm_names
-from tests.server.conftest import fronting
+from tests.server.conftest import eventually, fronting
+
+TOKEN = "0123456789abcdef"
 
 
 def config() -> Config:
@@ -30,6 +36,27 @@ async def test_draining_runner_is_not_ready() -> None:
         await front.runner.shutdown()
         assert (await front.get("/readyz")).status == 503
         assert (await front.get("/healthz")).status == 200
+
+
+async def test_slow_question_to_the_admin_listener_ends_with_the_rest() -> None:
+    """One that announces a body and sends none."""
+    server = ServerConfig(graceful_timeout=1)
+    listener = socket.create_server(("127.0.0.1", 0))
+    purge = PurgeConfig(token=TOKEN)
+    told = replace(config(), server=server, purge=purge)
+    runner = CacheRunner(told, told.cache(segment_name(), None), [listener])
+    await runner.setup()
+    reader, writer = await asyncio.open_connection(*listener.getsockname())
+    head = b"POST /purge HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+    writer.write(head + b"Authorization: Bearer " + TOKEN.encode() + b"\r\n\r\n")
+    await eventually(
+        lambda: any(c._request_in_progress for c in runner._admin.server.connections)
+    )
+    began = time.monotonic()
+    await runner.cleanup()
+    assert time.monotonic() - began < server.graceful_timeout
+    await reader.read()
+    writer.close()
 
 
 async def test_start_that_fails_lets_go_of_the_segment(monkeypatch) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 from collections.abc import AsyncIterator
 from email.utils import formatdate
 from typing import Any
@@ -17,10 +18,10 @@ from aiohttp import web
 
 from shmcache import ComputeFailed
 from shmcache_server.config import CachingConfig, Config
-from shmcache_server.handler import _failed
 from shmcache_server.key import credentialed
 from shmcache_server.origins import OriginDown
 from shmcache_server.tags import of_path
+from tests.helpers import free_port
 from tests.server.conftest import Front, RawOrigin, Upstream, eventually, fronting
 
 
@@ -990,9 +991,22 @@ async def test_websocket_that_is_refused_is_an_answer(front, upstream) -> None:
 @pytest.mark.parametrize(
     "error", [OriginDown("origin: down"), ComputeFailed("OriginDown", "origin: down")]
 )
-def test_down_origin_is_no_line_a_request(error: Exception, caplog) -> None:
-    assert _failed(error, "shmcache; fwd=miss").status == 503
+async def test_down_origin_is_no_line_a_request(front, error, caplog) -> None:
+    caplog.clear()
+    assert front.runner.handler._failed(error, "shmcache; fwd=miss").status == 503
     assert not caplog.records
+
+
+async def test_down_origin_tells_when_to_come_again() -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    async with fronting(nobody, breaker_failures=1, retries=0) as front:
+        assert (await front.get()).status == 502
+        origin = front.runner.handler._origin.upstreams.all[0]
+        for pause, told in ((0.9, "1"), (7.9, "8")):
+            origin.probe_at = time.monotonic() + pause
+            for method in ("GET", "POST"):
+                got = await front.ask(method)
+                assert (got.status, got.fields["Retry-After"]) == (503, told)
 
 
 # -- an origin by a socket of the host

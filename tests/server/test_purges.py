@@ -22,6 +22,7 @@ from shmcache import Cache, CacheConfig, Confirmation, Fill
 from shmcache_server.admin import application
 from shmcache_server.config import Config, OriginConfig, PurgeConfig
 from shmcache_server.key import Keys
+from shmcache_server.origins import Origin
 from shmcache_server.purge import of_json
 from shmcache_server.purges import Purges, words
 from shmcache_server.routes import Route
@@ -225,7 +226,9 @@ Asked = Callable[..., Any]
 
 @pytest.fixture
 async def admin(cache, aiohttp_client) -> Any:
-    return await aiohttp_client(application(cache, Site(cache, config()).purges))
+    return await aiohttp_client(
+        application(cache, Origin(config()), Site(cache, config()).purges)
+    )
 
 
 async def test_admin_purges_by_json_and_by_parameters(admin, cache) -> None:
@@ -285,7 +288,7 @@ async def test_host_that_is_not_served_is_told(cache, aiohttp_client) -> None:
     wanted = config()
     server = replace(wanted.server, hosts=("example.org",))
     purges = Site(cache, replace(wanted, server=server)).purges
-    client = await aiohttp_client(application(cache, purges))
+    client = await aiohttp_client(application(cache, Origin(config()), purges))
     for url, status in (("other.org/a", 421), ("example.org/a", 200)):
         answer = await client.post("/purge", headers=BEARER, params={"url": url})
         assert answer.status == status
@@ -293,7 +296,7 @@ async def test_host_that_is_not_served_is_told(cache, aiohttp_client) -> None:
 
 async def test_without_a_token_nobody_purges(cache, aiohttp_client) -> None:
     purges = Site(cache, config(token="")).purges
-    client = await aiohttp_client(application(cache, purges))
+    client = await aiohttp_client(application(cache, Origin(config()), purges))
     headers = {"Authorization": "Bearer "}
     answer = await client.post("/purge", params={"all": "1"}, headers=headers)
     assert answer.status == 403 and "no token" in (await answer.json())["error"]

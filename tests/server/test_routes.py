@@ -60,6 +60,16 @@ READ_IN_THREE_WAYS = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("key", ["ttl", "default_ttl"])
+def test_ttl_of_what_is_never_cached_is_refused(tmp_path, key) -> None:
+    file = tmp_path / "s.toml"
+    for lines in ((f"{key} = 5", "cache = false"), ("cache = false", f"{key} = 5")):
+        with pytest.raises(ConfigError) as e:
+            route_of(tmp_path, "[[route]]\n" + "\n".join(lines))
+        words = f"{key}=5.0: not beside cache = false"
+        assert str(e.value) == f"{file}:3: route 1: {words}"
+
+
 @pytest.mark.parametrize("path", [*CONFUSED, *READ_IN_THREE_WAYS])
 def test_caching_route_covers_only_what_stays_under_it(path) -> None:
     assert not Route(path="/static").covers(path)
