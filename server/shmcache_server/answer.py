@@ -68,12 +68,15 @@ def from_store(
 ) -> Answer:
     """A stored response to a GET or HEAD with these fields, or 304 where the client's
     own copy still holds; `ours` are the lines behind its head."""
+    since = fields.get(hdrs.IF_MODIFIED_SINCE)
+    if since is not None and len(fields.getall(hdrs.IF_MODIFIED_SINCE)) > 1:
+        since = None  # RFC 9110 §13.1.3
     # RFC 9110 §13.2.1: only where the answer without the condition would be a 2xx.
     if found.status in (200, 206) and validation.not_modified(
         fields.getall(hdrs.IF_NONE_MATCH, ()),
-        fields.get(hdrs.IF_MODIFIED_SINCE),
+        since,
         found.etag,
-        found.last_modified,
+        None if since is None else found.modified,
     ):
         return Answer(304, found.not_modified_head() + ours)
     if method == "GET" and found.status == 200 and hdrs.RANGE in fields:

@@ -42,6 +42,7 @@ BODY_KEY = 7
 """Bytes between head and body: the body's name and its length, as bin 32."""
 _ETAG = re.compile(rb"\r\netag:([^\r]*)", re.IGNORECASE)
 _MODIFIED = re.compile(rb"\r\nlast-modified:([^\r]*)", re.IGNORECASE)
+_DATE = re.compile(rb"\r\ndate:([^\r]*)", re.IGNORECASE)
 _BEFORE = struct.Struct(">4s3sI3sI")
 
 
@@ -66,6 +67,16 @@ class StoredResponse:
     def fields(self) -> Fields:
         """Those of its head, and those that clients do not get."""
         return of_head(self.head + self.hidden)
+
+    @property
+    def modified(self) -> int | None:
+        """Seconds of the epoch that If-Modified-Since is compared with: Last-Modified,
+        where there is none Date (RFC 9111 §4.3.2)."""
+        if self.last_modified is not None or _MODIFIED.search(self.head):
+            return self.last_modified
+        if found := _DATE.search(self.head):
+            return freshness.parse_date(found[1].strip().decode("latin-1"))
+        return None
 
     def conditions(self) -> Fields:
         """The fields that ask the origin if it still holds; none, if it cannot tell."""

@@ -15,6 +15,7 @@ import aiohttp
 import http_sf
 import pytest
 from aiohttp import web
+from multidict import CIMultiDict
 
 from shmcache import ComputeFailed
 from shmcache_server.config import CachingConfig, Config
@@ -138,6 +139,17 @@ async def test_condition_that_matches_gets_304(front, upstream, condition) -> No
     assert got.status == 304 and got.body == b"" and "hit" in got.told
     assert got.fields["ETag"] == '"one"' and "X-Long" not in got.fields
     assert (await front.get(If_None_Match='"two"')).status == 200
+
+
+async def test_date_stands_for_last_modified(front, upstream) -> None:
+    """RFC 9111 §4.3.2, RFC 9110 §13.1.3."""
+    upstream.fields["Date"] = date = formatdate(usegmt=True)
+    await front.get()
+    assert (await front.get(If_Modified_Since=date)).status == 304
+    earlier = formatdate(time.time() - 60, usegmt=True)
+    assert (await front.get(If_Modified_Since=earlier)).status == 200
+    twice = CIMultiDict([("If-Modified-Since", date)] * 2)
+    assert (await front.ask("GET", headers=twice)).status == 200
 
 
 async def test_condition_on_a_miss_fetches_the_whole(front, upstream) -> None:

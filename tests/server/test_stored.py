@@ -22,6 +22,27 @@ def test_response_without_validators() -> None:
     assert found is not None and (found.etag, found.last_modified) == (None, None)
 
 
+DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
+
+
+@pytest.mark.parametrize(
+    ("lines", "modified"),
+    [
+        (
+            [b"last-modified: " + DATE, b"Date: " + DATE.replace(b"37", b"38")],
+            784111777,
+        ),
+        ([b"Date: " + DATE], 784111777),
+        ([b"Last-Modified: soon", b"Date: " + DATE], None),
+        ([b"Date: soon"], None),
+        ([], None),
+    ],
+)
+def test_date_stands_for_last_modified(lines, modified) -> None:
+    head = b"\r\n".join([b"HTTP/1.1 200 OK", *lines, b""])
+    assert unpack(pack(head, 200, b"")).modified == modified
+
+
 def test_document_is_one_map_with_the_body_as_bin() -> None:
     found = msgpack.unpackb(pack(HEAD, 200, b"abc"), unicode_errors="surrogateescape")
     assert found["b"] == b"abc" and found["v"] == VERSION

@@ -3,15 +3,11 @@ from __future__ import annotations
 import pytest
 
 from shmcache_server.rfc9111.validation import (
-    Outcome,
     Validators,
     conditions,
-    evaluate,
     head_agrees,
     head_validates,
     not_modified,
-    not_modified_fields,
-    selected,
     strong,
     updated,
 )
@@ -110,42 +106,6 @@ def test_strong_validator_tells_the_same_bytes(one, other, same) -> None:
     assert (strong(one) == strong(other) != "") is same
 
 
-STORED = [Validators('"b"', DATE), Validators('W/"a"', DATE), Validators('"a"', LATER)]
-
-
-@pytest.mark.parametrize(
-    ("answer", "at"),
-    [
-        (Validators('"b"'), 0),
-        (Validators('"a"'), 2),
-        (Validators('W/"a"'), 1),
-        (Validators('"c"', DATE), None),
-        (Validators('W/"c"', DATE), None),
-        (Validators(None, LATER), 2),
-        (Validators(None, DATE), 0),
-        (Validators(), None),
-    ],
-)
-def test_304_stands_for_the_stored_response_it_names(answer, at) -> None:
-    assert selected(STORED, answer) == at
-    assert selected([], answer) is None
-
-
-@pytest.mark.parametrize(
-    ("answer", "strictly"),
-    [
-        (Validators(), 0),
-        (Validators('"b"'), 0),
-        (Validators('W/"b"'), 0),
-        (Validators(None, EARLIER), 0),
-        (Validators('"other"'), None),
-    ],
-)
-def test_304_to_one_condition_stands_for_that_one(answer, strictly) -> None:
-    assert selected(STORED[:1], answer) == 0
-    assert selected(STORED[:1], answer, strict=True) == strictly
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -202,75 +162,3 @@ def test_head_shows_by_a_validator_that_it_holds(answer, shows) -> None:
     stored = [("ETag", '"a"'), ("Last-Modified", DATE), ("Content-Length", "5")]
     assert head_validates(stored, answer) is shows
     assert not head_validates([("ETag", "a"), ("Last-Modified", "never")], answer)
-
-
-# -- a client
-
-FULL = Validators('"a"', DATE, LATER)
-
-
-@pytest.mark.parametrize(
-    ("asked", "outcome"),
-    [
-        ({}, "PASS"),
-        ({"if-none-match": '"a"'}, "NOT_MODIFIED"),
-        ({"if-none-match": '"b", W/"a"'}, "NOT_MODIFIED"),
-        ({"if-none-match": "*"}, "NOT_MODIFIED"),
-        ({"if-none-match": '"b"', "if-modified-since": DATE}, "PASS"),
-        ({"if-none-match": "", "if-modified-since": DATE}, "PASS"),
-        ({"if-none-match": '"a"', "if-modified-since": EARLIER}, "NOT_MODIFIED"),
-        ({"if-modified-since": DATE}, "NOT_MODIFIED"),
-        ({"if-modified-since": LATER}, "NOT_MODIFIED"),
-        ({"if-modified-since": "Sunday, 06-Nov-94 08:49:37 GMT"}, "NOT_MODIFIED"),
-        ({"if-modified-since": EARLIER}, "PASS"),
-        ({"if-modified-since": "soon"}, "PASS"),
-        ({"if-match": '"a"'}, "PASS"),
-        ({"if-match": "*"}, "PASS"),
-        ({"if-match": 'W/"a"'}, "FAILED"),
-        ({"if-match": '"b"', "if-none-match": '"a"'}, "FAILED"),
-        ({"if-match": '"a"', "if-unmodified-since": EARLIER}, "PASS"),
-        ({"if-match": '"a"', "if-none-match": '"a"'}, "NOT_MODIFIED"),
-        ({"if-unmodified-since": EARLIER}, "FAILED"),
-        ({"if-unmodified-since": DATE}, "PASS"),
-        ({"if-unmodified-since": "soon"}, "PASS"),
-    ],
-)
-def test_conditions_go_by_their_precedence(asked, outcome) -> None:
-    def getall(name):
-        told = asked.get(name.lower())
-        return [] if told is None else [told]
-
-    assert evaluate("GET", getall, FULL) is Outcome[outcome]
-    assert evaluate("HEAD", getall, FULL) is Outcome[outcome]
-
-
-def test_condition_on_a_change_fails_instead() -> None:
-    asked = {"If-None-Match": ["*"], "If-Modified-Since": [DATE]}
-    assert evaluate("PUT", lambda n: asked.get(n, ()), FULL) is Outcome.FAILED
-    del asked["If-None-Match"]
-    assert evaluate("PUT", lambda n: asked.get(n, ()), FULL) is Outcome.PASS
-
-
-@pytest.mark.parametrize(
-    ("stored", "received", "outcome"),
-    [
-        (Validators(None, None, DATE), None, "NOT_MODIFIED"),
-        (Validators(None, None, LATER), None, "PASS"),
-        (Validators(), STAMP, "NOT_MODIFIED"),
-        (Validators(), STAMP + 1, "PASS"),
-        (Validators(), None, "PASS"),
-        (Validators(None, "soon", DATE), STAMP, "PASS"),
-    ],
-)
-def test_date_stands_for_last_modified(stored, received, outcome) -> None:
-    asked = {"If-Modified-Since": [DATE]}
-    found = evaluate("GET", lambda n: asked.get(n, ()), stored, received)
-    assert found is Outcome[outcome]
-
-
-def test_304_repeats_what_guides_a_cache() -> None:
-    fields = [("ETag", '"a"'), ("Vary", "A"), ("Content-Type", "x"), ("Date", DATE)]
-    fields.append(("Last-Modified", DATE))
-    kept = [fields[0], fields[1], fields[3]]
-    assert not_modified_fields(fields) == kept
-    assert not_modified_fields(fields[1:]) == [*kept[1:], fields[4]]
