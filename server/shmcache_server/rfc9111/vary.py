@@ -1,10 +1,11 @@
 """Which stored response answers which request: RFC 9111 §4.1.
 
-Two ways. By the key: it carries one letter for whether the client takes gzip, and the
+Three ways. By the key: it carries one letter for whether the client takes gzip, and the
 origin is asked for just that, so an answer that varies by Accept-Encoding is right for
 all who share the key. By variants: beside the primary key stand the sets of names
 that the URL's responses were seen to vary by, and under primary and secondary key the
-variant; the secondary key is what the request says of those names, normalised.
+variant; the secondary key is what the request says of those names, normalised. And by
+the language that a client prefers (`prefers`).
 
 What is normalised
     RFC 9111 §4.1 allows what does not change what the field means: whitespace where
@@ -47,15 +48,6 @@ _SPACED_COMMA = re.compile(
     r'("(?:[^"\\]|\\.)*+(?:"|\\?+\Z))|[ \t]*+,[ \t]*+|[ \t]++', re.DOTALL
 )
 _WEIGHT = re.compile(r"q[ \t]*+=[ \t]*+(0(?:\.[0-9]{0,3})?+|1(?:\.0{0,3})?+)", re.I)
-
-
-def shareable(fields: Iterable[str]) -> bool:
-    """Whether an answer with these Vary lines is right for everyone of its key.
-
-    `Vary: *` never is: RFC 9111 §4.1.
-    """
-    names = {n.strip().lower() for field in fields for n in field.split(",")}
-    return names <= {"", "accept-encoding"}
 
 
 @lru_cache(1024)

@@ -14,25 +14,7 @@ from shmcache_server.rfc9111.vary import (
     prefers,
     remembered,
     secondary,
-    shareable,
 )
-
-
-@pytest.mark.parametrize(
-    ("fields", "may"),
-    [
-        ([], True),
-        (["Accept-Encoding"], True),
-        (["", "Accept-Encoding,"], True),
-        (["accept-encoding, ACCEPT-ENCODING"], True),
-        (["Accept-Encoding, Cookie"], False),
-        (["Accept-Encoding", "Origin"], False),
-        (["*"], False),
-        (["Accept-Encoding, *"], False),
-    ],
-)
-def test_vary_by_encoding_alone_is_shared(fields, may) -> None:
-    assert shareable(fields) is may
 
 
 @pytest.mark.parametrize(
