@@ -98,22 +98,6 @@ def said_age(lines: Iterable[str], *, strict: bool = False) -> int:
     return first or 0
 
 
-def initial_age(
-    age: str | None,
-    date: str | None,
-    response_delay: float,
-    now: float,
-    *,
-    strict: bool = False,
-) -> float:
-    """How old a response was when it arrived: RFC 9111 §4.2.3.
-
-    `now` is the wall clock at its arrival, `response_delay` the seconds since the
-    request was sent. `strict` as in `said_age`.
-    """
-    return arrival_age([] if age is None else [age], date, response_delay, now, strict)
-
-
 def arrival_age(
     age: Iterable[str],
     date: str | None,
@@ -121,7 +105,12 @@ def arrival_age(
     now: float,
     strict: bool = False,
 ) -> float:
-    """`initial_age` of all lines of Age: the corrected_initial_age of §4.2.3."""
+    """How old a response was when it arrived: the corrected_initial_age of RFC 9111
+    §4.2.3.
+
+    `age` are the lines of Age, `now` the wall clock at its arrival, `response_delay`
+    the seconds since the request was sent. `strict` as in `said_age`.
+    """
     sent = dates.parse(date, now)
     apparent = 0 if sent is None else max(0, int(now) - sent)
     return max(float(apparent), said_age(age, strict=strict) + response_delay)

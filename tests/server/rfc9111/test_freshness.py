@@ -10,7 +10,6 @@ from shmcache_server.rfc9111.freshness import (
     arrival_age,
     grace,
     heuristic,
-    initial_age,
     lifetime,
     may_be_stale,
     parse_date,
@@ -77,7 +76,8 @@ def test_expires_without_a_date_runs_from_now() -> None:
     ],
 )
 def test_initial_age_is_the_greater_of_both(age, date, delay, seconds) -> None:
-    assert initial_age(age, date, delay, NOW + 0.7) == seconds
+    lines = [] if age is None else [age]
+    assert arrival_age(lines, date, delay, NOW + 0.7) == seconds
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_age_is_the_first_number_or_none(lines, age, strictly) -> None:
 
 
 def test_strict_age_makes_stale_at_arrival() -> None:
-    assert initial_age("1, 2", None, 0, NOW, strict=True) >= DELTA_MAX
+    assert arrival_age(["1, 2"], None, 0, NOW, strict=True) >= DELTA_MAX
 
 
 @pytest.mark.parametrize(

@@ -7,58 +7,41 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shmcache_server.rfc9111.directives import parse
-from shmcache_server.rfc9111.freshness import lifetime as said_lifetime
+from shmcache_server.rfc9111.freshness import lifetime
 from shmcache_server.rfc9111.storing import (
     ONE_REQUESTS,
     Answered,
     Asked,
     Policy,
     Shared,
-    lifetime,
     share,
 )
 
 POLICY = Policy()
+COOKIE = Asked(cookie=True)
 
 
 def answered(said: str, status: int = 200) -> Answered:
     directives = parse([said])
-    return Answered(status, directives, said_lifetime(directives, None, None, 0))
-
-
-@pytest.mark.parametrize("status", [200, 203, 204, 300, 301, 302, 307, 308, 404, 410])
-def test_understood_status_with_freshness_is_stored(status) -> None:
-    assert lifetime(Asked(), answered("max-age=9", status)) == 9
-
-
-@pytest.mark.parametrize("status", [100, 201, 206, 304, 400, 401, 403, 429, 500, 503])
-def test_other_status_is_not(status) -> None:
-    assert lifetime(Asked(), answered("max-age=9, public", status)) is None
+    return Answered(status, directives, lifetime(directives, None, None, 0))
 
 
 @pytest.mark.parametrize("status", [203, 301, 404])
 def test_default_ttl_is_for_200_alone(status) -> None:
-    assert lifetime(Asked(), answered("", status), 5) is None
-    assert lifetime(Asked(), answered(""), 5) == 5
-
-
-@pytest.mark.parametrize(
-    "said",
-    ["no-store", "private", 'private="x"', "no-cache", 'no-cache="x"', "max-age=0"],
-)
-def test_forbidden_by_the_response(said) -> None:
-    assert lifetime(Asked(), answered(f"{said}, max-age=9, public"), 5) is None
+    policy = Policy(default_ttl=5)
+    assert share(Asked(), answered("", status), policy) is None
+    assert share(Asked(), answered(""), policy) == Shared(5)
 
 
 @pytest.mark.parametrize("said", ["", "public"])
 def test_nothing_said_of_freshness_stores_nothing(said) -> None:
-    assert lifetime(Asked(), answered(said)) is None
+    assert share(Asked(), answered(said), POLICY) is None
 
 
 def test_own_cookie_or_vary_is_not_shared() -> None:
     fresh = answered("public, max-age=9")
-    assert lifetime(Asked(), replace(fresh, set_cookie=True)) is None
-    assert lifetime(Asked(), replace(fresh, vary_shareable=False)) is None
+    assert share(Asked(), replace(fresh, set_cookie=True), POLICY) is None
+    assert share(Asked(), replace(fresh, vary_shareable=False), POLICY) is None
 
 
 @pytest.mark.parametrize(
@@ -71,15 +54,13 @@ def test_own_cookie_or_vary_is_not_shared() -> None:
     ],
 )
 def test_request_of_a_known_client(said, authorization, cookie) -> None:
-    assert lifetime(Asked(authorization=True), answered(said)) == authorization
-    assert lifetime(Asked(cookie=True), answered(said)) == cookie
+    for asked, ttl in ((Asked(authorization=True), authorization), (COOKIE, cookie)):
+        found = share(asked, answered(said), POLICY)
+        assert found == (Shared(ttl) if ttl else None)
 
 
 def test_request_that_says_no_store() -> None:
-    assert lifetime(Asked(no_store=True), answered("public, max-age=9")) is None
-
-
-# -- share
+    assert share(Asked(no_store=True), answered("public, max-age=9"), POLICY) is None
 
 
 @pytest.mark.parametrize(
@@ -210,7 +191,7 @@ def test_private_answer_is_never_shared(lines, asked, status, flags, guess) -> N
     told = Answered(
         status,
         said,
-        said_lifetime(said, None, None, 0),
+        lifetime(said, None, None, 0),
         set_cookie,
         comparable,
         guess,
