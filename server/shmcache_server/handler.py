@@ -128,6 +128,8 @@ class Handler:
             wanted = wanted._replace(ranges=None)
         if place is None:
             place = await self._shelf.found(keyed.key, wanted)
+        if not place.usable and wanted.ranges and wanted.letter == vary.IDENTITY:
+            place = self._shelf.unencoded(keyed.key) or place
         if not place.usable and credentials(request.headers, keyed.cookie):
             wanted = wanted._replace(key=credentialed(keyed.key))
             place = await self._shelf.found(wanted.key, wanted)

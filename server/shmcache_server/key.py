@@ -241,6 +241,13 @@ def credentialed(key: str) -> str:
     return _shortened(f"{key[:_PREFIX]}{_CREDENTIALED}{key[_PREFIX:]}")
 
 
+def gzipped(key: str) -> str | None:
+    """The key of the same URL for who takes gzip, of one for who does not; None of one
+    that was shortened, which does not tell."""
+    at = _PREFIX - 1
+    return None if "#" in key else f"{key[:at]}{vary.GZIP}{key[at + 1 :]}"
+
+
 def _added(route: Route, fields: Fields) -> Added:
     """What a route takes of these fields."""
     if not (route.fields or route.cookies):

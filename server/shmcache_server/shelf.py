@@ -9,9 +9,10 @@ from aiohttp import hdrs
 from shmcache import Cache, Entry
 
 from . import parts, pieces, stored, variants
+from .key import gzipped
 from .pieces import Held, Pieces
 from .rfc9111 import ranges, validation, vary
-from .rfc9111.fields import value, values
+from .rfc9111.fields import of_head, value, values
 from .rfc9111.ranges import Span
 from .rfc9111.validation import Validators
 from .stored import StoredResponse
@@ -96,6 +97,19 @@ class Shelf:
                 if joined is not None:
                     return joined
         return place
+
+    def unencoded(self, key: str) -> Place | None:
+        """The place of a fresh whole response that was stored for who takes gzip, for
+        who does not: it says nothing of codings, so it answers both (RFC 9111 §4.1).
+        By the Fetch standard clients ask for parts without any."""
+        other = gzipped(key)
+        place = self.again(Place(other)) if other is not None else None
+        if place is None or place.response is None or place.state != "fresh":
+            return None
+        said = of_head(place.response.head)
+        named = vary.names(values(said, "Vary")) or ()
+        coded = values(said, "Content-Encoding") or "accept-encoding" in named
+        return None if coded or place.response.status != 200 else place
 
     def again(self, place: Place) -> Place:
         """The same place as it is by now; nothing is counted."""

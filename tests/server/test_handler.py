@@ -15,11 +15,11 @@ import aiohttp
 import http_sf
 import pytest
 from aiohttp import web
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from shmcache import ComputeFailed
-from shmcache_server.config import CachingConfig, Config
-from shmcache_server.key import credentialed
+from shmcache_server.config import CachingConfig, Config, OriginConfig
+from shmcache_server.key import Keys, credentialed, gzipped
 from shmcache_server.origins import OriginDown
 from shmcache_server.tags import of_path
 from tests.helpers import free_port
@@ -1063,3 +1063,35 @@ async def test_lifetime_may_be_less_than_a_second(front, upstream) -> None:
     await asyncio.sleep(ttl)
     assert (await front.get("/a")).told.startswith("shmcache; fwd=stale")
     assert len(upstream.seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "fetched"),
+    [
+        ({}, 1),
+        ({"Vary": "Accept-Encoding"}, 2),
+        ({"Content-Encoding": "gzip"}, 2),
+        ({"Cache-Control": "max-age=0", "ETag": '"a"'}, 2),
+    ],
+    ids=["plain", "varies", "coded", "to be validated"],
+)
+async def test_part_without_coding_is_of_what_was_stored_for_gzip(
+    front, upstream, more, fetched
+) -> None:
+    upstream.fields = {"Cache-Control": "max-age=60"} | more
+    await front.get("/a", Accept_Encoding="gzip, deflate")
+    got = await front.get("/a", Accept_Encoding="identity", Range="bytes=1-2")
+    assert len(upstream.seen) == fetched
+    if fetched == 1:
+        assert (got.status, got.body) == (206, b"el")
+
+
+def test_key_for_gzip_is_that_of_the_same_url() -> None:
+    keys = Keys(Config(origin=OriginConfig(url="http://origin")))
+
+    def key(accept: str, path: str) -> str:
+        fields = CIMultiDict({"Host": "a", "Accept-Encoding": accept})
+        return keys.of(CIMultiDictProxy(fields), path)
+
+    assert gzipped(key("identity", "/a?b")) == key("gzip", "/a?b")
+    assert gzipped(key("identity", "/" + "a" * 2000)) is None
