@@ -273,6 +273,13 @@ class Fetches:
             if old is not None:
                 asking.fields.extend(old.conditions())
             answering = await self._origin.ask(asking, interim and passed_on)
+            if old is not None and answering.status == 304:
+                told = lines.of_head(answering.head)
+                if validation.of_another(old.fields(), told):
+                    answering.close()
+                    old, sent = None, time.monotonic()
+                    asking = wanted.asking()
+                    answering = await self._origin.ask(asking, interim and passed_on)
             age = _Age(answering, sent)
             if old is not None and answering.status == 304:
                 answering.close()

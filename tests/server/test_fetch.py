@@ -188,6 +188,28 @@ async def test_304_brings_the_stored_response_up_to_date(front, upstream) -> Non
     assert held.conditions == [None, '"1"']
 
 
+async def test_304_of_another_representation_updates_nothing(front, upstream) -> None:
+    """RFC 9111 §4.3.4: it is asked for again, without a condition."""
+    conditions = []
+
+    async def answer(request: web.Request) -> web.Response:
+        conditions.append(request.headers.get("If-None-Match"))
+        if len(conditions) == 1:
+            fields = {"Cache-Control": "no-cache", "ETag": '"1"'}
+            return web.Response(body=b"one", headers=fields)
+        fields = {"Cache-Control": "max-age=60", "ETag": '"2"'}
+        if conditions[-1] is not None:
+            return web.Response(status=304, headers=fields)
+        return web.Response(body=b"two", headers=fields)
+
+    upstream.answer = answer
+    assert (await front.get()).body == b"one"
+    for _ in range(2):
+        got = await front.get()
+        assert (got.body, got.fields["ETag"]) == (b"two", '"2"')
+    assert conditions == [None, '"1"', None]
+
+
 async def test_validated_response_that_became_private_is_not_shared(
     front, upstream
 ) -> None:

@@ -111,6 +111,14 @@ def updated(stored: Fields, answer: Fields, drop: Container[str] = ()) -> Fields
     return [(n, v) for n, v in stored if n.lower() not in replaced] + new
 
 
+def of_another(stored: Fields, answer: Fields) -> bool:
+    """Whether a 304 is of another representation than the stored one, which it must
+    not update then: RFC 9111 §4.3.4. One without a tag is believed: to send it is the
+    origin's duty (RFC 9110 §15.4.5), which not all of them do."""
+    told, tag = value(answer, "ETag"), value(stored, "ETag")
+    return told is not None and tag is not None and not etags.weakly_equal(told, tag)
+
+
 def head_agrees(stored: Fields, answer: Fields) -> bool:
     """Whether a 200 to HEAD is of the stored response, which it then updates; if not,
     that is stale: RFC 9111 §4.3.5."""
