@@ -224,6 +224,33 @@ def test_answer_that_may_be_cut_is_not_stored(front, path, answer) -> None:
     assert all(b"evil" not in victim.raw for victim in front.victims(path))
 
 
+@pytest.mark.parametrize("rest", [b"xyz\r\n", b"xx0\r\n\r\n", b"-4\r\nevil\r\n"])
+def test_body_that_goes_on_with_what_is_none_breaks_off(front, path, rest) -> None:
+    """At once: the origin leaves its connection open."""
+    begun = FRESH + b"Transfer-Encoding: chunked\r\n\r\n4\r\nevil\r\n"
+    front.origin.answer = lambda asked: (begun, rest)
+    with Client(front.port) as client:
+        client.send(get(path))
+        while b"evil" not in client.data:
+            client.more()
+        front.origin.gate.set()
+        while not client.ended:
+            client.more()
+        assert b"\r\n0\r\n" not in client.data
+
+
+@pytest.mark.parametrize("coding", [b"gzip, chunked", b"xchunked", b"chunked, gzip"])
+def test_coding_that_is_not_taken_off_is_refused(front, path, coding) -> None:
+    """RFC 9112 §6.1: a client would take the coded body for the body itself."""
+    body = b"\r\n\r\n4\r\nevil\r\n0\r\n\r\n"
+    front.origin.answer = lambda asked: Last(
+        FRESH + b"Transfer-Encoding: " + coding + body
+    )
+    for _ in range(2):
+        answered = outcome(front, get(path))
+        assert answered and answered.status == 502
+
+
 INTERIM = [b"HTTP/1.1 100 Go\r\n\r\n", b"HTTP/1.1 103 Early\r\nLink: </a>\r\n\r\n"]
 
 

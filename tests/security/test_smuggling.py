@@ -137,6 +137,11 @@ REFUSED = {
     "te-te": post(b"Transfer-Encoding: chunked", b"Transfer-Encoding: x", body=BODY),
     "te-te-both": post(*[b"Transfer-Encoding: chunked"] * 2, body=BODY),
     "te-1.0": post(b"Transfer-Encoding: chunked", body=BODY, version=b"1.0"),
+    "te-1.0-alone": post(
+        *(b"Connection: keep-alive", b"Transfer-Encoding: chunked"),
+        body=b"5\r\nhello\r\n0\r\n\r\n",
+        version=b"1.0",
+    ),
     "te-1.0-length": post(
         b"Transfer-Encoding: chunked", WHOLE, body=BODY, version=b"1.0"
     ),
@@ -215,6 +220,12 @@ def test_chunk_that_is_none_is_refused_when_it_comes(front, rest) -> None:
 
 
 KNOWN = get("/known")
+WEBSOCKET = get(
+    "/case",
+    *("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"),
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)[:-2]
+"""A handshake, whose fields go on."""
 TAKEN = {
     "length": (post(LENGTH % len(HIDDEN), body=HIDDEN), HIDDEN),
     "length-zeros": (post(b"Content-Length: 0005", body=b"hello"), b"hello"),
@@ -249,6 +260,14 @@ TAKEN = {
     "upgrade-body": (
         post(LENGTH % 39, b"Upgrade: websocket", b"Connection: upgrade") + HIDDEN[:39],
         HIDDEN[:39],
+    ),
+    "websocket-body": (
+        WEBSOCKET + LENGTH % 39 + b"\r\n\r\n" + HIDDEN[:39],
+        HIDDEN[:39],
+    ),
+    "websocket-chunks": (
+        WEBSOCKET + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"hello",
     ),
     "h2c-body": (
         post(LENGTH % 39, b"Upgrade: h2c", b"Connection: upgrade, http2-settings")
@@ -328,12 +347,16 @@ def _patient(client: Client, within: float) -> Client:
 
 
 @pytest.mark.parametrize("field", [b"X-Any: ", b"Cookie: a=", b"X-Any"])
-def test_field_that_looks_like_a_hit_is_a_field(front, path, field) -> None:
+@pytest.mark.parametrize("before", [b"", get("/before")], ids=["alone", "behind"])
+def test_field_that_looks_like_a_hit_is_a_field(front, path, before, field) -> None:
     """Its beginning came before, and is in the parser; what comes is its rest."""
     front.origin.answer = lambda asked: said(asked.target)
     with Client(front.port) as client:
         _learnt(client)
-        client.send(b"GET /other HTTP/1.1\r\nHost: front\r\n" + field)
+        client.send(before + b"GET /other HTTP/1.1\r\nHost: front\r\n" + field)
+        if before:
+            answered = client.answer()
+            assert answered and answered.body == b"/before"
         with pytest.raises(Silent):
             _patient(client, 0.05).more()
         client.send(KNOWN)
