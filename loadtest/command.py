@@ -12,6 +12,7 @@ from types import FrameType
 
 INTERRUPTED = 130
 """Exit code, as a shell has it."""
+A_LOOK = "a look, in half a minute"
 
 
 def run(name: str, main: Callable[[], int]) -> int:
@@ -26,6 +27,24 @@ def run(name: str, main: Callable[[], int]) -> int:
 
 def _unwind(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def options(name: str, doc: str | None, *, quick: str = "") -> argparse.ArgumentParser:
+    """Those that benchmarks share: --json, and --quick if there is something to say
+    of it. `doc` is of the module."""
+    summary = (doc or "").splitlines()[0]
+    parser = argparse.ArgumentParser(f"loadtest.{name}", description=summary)
+    if quick:
+        parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument(
+        "--json", metavar="FILE", type=writable, help="write all there too"
+    )
+    return parser
+
+
+def note(text: str) -> None:
+    """Tell who waits what is being measured."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def writable(text: str) -> Path:

@@ -359,12 +359,8 @@ def _share(text: str) -> float:
 
 
 def options(args: list[str] | None) -> argparse.Namespace:
-    summary = (__doc__ or "").splitlines()[0]
-    parser = argparse.ArgumentParser("loadtest.eviction", description=summary)
+    parser = command.options("eviction", __doc__)
     parser.add_argument("traces", nargs="+", metavar="TRACE.csv.xz", type=Path)
-    parser.add_argument(
-        "--json", metavar="FILE", type=command.writable, help="write all there too"
-    )
     parser.add_argument(
         "--shares", nargs="+", type=_share, default=[1.0, 10.0], metavar="PERCENT",
         help="of the trace's distinct bytes (1 10)",
@@ -394,7 +390,7 @@ def main(args: list[str] | None = None) -> int:
     rows = []
     for trace in traces:
         for share in asked.shares:
-            print(f"{trace.name} at {share:g} %", file=sys.stderr, flush=True)
+            command.note(f"{trace.name} at {share:g} %")
             rows.append(measure(trace, share, lib, asked.record_bytes))
     show(rows)
     if asked.json:

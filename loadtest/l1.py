@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import command, space
-from .report import NONE, Target, median, ratio, shown, table, targets_table
+from .report import NONE, Target, judged, median, ratio, shown, table
 from .sides import Pair, StoreError, Task, Workload, answers
 from .stores import (
     DECODED,
@@ -108,7 +108,7 @@ def open_all(pair: Pair, load: Workload, rows: list[Row], name: str) -> None:
     for number, row in enumerate(rows):
         if row.store == LOOP or row.missing:
             continue
-        note(f"{load.name}: filling {row.store}")
+        command.note(f"{load.name}: filling {row.store}")
         at = f"{name}-{number}"
         if row.shared:
             row.missing = first.ask("open", row.store, at, True, True) or ""
@@ -144,7 +144,7 @@ def run_rounds(pair: Pair, load: Workload, plan: Plan, rows: list[Row]) -> None:
     each: dict[str, dict[str, float]] = {}
     for n in range(plan.rounds + 1):
         last = n == plan.rounds
-        note(f"{load.name}: {'last look' if last else f'round {n + 1}'}")
+        command.note(f"{load.name}: {'last look' if last else f'round {n + 1}'}")
         for row in [row for row in rows if not row.missing]:
             try:
                 if n == 0:
@@ -199,10 +199,6 @@ def redis_server() -> Iterator[tuple[str, str]]:
         yield server.url.removeprefix("unix://"), ""
     finally:
         server.close()
-
-
-def note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 # --- telling -----------------------------------------------------------------------
@@ -313,16 +309,11 @@ def as_json(
 
 
 def options(args: list[str] | None) -> argparse.Namespace:
-    summary = (__doc__ or "").splitlines()[0]
-    parser = argparse.ArgumentParser("loadtest.l1", description=summary)
-    parser.add_argument("--quick", action="store_true", help="a look, in half a minute")
+    parser = command.options("l1", __doc__, quick=command.A_LOOK)
     parser.add_argument(
         "--rounds", type=command.positive, default=0, metavar="N",
         help="of each workload (9; with --quick 3)",
     )  # fmt: skip
-    parser.add_argument(
-        "--json", metavar="FILE", type=command.writable, help="write all there too"
-    )
     return parser.parse_args(args)
 
 
@@ -337,15 +328,14 @@ def main(args: list[str] | None = None) -> int:
     loads = QUICK if asked.quick else WORKLOADS
     with redis_server() as (socket, why):
         if why:
-            note(why)
+            command.note(why)
         measured = [measure(load, plan, socket, cores) for load in loads]
     show(measured)
-    spaces = space.measure(note, quick=asked.quick)
+    spaces = space.measure(command.note, quick=asked.quick)
     print("\nSpace, and stores timed in C:\n")
     spaces.show()
     aims = [*targets(measured), *spaces.targets()]
-    print("\nTargets:\n")
-    print(targets_table(aims))
+    judged(aims)
     if asked.json:
         text = json.dumps(as_json(measured, spaces, aims), indent=2)
         asked.json.write_text(text + "\n")

@@ -34,7 +34,7 @@ from tests.helpers import free_port
 from tests.redis_server import RedisServer, redis_server
 
 from . import command
-from .report import Target, median, ratio, shown, table, targets_table
+from .report import Target, judged, median, ratio, shown, table
 
 CONCURRENT = 64
 SECOND = 10**9
@@ -284,16 +284,11 @@ def targets(measured: list[Measured]) -> Iterator[Target]:
 
 
 def options(args: list[str] | None) -> argparse.Namespace:
-    summary = (__doc__ or "").splitlines()[0]
-    parser = argparse.ArgumentParser("loadtest.l2", description=summary)
-    parser.add_argument("--quick", action="store_true", help="a look, in half a minute")
+    parser = command.options("l2", __doc__, quick=command.A_LOOK)
     parser.add_argument(
         "--rounds", type=command.positive, default=0, metavar="N",
         help=f"of each load ({ROUNDS[1]}; with --quick {ROUNDS[0]})",
     )  # fmt: skip
-    parser.add_argument(
-        "--json", metavar="FILE", type=command.writable, help="write all there too"
-    )
     return parser.parse_args(args)
 
 
@@ -309,8 +304,7 @@ def main(args: list[str] | None = None) -> int:
     print("Medians of the rounds; ratios are medians of the rounds' own.\n")
     print(table(HEAD, [line for found in measured for line in lines(found)], names=2))
     aims = list(targets(measured))
-    print("\nTargets:\n")
-    print(targets_table(aims))
+    judged(aims)
     if asked.json:
         text = json.dumps(as_json(measured, aims), indent=2)
         asked.json.write_text(text + "\n")

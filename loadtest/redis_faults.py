@@ -22,7 +22,7 @@ from typing import Any
 from . import command
 from .fleet import Fleet, Host, Worker, WorkerError, fleet, together
 from .herds import HOLD, fresh_key
-from .report import Target, median, percentile, ratio, shown, table, targets_table
+from .report import Target, judged, median, percentile, ratio, shown, table
 from .watched import Server, server
 from .worker import Answered
 
@@ -242,21 +242,17 @@ def measure(plan: Plan) -> Found:
     found = Found()
     with server() as redis:
         with fleet(redis.url, 2, 2) as hosts:
-            note("hits while Redis hangs")
+            command.note("hits while Redis hangs")
             hits(redis, hosts.hosts[0], plan, found)
-            note("noticing that it hangs")
+            command.note("noticing that it hangs")
             notice(redis, hosts.hosts[0], plan, found)
-            note("followers stopped")
+            command.note("followers stopped")
             replace(redis, hosts, plan, found)
         with fleet(redis.url, plan.hosts, 4) as hosts:
-            note("Redis gone and back")
+            command.note("Redis gone and back")
             _fetches(hosts.workers)
             come_back(redis, hosts, plan, found)
     return found
-
-
-def note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 # --- telling -----------------------------------------------------------------------
@@ -316,12 +312,7 @@ def times(found: Found) -> Iterator[Target]:
 
 
 def options(args: list[str] | None) -> argparse.Namespace:
-    summary = (__doc__ or "").splitlines()[0]
-    parser = argparse.ArgumentParser("loadtest.redis_faults", description=summary)
-    parser.add_argument("--quick", action="store_true", help="a look, in half a minute")
-    parser.add_argument(
-        "--json", metavar="FILE", type=command.writable, help="write all there too"
-    )
+    parser = command.options("redis_faults", __doc__, quick=command.A_LOOK)
     return parser.parse_args(args)
 
 
@@ -331,12 +322,11 @@ def main(args: list[str] | None = None) -> int:
     show(found)
     firm = list(counts(found))
     aims = [*firm, *times(found)]
-    print("\nTargets:\n")
-    print(targets_table(aims))
+    code = judged(aims, firm)
     if asked.json:
         told: dict[str, Any] = {**vars(found), "targets": [a.as_json() for a in aims]}
         asked.json.write_text(json.dumps(told, indent=2) + "\n")
-    return int(any(aim.met is False for aim in firm))
+    return code
 
 
 if __name__ == "__main__":

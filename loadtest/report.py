@@ -78,5 +78,12 @@ class Target:
         return {name: getattr(self, name) for name in fields}
 
 
+def judged(targets: Sequence[Target], firm: Sequence[Target] = ()) -> int:
+    """Print targets; the exit code: 1 if one is missed of those that are firm."""
+    print("\nTargets:\n")
+    print(targets_table(targets))
+    return int(any(target.met is False for target in firm))
+
+
 def targets_table(targets: Iterable[Target]) -> str:
     return table(["target", "found", "bound", ""], [t.line() for t in targets])

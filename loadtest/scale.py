@@ -24,7 +24,7 @@ from . import command
 from .chart import chart, page
 from .fleet import Fleet, fleet, together
 from .herds import HOLD, fresh_key, round_trips
-from .report import Target, median, percentile, shown, table, targets_table
+from .report import Target, judged, median, percentile, shown, table
 from .watched import Server, Spent, monitor, server
 from .worker import Answered
 
@@ -348,14 +348,9 @@ def _told(row: Row) -> dict[str, Any]:
 
 
 def options(args: list[str] | None) -> argparse.Namespace:
-    summary = (__doc__ or "").splitlines()[0]
-    parser = argparse.ArgumentParser("loadtest.scale", description=summary)
-    parser.add_argument("--quick", action="store_true", help="to 4 hosts, few of each")
+    parser = command.options("scale", __doc__, quick="to 4 hosts, few of each")
     parser.add_argument(
         "--svg", metavar="FILE", type=Path, default=SVG, help=f"charts ({SVG})"
-    )
-    parser.add_argument(
-        "--json", metavar="FILE", type=command.writable, help="write all there too"
     )
     return parser.parse_args(args)
 
@@ -365,8 +360,7 @@ def main(args: list[str] | None = None) -> int:
     rows = measure(QUICK if asked.quick else Plan())
     show(rows)
     aims = list(targets(rows))
-    print("\nTargets:\n")
-    print(targets_table(aims))
+    code = judged(aims, aims)
     asked.svg.parent.mkdir(parents=True, exist_ok=True)
     asked.svg.write_text(drawn(rows))
     print(f"\nCharts: {asked.svg}")
@@ -376,7 +370,7 @@ def main(args: list[str] | None = None) -> int:
             "targets": [aim.as_json() for aim in aims],
         }
         asked.json.write_text(json.dumps(told, indent=2) + "\n")
-    return int(any(aim.met is False for aim in aims))
+    return code
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from . import command
 from .bodies import RESET, SHORT, Body
 from .front import MB, Break, Front, Passed, Wave, breaking, front, passing, wave
 from .readers import WHOLE, Way
-from .report import Target, median, percentile, shown, table, targets_table
+from .report import Target, judged, median, percentile, shown, table
 
 WORKERS = 4
 SETTLED = 0.25
@@ -103,19 +103,19 @@ def measure(plan: Plan) -> Found:
     _allow_files()
     found = Found()
     for name in plan.kinds:
-        note(name)
+        command.note(name)
         with front(1) as one:
             body = replace(KINDS[name], size=plan.large)
             found.passed[name] = one.run(passing(one, body, _ways(name, plan)))
     with front(WORKERS) as all_of:
-        note("one fetch, and stalls")
+        command.note("one fetch, and stalls")
         stored = Body(plan.size, seconds=plan.seconds)
         found.stored = _waves(all_of, plan, stored, plan.clients, plan.spread)
         gathered = plan.seconds / 4
         # All wait for its head: who comes later finds it gone on.
         flowing = Body(plan.flood, seconds=plan.seconds, wait=2 * gathered, pieces=64)
         found.flowing = _waves(all_of, plan, flowing, plan.crowd, gathered)
-        note("breaks")
+        command.note("breaks")
         for name, kind in BREAKS.items():
             body = replace(kind, size=plan.size, seconds=plan.seconds / 4)
             found.breaks[name] = all_of.run(breaking(all_of, body, plan.broken))
@@ -142,10 +142,6 @@ def _allow_files() -> None:
     if 0 <= soft < _FILES:
         wanted = _FILES if hard < 0 else min(_FILES, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def last_ms(waves: Sequence[Wave]) -> float | None:
@@ -273,12 +269,7 @@ def as_json(found: Found, aims: Sequence[Target]) -> dict[str, Any]:
 
 
 def options(args: list[str] | None) -> argparse.Namespace:
-    summary = (__doc__ or "").splitlines()[0]
-    parser = argparse.ArgumentParser("loadtest.streams", description=summary)
-    parser.add_argument("--quick", action="store_true", help="a look, in half a minute")
-    parser.add_argument(
-        "--json", metavar="FILE", type=command.writable, help="write all there too"
-    )
+    parser = command.options("streams", __doc__, quick=command.A_LOOK)
     return parser.parse_args(args)
 
 
@@ -289,11 +280,10 @@ def main(args: list[str] | None = None) -> int:
     show(found, plan)
     firm = list(counts(found))
     aims = [*firm, *times(found)]
-    print("\nTargets:\n")
-    print(targets_table(aims))
+    code = judged(aims, firm)
     if asked.json:
         asked.json.write_text(json.dumps(as_json(found, aims), indent=2) + "\n")
-    return int(any(aim.met is False for aim in firm))
+    return code
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from .herds import (
     Shape,
     Trips,
 )
-from .report import NONE, Target, median, percentile, shown, table, targets_table
+from .report import NONE, Target, judged, median, percentile, shown, table
 from .watched import Server, monitor, server
 
 HOSTS, WORKERS = 2, 4
@@ -104,19 +104,19 @@ def measure(plan: Plan) -> Found:
         found.herd = herds.trials(hosts, plan.trials, told=_progress)
         first = [host.workers[0] for host in hosts.hosts]
         found.l2_errors = sum(together(first, "counted", "l2_errors"))
-        note("round trips")
+        command.note("round trips")
         with monitor(redis) as watching:
             sleep(_SETTLED)
             found.trips = [
                 herds.round_trips(hosts, watching, plan.counted, crowd)
                 for crowd in CROWDS
             ]
-        note("killed workers")
+        command.note("killed workers")
         found.killed = herds.kill_on_its_host(hosts, plan.killed)
         for number in plan.hosts_killed:
-            note(f"{number} killed hosts")
+            command.note(f"{number} killed hosts")
             _add(found.hosts_killed, herds.kill_whole_hosts(hosts, number))
-        note("lost wake-ups")
+        command.note("lost wake-ups")
         found.lost[CUT] = herds.trials(
             hosts, plan.lost, (_LOST_SHAPE,), meanwhile=lambda: _cut(redis)
         )
@@ -141,11 +141,7 @@ def _add(all_of: Killed, more: Killed) -> None:
 
 def _progress(herd: Herd) -> None:
     if herd.trials % 1000 == 0:
-        note(f"{herd.trials:,} waves, {herd.wrong} wrong")
-
-
-def note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+        command.note(f"{herd.trials:,} waves, {herd.wrong} wrong")
 
 
 # --- telling -----------------------------------------------------------------------
@@ -287,15 +283,11 @@ def as_json(found: Found, aims: Sequence[Target]) -> dict[str, Any]:
 
 
 def options(args: list[str] | None) -> argparse.Namespace:
-    summary = (__doc__ or "").splitlines()[0]
-    parser = argparse.ArgumentParser("loadtest.waves", description=summary)
+    parser = command.options("waves", __doc__)
     parser.add_argument(
         "--trials", type=command.positive, default=10_000, metavar="N",
         help="waves with nothing wrong (10,000); below 1,000 all else is shorter too",
     )  # fmt: skip
-    parser.add_argument(
-        "--json", metavar="FILE", type=command.writable, help="write all there too"
-    )
     return parser.parse_args(args)
 
 
@@ -305,11 +297,10 @@ def main(args: list[str] | None = None) -> int:
     show(found)
     firm = list(counts(found))
     aims = [*firm, *times(found)]
-    print("\nTargets:\n")
-    print(targets_table(aims))
+    code = judged(aims, firm)
     if asked.json:
         asked.json.write_text(json.dumps(as_json(found, aims), indent=2) + "\n")
-    return int(any(aim.met is False for aim in firm))
+    return code
 
 
 if __name__ == "__main__":
