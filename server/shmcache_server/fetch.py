@@ -585,17 +585,15 @@ class Fetches:
         if not own.done():
             own.set_result(_joined(live, collapsed=False))
         if shared is not None:
-            self._share(key, live, whoever_comes=live.age() < shared.lifetime)
+            live.whoever_comes = live.age() < shared.lifetime
+            self._share(key, live)
 
-    def _share(
-        self, key: str, live: LiveResponse, *, whoever_comes: bool = True
-    ) -> None:
-        """Let who waits here read along, and who comes: not to what is to be validated
-        before each use."""
+    def _share(self, key: str, live: LiveResponse) -> None:
+        """Let who waits here read along, and who comes."""
         for answered, note in self._joining.get(key, {}).items():
             if not answered.done() and self._may_join(key, live, note):
                 answered.set_result(_joined(live, collapsed=True))
-        if whoever_comes and not live.done:
+        if live.whoever_comes and not live.done:
             self._lives[key] = live
             live.ended = lambda: self._forget(key, live)
 
@@ -645,6 +643,7 @@ class Fetches:
             stored=True,
             tags=relayed.tags,
         )
+        live.whoever_comes = relayed.whoever_comes
         self._keep(live.pump(self._stall))
         self._share(key, live)
 

@@ -57,6 +57,9 @@ class LiveResponse:
         """What it is purged by, beside its key."""
         self.age = age
         """Seconds since the origin made it."""
+        self.whoever_comes = True
+        """Whether it may answer who comes when its head is here: not what is to be
+        validated before each use."""
         self.ended: Callable[[], None] = _nothing
         """Called when the body has come, or broken off."""
         self.stored = stored and (answering.length or 0) <= store_max

@@ -115,6 +115,7 @@ async def _send(live: LiveResponse, writer: asyncio.StreamWriter) -> None:
             "h": live.head_for_all,
             "l": answering.length,
             "e": answering.empty,
+            "w": live.whoever_comes,
         }
         _write(writer, msgpack.packb(about))
         async for chunk in reader.chunks():
@@ -134,6 +135,7 @@ class Relayed(Answering):
     mark: int = 0
     tags: tuple[str, ...] = ()
     age: float = 0.0
+    whoever_comes: bool = True
     received: float = 0.0
     stall: float | None = None
     """Seconds within which the next piece comes from a worker that is not stopped."""
@@ -197,6 +199,7 @@ async def ask(name: str, slot: int, key: str) -> Relayed | None:
         mark=about["m"],
         tags=tuple(about["t"]),
         age=about["a"],
+        whoever_comes=about["w"],
         received=time.monotonic(),
         reader=reader,
         writer=writer,

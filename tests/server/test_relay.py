@@ -123,6 +123,33 @@ async def test_other_worker_waits_for_the_head(upstream) -> None:
         assert len(upstream.seen) == 1
 
 
+async def test_what_is_validated_for_each_is_for_who_waited_there(upstream) -> None:
+    """Who comes when the head is here is not answered by what was asked before."""
+    gate = asyncio.Event()
+    slow = Slow(**{"Cache-Control": "no-cache", "ETag": '"1"'})
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        await gate.wait()
+        return await slow(request)
+
+    upstream.answer = answer
+    async with workers(upstream.url) as (one, two):
+        first = asyncio.ensure_future(begin(one))
+        await eventually(lambda: upstream.seen)
+        second = asyncio.ensure_future(begin(two))
+        await eventually(lambda: one.runner.handler._fetches._relay._serving)
+        gate.set()
+        slow.gates.put_nowait(b"now")
+        assert "collapsed" in (await second).headers["Cache-Status"]
+        late = asyncio.ensure_future(begin(two))
+        await eventually(lambda: two.cache._flights._waiters or late.done())
+        for piece in (None, b"new", None):
+            slow.gates.put_nowait(piece)
+        assert await (await late).read() == b"new"
+        assert await (await first).read() == await (await second).read() == b"now"
+        assert len(upstream.seen) == 2
+
+
 async def test_body_that_breaks_off_breaks_off_everywhere(upstream) -> None:
     upstream.answer = slow = Slow()
     async with workers(upstream.url) as (one, two):
