@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 
 import pytest
 from aiohttp import web
@@ -799,6 +800,48 @@ async def test_parts_for_clients_with_cookies_are_joined(front, media) -> None:
     for asked in ("0-9999", "5000-19999"):
         await told(front, media, asked, Cookie="a=b")
     assert "hit" in await told(front, media, "100-19000", Cookie="c=d")
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_every_part_is_of_the_representation_it_names(front, media, seed) -> None:
+    """Seekers, while the media changes, is purged, and is asked for whole."""
+    draw = random.Random(seed)
+    media.body = os.urandom(1000)
+    bodies = {media.fields["ETag"]: media.body}
+    hits = 0
+
+    async def seek(asked: str, whole: bool) -> None:
+        nonlocal hits
+        got = await front.get(**({} if whole else {"Range": f"bytes={asked}"}))
+        body = bodies[got.fields["ETag"]]
+        hits += "hit" in got.told
+        if whole:
+            assert (got.status, got.body) == (200, body)
+            return
+        start, stop, _ = slice_of(asked).indices(len(body))
+        assert (got.status, got.body) == (206, body[start:stop])
+        told = f"bytes {start}-{stop - 1}/{len(body)}"
+        assert got.fields["Content-Range"] == told
+
+    def drawn() -> str:
+        start, size = draw.randrange(1000), draw.randrange(1, 400)
+        kind = draw.random()
+        if kind < 0.1:
+            return f"-{size}"
+        return f"{start}-" if kind < 0.2 else f"{start}-{min(999, start + size)}"
+
+    for step in range(60):
+        if step % 20 == 10:
+            tag = f'"{step}"'
+            bodies[tag] = os.urandom(1000)
+            media.body, media.fields["ETag"] = bodies[tag], tag
+        if step % 20 == 15:
+            await front.ask("DELETE")
+        asking = [(drawn(), draw.random() < 0.1) for _ in range(draw.randrange(1, 6))]
+        await asyncio.gather(*(seek(*asked) for asked in asking))
+        if draw.random() < 0.5:
+            await idle(front)
+    assert hits > 20
 
 
 @pytest.mark.parametrize("stored", [False, True])
