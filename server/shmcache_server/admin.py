@@ -16,11 +16,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from shmcache import Cache
 
 from .config import loopback
+from .forwarded import plain_host
 from .origins import Origin
 from .purges import Purges
 
@@ -41,7 +42,8 @@ def application(cache: Cache, origin: Origin, purges: Purges) -> web.Application
 
 @web.middleware
 async def _own_host(request: web.Request, handler: Next) -> web.StreamResponse:
-    if not loopback(request.url.host or ""):
+    host = plain_host(request.headers.get(hdrs.HOST, "")) or ""
+    if not loopback(host.strip("[]")):
         raise web.HTTPMisdirectedRequest(text="Host: expected a loopback address\n")
     return await handler(request)
 

@@ -64,6 +64,8 @@ async def test_stats_are_those_of_the_cache(client) -> None:
         ("GET", "/healthz", "localhost", 200),
         ("GET", "/stats", "[::1]:80", 200),
         ("GET", "/stats", "example.org", 421),
+        ("GET", "/stats", "[::1", 421),
+        ("GET", "/stats", "127.0.0.1:evil", 421),
         ("GET", "/nowhere", "localhost", 404),
         ("POST", "/stats", "localhost", 405),
         ("POST", "/purge?all=1", "example.org", 421),
