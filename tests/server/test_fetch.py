@@ -806,7 +806,7 @@ async def test_parts_for_clients_with_cookies_are_joined(front, media) -> None:
 async def test_every_part_is_of_the_representation_it_names(front, media, seed) -> None:
     """Seekers, while the media changes, is purged, and is asked for whole."""
     draw = random.Random(seed)
-    media.body = os.urandom(1000)
+    media.body = os.urandom(3000)
     bodies = {media.fields["ETag"]: media.body}
     hits = 0
 
@@ -815,7 +815,7 @@ async def test_every_part_is_of_the_representation_it_names(front, media, seed) 
         got = await front.get(**({} if whole else {"Range": f"bytes={asked}"}))
         body = bodies[got.fields["ETag"]]
         hits += "hit" in got.told
-        if whole:
+        if whole or got.status == 200:  # by a fetch of the whole that was under way
             assert (got.status, got.body) == (200, body)
             return
         start, stop, _ = slice_of(asked).indices(len(body))
@@ -824,24 +824,24 @@ async def test_every_part_is_of_the_representation_it_names(front, media, seed) 
         assert got.fields["Content-Range"] == told
 
     def drawn() -> str:
-        start, size = draw.randrange(1000), draw.randrange(1, 400)
+        start, size = draw.randrange(3000), draw.randrange(1, 900)
         kind = draw.random()
         if kind < 0.1:
             return f"-{size}"
-        return f"{start}-" if kind < 0.2 else f"{start}-{min(999, start + size)}"
+        return f"{start}-" if kind < 0.2 else f"{start}-{min(2999, start + size)}"
 
     for step in range(60):
-        if step % 20 == 10:
+        if step % 6 == 5:
             tag = f'"{step}"'
-            bodies[tag] = os.urandom(1000)
+            bodies[tag] = os.urandom(3000)
             media.body, media.fields["ETag"] = bodies[tag], tag
-        if step % 20 == 15:
+        if step % 10 == 9:
             await front.ask("DELETE")
-        asking = [(drawn(), draw.random() < 0.1) for _ in range(draw.randrange(1, 6))]
+        asking = [(drawn(), draw.random() < 0.02) for _ in range(draw.randrange(1, 6))]
         await asyncio.gather(*(seek(*asked) for asked in asking))
         if draw.random() < 0.5:
             await idle(front)
-    assert hits > 20
+    assert hits > 10
 
 
 @pytest.mark.parametrize("stored", [False, True])
