@@ -335,6 +335,38 @@ def test_all_keys_of_a_url_are_of_any_scheme() -> None:
         assert TRUSTING.of(block, "/") in every
 
 
+SELECTING = keys(
+    routes=(
+        Route(methods=("HEAD",), query_ignored=("a",)),
+        Route(path="/a", query_ignored=("u*",), query_sorted=True),
+        Route(path="/b", query_kept=("a",), forward_query_as_received=True),
+    ),
+    trusted_peers=("10.0.0.0/8",),
+)
+
+
+@given(
+    st.builds(
+        "/{}{}?{}".format,
+        st.sampled_from(["a", "b", "c", "A", "%61", "a/..", "x" * 1010]),
+        st.text("/;%2f", max_size=3),
+        st.lists(st.sampled_from(["a=1", "a", "u", "%75=2", "", ";u", "b+"])).map(
+            "&".join
+        ),
+    ),
+    st.sampled_from(["GET", "HEAD"]),
+    st.lists(
+        st.sampled_from(
+            [("X-Forwarded-Proto", "https"), ("Accept-Encoding", "gzip"), ("X", "y")]
+        )
+    ),
+)
+def test_all_keys_of_a_url_are_all(target, method, more) -> None:
+    block = lines(("Host", "h"), *more)
+    key = SELECTING.of(block, target, method=method, trusted=True)
+    assert {key, credentialed(key)} <= {*SELECTING.all(fields(Host="H:80"), target)}
+
+
 # -- no two requests share a key
 
 
