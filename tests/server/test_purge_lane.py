@@ -260,7 +260,7 @@ def parted(upstream: Upstream, gate: asyncio.Event) -> None:
     async def answer(request: web.Request) -> web.Response:
         text, fields = str(len(upstream.seen)), {"Cache-Control": "max-age=60"}
         if "Range" in request.headers:
-            fields["Content-Range"] = "bytes 0-0/1"
+            fields["Content-Range"] = "bytes 0-0/2"
             return web.Response(status=206, text=text, headers=fields)
         await gate.wait()
         return web.Response(text=text, headers=fields)
