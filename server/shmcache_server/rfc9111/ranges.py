@@ -8,6 +8,7 @@ for itself. A request is answered where they hold all it asks for.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -183,17 +184,17 @@ def cover(spans: Sequence[Span], wanted: Span) -> list[int] | None:
     """Which of the spans hold all of `wanted` together, in the order of their bytes,
     as few as can be; None where some of it is in none. Of those that serve alike it is
     the first."""
+    coming = deque(sorted(range(len(spans)), key=lambda i: spans[i].start))
     found: list[int] = []
-    at = wanted.start
+    at, best = wanted.start, (wanted.start, 0)
     while at < wanted.stop:
-        best, reached = -1, at
-        for i, (start, stop) in enumerate(spans):
-            if start <= at and min(stop, wanted.stop) > reached:
-                best, reached = i, min(stop, wanted.stop)
-        if best < 0:
+        while coming and spans[coming[0]].start <= at:
+            i = coming.popleft()
+            best = max(best, (min(spans[i].stop, wanted.stop), -i))
+        if best[0] <= at:
             return None
-        found.append(best)
-        at = reached
+        at = best[0]
+        found.append(-best[1])
     return found
 
 
