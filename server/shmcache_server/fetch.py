@@ -284,7 +284,12 @@ class Fetches:
             if old is not None and answering.status == 304:
                 answering.close()
                 return self._brought_up_to_date(wanted, place, old, answering, age)
-            if self.failed(answering, stood, refresh=own is None):
+            refresh = own is None
+            if own is not None and own.cancelled():
+                # its client was answered: by what is stale, and came from another host
+                stood = self._shelf.again(place)
+                refresh = stood.usable
+            if self.failed(answering, stood, refresh=refresh):
                 answering.close()
                 raise OriginError(f"origin: {answering.status} in place of an answer")
             return await self._taken(wanted, place, own, answering, age, mark)

@@ -603,6 +603,25 @@ async def test_refresh_that_fails_leaves_the_stale_record(front, upstream) -> No
     assert got.status == 200 and got.body == b"hello"
 
 
+async def test_refresh_of_what_another_host_had_leaves_the_stale_record(
+    upstream, server
+) -> None:
+    upstream.fields["Cache-Control"] = "max-age=1, stale-while-revalidate=60"
+    async with (
+        fronting(upstream.url, l2=server.url) as one,
+        fronting(upstream.url, l2=server.url) as other,
+    ):
+        await one.get("/l2")
+        key = one.key("/l2")
+        await eventually(lambda: (e := one.cache.entry(key)) and e.state == "stale")
+        upstream.status, upstream.body = 500, b"broken"
+        for _ in range(2):
+            got = await other.get("/l2")
+            assert (got.status, got.body) == (200, b"hello")
+            await eventually(lambda: not other.cache._flights._flights)
+        assert len(upstream.seen) == 2
+
+
 async def test_dead_record_is_told_as_stale(front, upstream) -> None:
     upstream.fields["Cache-Control"] = "max-age=1"
     await front.get()
