@@ -13,6 +13,10 @@ SERVER = "shmcache_server"
 
 # One row a line. A module missing here fails the tests: give it its place.
 ROWS = [
+    {"shmcache_server.market"},
+    {"shmcache_server.market.parts", "shmcache_server.market.settings"},
+    {"shmcache_server.market.vendors"},
+    {"shmcache_server.market.answers"},
     {"shmcache_server.__main__"},
     {"shmcache_server.cli"},
     {"shmcache_server.arbiter", "shmcache_server.client", "shmcache_server.doctor"},
@@ -94,6 +98,8 @@ PURE = {
     *("shmcache.policy", "shmcache.codec", "shmcache.record", "shmcache.keys"),
     *("shmcache.entry", "shmcache.fill", "shmcache.hosts", "shmcache.resp"),
     "shmcache.terms",
+    *("shmcache_server.market.answers", "shmcache_server.market.vendors"),
+    "shmcache_server.market.parts",
     *(module for module in ROW if module.startswith("shmcache_server.rfc9111")),
 }
 # Who alone may import it.
@@ -109,6 +115,7 @@ NO_TEST_OF_THEIR_OWN = {
     "shmcache.lua",
     "shmcache_server",
     "shmcache_server.__main__",
+    "shmcache_server.market",
     "shmcache_server.rfc9111",
 }
 
