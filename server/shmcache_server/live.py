@@ -166,6 +166,8 @@ class LiveResponse:
             elif now() - moved >= stall:
                 self._expected = 0
                 self._cut(self._gone)
+            if self._held <= HELD_MAX // 2:
+                break  # who took the last of it holds up nobody
             if now() - full >= PATIENCE and self._held_up():
                 self._cut(self._half())
                 full = now()

@@ -207,13 +207,15 @@ async def test_reader_that_dribbles_does_not_hold_up_the_others(monkeypatch) -> 
     assert await slow < 100
 
 
-async def test_reader_alone_may_dribble(monkeypatch) -> None:
+@pytest.mark.parametrize("size", [HELD_MAX // 4, 2 * HELD_MAX], ids=["few", "all"])
+async def test_reader_alone_may_dribble(monkeypatch, size) -> None:
+    """Also one that takes all that is held at one go, and is at the end then."""
     monkeypatch.setattr("shmcache_server.live.PATIENCE", 0.01)
     body, cut = Body(), []
     live = live_of(body, stored=False)
     slow = asyncio.ensure_future(dribble(live, 0.02, cut))
     await asyncio.sleep(0)
-    body.send(*[b"x" * (HELD_MAX // 4)] * 12, None)
+    body.send(*[b"x" * size] * 12, None)
     await live.pump(30)
     assert await slow == 12 and not cut
 
