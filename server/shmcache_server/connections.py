@@ -51,6 +51,10 @@ _HEAD, _CHUNKED, _OPEN = -1, -2, -3
 """What is due where it is not a number of bytes: a head; chunks; all that comes."""
 
 
+class SlowClient(aiohttp.ClientError):
+    """It was the client that was awaited, and not the origin."""
+
+
 class Keeper(Protocol):
     """Whose a connection is, and what holds for all of his."""
 
@@ -60,6 +64,7 @@ class Keeper(Protocol):
 
     def put_back(self, connection: Connection) -> None: ...
     def drop(self, connection: Connection) -> None: ...
+    def body_sent(self) -> None: ...
 
 
 class Connection(ResponseHandler):
@@ -72,6 +77,8 @@ class Connection(ResponseHandler):
         """Whether anything came of the answer."""
         self.idle_since = 0.0
         """0.0: never, it is new."""
+        self.sends_body = False
+        """Whether it has a place among those that send a request's body."""
         self._keeper = keeper
         self._due = _HEAD
         self._bare = False
@@ -261,6 +268,7 @@ class Connection(ResponseHandler):
         if upload is not None and not upload.done():
             self.force_close()
             upload.cancel()
+        self._body_sent()
         if self._awaiting is not None:
             self._awaiting.cancel()
             self._awaiting = None
@@ -340,7 +348,12 @@ class Connection(ResponseHandler):
 
     def _late(self) -> None:
         self._overall = None
-        if self._due == _HEAD or not (self._payload and self._payload.is_eof()):
+        if self._due != _HEAD and self._payload and self._payload.is_eof():
+            return
+        sending = self._upload is not None and not self._upload.done()
+        if self._due == _HEAD and sending and not self.writing_paused:
+            self.set_exception(SlowClient("a body took longer than total_timeout"))
+        else:
             self._give_up("took longer than total_timeout for an answer")
 
     def _give_up(self, words: str) -> None:
@@ -364,3 +377,10 @@ class Connection(ResponseHandler):
             self.set_exception(late, e)
         except Exception as e:
             self.set_exception(aiohttp.ClientConnectionError(str(e)), e)
+        finally:
+            self._body_sent()
+
+    def _body_sent(self) -> None:
+        if self.sends_body:
+            self.sends_body = False
+            self._keeper.body_sent()

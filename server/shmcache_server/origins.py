@@ -30,7 +30,7 @@ from aiohttp.streams import StreamReader
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from .config import Config
-from .connections import NO_BODY, Connection
+from .connections import NO_BODY, Connection, SlowClient
 from .forwarded import CONDITIONS as CONDITIONS
 from .forwarded import HOP_BY_HOP, VIA, named
 from .forwarded import request_fields as request_fields
@@ -195,7 +195,7 @@ class Origin:
             fields["Transfer-Encoding"] = "chunked"
         began = time.monotonic()
         upstream = self._choose(asking)
-        kept = upstream.pool.kept()
+        kept = upstream.pool.kept() if asking.body is None else None
         try:
             return await self._once(upstream, asking, began, interim, kept)
         except OriginError as e:
@@ -308,7 +308,9 @@ class Origin:
         patience = self._first_byte
         try:
             if connection is None:
-                connection = await self._connected(upstream, began, fresh, tunnel)
+                connection = await self._connected(
+                    upstream, asking, began, fresh=fresh, tunnel=tunnel
+                )
                 patience = min(patience, self._left(began))
             message, content = await connection.ask(
                 asking.method,
@@ -336,12 +338,18 @@ class Origin:
         return answering
 
     async def _connected(
-        self, upstream: Upstream, began: float, fresh: bool, tunnel: bool
+        self,
+        upstream: Upstream,
+        asking: Asking,
+        began: float,
+        *,
+        fresh: bool,
+        tunnel: bool,
     ) -> Connection:
-        patience = min(self._connect, self._left(began))
+        patience, body = min(self._connect, self._left(began)), asking.body is not None
         if tunnel:
             return await upstream.pool.open(patience)
-        return await upstream.pool.take(patience, fresh=fresh)
+        return await upstream.pool.take(patience, fresh=fresh, body=body)
 
 
 def _leave(connection: Connection, tunnel: bool) -> None:
@@ -365,6 +373,8 @@ def _failure(
     if connection is None and late and not isinstance(e, Busy):
         words = "no connection in time"
     error = (OriginTimeout if late else OriginError)(f"origin {upstream.base}: {words}")
+    if isinstance(e, SlowClient):
+        error.status = 408
     error.unsent = connection is None
     error.unheard = connection is not None and not late and _cut(e, connection)
     if (late or error.unsent) and not isinstance(e, Busy):

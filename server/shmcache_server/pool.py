@@ -49,6 +49,9 @@ class Pool:
         self._max = self._turns = origin.connections
         """How many may be asked at a time, and how many more may now."""
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._bodies = asyncio.Semaphore(max(1, self._max // 2))
+        """Of those, how many more may be sending a body: it comes as slowly as its
+        client likes, and whoever sends none is not to wait for that."""
         self._addresses = _numeric(self._name, self._port or 0)
         """Until when they are believed, by the loop's clock; and they themselves."""
         self._idle: list[Connection] = []
@@ -73,19 +76,28 @@ class Pool:
             self._turns -= 1
         return connection
 
-    async def take(self, patience: float, *, fresh: bool = False) -> Connection:
-        """A connection, for who calls its `done`; a new one if `fresh`.
+    async def take(
+        self, patience: float, *, fresh: bool = False, body: bool = False
+    ) -> Connection:
+        """A connection, for who calls its `done`; a new one if `fresh`. By it a body is
+        going to be sent, or not.
 
         Raises `OSError`; `TimeoutError` where none was opened in time, `Busy` where
         none came free."""
-        turn = False
+        place = turn = False
         try:
             async with asyncio.timeout(patience):
+                if body:
+                    place = await self._bodies.acquire()
                 await self._turn()
                 turn = True
                 found = None if fresh else self._reusable()
-                return await self._connect() if found is None else found
+                found = await self._connect() if found is None else found
+                found.sends_body = body
+                return found
         except BaseException as e:
+            if place:
+                self.body_sent()
             if turn:
                 self._pass_on()
             elif isinstance(e, TimeoutError):
@@ -124,6 +136,10 @@ class Pool:
             connection.abort()
         else:
             connection.close()
+
+    def body_sent(self) -> None:
+        """One that sent a body sends no more of it."""
+        self._bodies.release()
 
     async def close(self) -> None:
         """Close all."""

@@ -415,6 +415,22 @@ async def test_deadline_of_one_request_is_not_the_next_ones() -> None:
     await sockets.close()
 
 
+async def test_client_that_takes_longer_than_the_whole_is_no_failure() -> None:
+    """Else clients could have the breaker open."""
+    sockets = Sockets(total_timeout=0.2, breaker_failures=1)
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"a"
+        await asyncio.Event().wait()
+
+    with pytest.raises(OriginError) as caught:
+        await sockets.origin.ask(Asking("POST", "/", CIMultiDict(), slow()))
+    assert caught.value.status == 408
+    assert sockets.origin.upstreams.all[0].state == "closed"
+    assert sockets.pool.taken == 0 and not sockets.pool._open
+    await sockets.close()
+
+
 async def test_body_that_the_origin_does_not_take_ends_in_time() -> None:
     sockets = Sockets(timeout=0.3)
 

@@ -7,9 +7,10 @@ import socket
 from collections.abc import AsyncIterator
 
 import pytest
+from multidict import CIMultiDict
 
 from shmcache_server import pool
-from shmcache_server.origins import OriginTimeout
+from shmcache_server.origins import Answering, Asking, OriginTimeout
 from tests.server.conftest import eventually
 from tests.server.sockets import OWN, Sockets, first, second
 
@@ -42,6 +43,41 @@ async def test_caller_that_leaves_gives_its_turn_back() -> None:
     with pytest.raises(asyncio.CancelledError):
         await leaving
     assert await second(sockets) == b"own"
+    await sockets.close()
+
+
+async def test_bodies_leave_half_of_the_connections() -> None:
+    """A body comes as slowly as its client likes."""
+    sockets = Sockets(connections=2, connect_timeout=0.2)
+    sending = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"a"
+        await sending.wait()
+
+    def post() -> asyncio.Task[Answering]:
+        asking = Asking("POST", "/", CIMultiDict(), slow())
+        return asyncio.ensure_future(sockets.origin.ask(asking))
+
+    held = post()
+    connection = await sockets.accept()
+    with pytest.raises(OriginTimeout, match="taken"):
+        await post()
+    assert await second(sockets) == b"own"
+    sending.set()
+    async with asyncio.timeout(5):
+        while b"0\r\n\r\n" not in await asyncio.get_running_loop().sock_recv(
+            connection, 65536
+        ):
+            pass
+    next_one = post()  # the first is not answered yet, but has sent its body
+    await eventually(lambda: sockets.pool.taken == 2)
+    await sockets.answer(sockets.accepted[1], OWN)
+    connection.sendall(OWN)
+    for asking in (held, next_one):
+        answering = await asking
+        answering.close()
+    assert sockets.pool._bodies._value == 1 and sockets.pool.taken == 0
     await sockets.close()
 
 
