@@ -51,7 +51,8 @@ class Answer(web.StreamResponse):
         return self._writer
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Send all of it."""
+        """Send all of it, and wait where the client does not take it: it may have sent
+        a thousand requests behind this one, and what they are answered is held."""
         head = self.head + self._connection
         writer = self._writer
         if len(self.payload) <= _JOIN_MAX:
@@ -61,6 +62,7 @@ class Answer(web.StreamResponse):
             await writer.write(self.payload)
         self._body_length = len(self.payload)
         await writer.write_eof()
+        await writer.drain()
 
 
 def from_store(

@@ -120,6 +120,8 @@ class Lane:
         self._verdicts = tuple(Memo(VERDICTS, self._plain.clear) for _ in range(2))
         """Of strangers, and of peers that are believed."""
         self._keepalive = config.server.keepalive
+        self.stall = config.origin.timeout
+        """Seconds after which a client that takes nothing is cut off."""
         self.closes = 0.0
         """Loop time until which a connection that is active now may be idle."""
         self._ticking: asyncio.TimerHandle | None = None
@@ -333,7 +335,10 @@ class Memo:
 class Connection(RequestHandler):
     """A connection of aiohttp's server whose hits take the fast lane."""
 
-    __slots__ = ("_lane", "_level", "_quick", "judged", "sampled", "trusted")
+    __slots__ = (
+        *("_lane", "_level", "_quick", "_taking", "_untaken"),
+        *("judged", "sampled", "trusted"),
+    )
 
     def __init__(self, manager: Server, lane: Lane, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -342,6 +347,10 @@ class Connection(RequestHandler):
         """Whether aiohttp's parser is between two requests."""
         self._quick = False
         """Level, and known to be idle: nothing was given to aiohttp since."""
+        self._taking: asyncio.TimerHandle | None = None
+        """The next look at a client that is slow to take what it asked for."""
+        self._untaken = 0
+        """Bytes of that at the last look."""
         self.sampled = False
         """Whether the request that goes the slow lane is to be logged."""
         self.trusted = False
@@ -379,9 +388,19 @@ class Connection(RequestHandler):
         self._quick = self._level = False
         super().force_close()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._untaken = 0
+        self._look()
+
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._look_no_more()
         self._begin_keepalive()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._look_no_more()
+        super().connection_lost(exc)
 
     def go_slow(self, data: bytes) -> None:
         """Give it to aiohttp, and see where that leaves its parser."""
@@ -438,6 +457,24 @@ class Connection(RequestHandler):
             await super().shutdown(patience + 1)  # of the two, ours is to come first
         finally:
             end.cancel()
+
+    def _look(self) -> None:
+        """Cut off a client that has taken nothing since the last look: it holds what
+        it is sent."""
+        transport = self.transport
+        if transport is None:
+            return
+        untaken = transport.get_write_buffer_size()
+        if self._untaken and untaken >= self._untaken:
+            transport.abort()
+            return
+        self._untaken = untaken
+        self._taking = self._loop.call_later(self._lane.stall, self._look)
+
+    def _look_no_more(self) -> None:
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None
 
     def _cut(self) -> None:
         if self._task_handler is not None:

@@ -26,6 +26,9 @@ from .config import Config, parse_address
 BOOT_FAILED = 1
 """Exit code; gunicorn's 3 and 4 end the whole server."""
 _LINGER = 1.0
+_NOT_SENT = 128 * 1024
+"""Bytes that the kernel holds for a client beyond what is on its way: else megabytes,
+of which a third must be gone before it tells that the client takes anything at all."""
 _COLLECTED = (20_000, 20, 20)
 """Objects made and not freed before a collection of the young; then of them, before
 one of the older."""
@@ -44,6 +47,11 @@ class _Attached(GunicornWebWorker):
         # uvloop closes a socket by its descriptor and lets go of a real socket object;
         # gunicorn's wrapper would close the descriptor again, whosever it is by then.
         self.sockets = [listener.sock for listener in self.sockets]
+        for listener in self.sockets:
+            if listener.family != socket.AF_UNIX:
+                listener.setsockopt(
+                    socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOT_SENT
+                )
 
     async def _runner(self) -> CacheRunner:
         config, cache = self.settings

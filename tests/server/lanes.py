@@ -102,6 +102,9 @@ class Kept(asyncio.Transport):
         for line in lines:
             self.out += line
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def close(self) -> None:
         if not self.closing:
             self.closing = True
