@@ -1,4 +1,4 @@
-"""Peers that are not there yet: had from Debian where that is ours to do."""
+"""What is not there yet: had from Debian where that is ours to do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,10 +19,14 @@ def install(peers: Iterable[str]) -> None:
     """wrk, and what the peers need; a package that cannot be had is left out."""
     wanted = {"wrk": "wrk"}
     wanted |= {PEERS[p].program: PEERS[p].package for p in peers if PEERS[p].program}
-    packages = [package for program, package in wanted.items() if not which(program)]
+    debian([package for program, package in wanted.items() if not which(program)])
+
+
+def debian(packages: Sequence[str]) -> None:
+    """These packages; nothing is done where we are not root, or it is not Debian."""
     if not packages or os.geteuid() != 0 or not shutil.which("apt-get"):
         return
-    print(f"bench: installing {', '.join(packages)}", file=sys.stderr)
+    print(f"installing {', '.join(packages)}", file=sys.stderr)
     with _nothing_started():
         if not all(map(_apt_get, packages)):
             subprocess.run(["apt-get", "--quiet", "update"], **_SILENT)
