@@ -1,0 +1,453 @@
+// The live page: shows the dashboard as /ws pushes it and /api/dashboard answers it.
+//
+// Numbers keep the digits they came with, a value that is not there is shown as such,
+// and lines are drawn from what arrived alone. /api/dashboard is asked every few
+// seconds beside /ws: that shows what the cache does, and stands in where /ws does not.
+
+const POLL = 5; // seconds between two looks at /api/dashboard
+const BUDGETS = 10; // ... and at /api/rate-limits
+const BACKOFF = 30; // seconds at most between two tries of /ws
+const SPAN = 600; // seconds that a line tells at most
+const FIRST = 30; // ... and at least, though less has arrived
+const ANSWERS = 8; // rows of the log
+const QUIET = 30; // seconds between two numbers read out, at least
+
+const READINGS = [
+  { name: "btc_price_usd", part: "btc", title: "Bitcoin", before: "$", spoken: "US dollars", kind: "first" },
+  { name: "btc_change_24h", part: "btc", title: "Bitcoin over 24 hours", after: "%", spoken: "percent", signed: true, kind: "second" },
+  { name: "market_cap_usd", part: "global", title: "Market capitalisation", before: "$", spoken: "US dollars" },
+  { name: "volume_24h_usd", part: "global", title: "Volume in 24 hours", before: "$", spoken: "US dollars" },
+  { name: "fng_value", part: "fear-greed", title: "Fear and greed", after: "of 100", spoken: "of 100", scale: [25, 75], word: "fng_classification", kind: "half" },
+  { name: "rsi_14", part: "rsi", title: "Relative strength, 14 d", after: "of 100", spoken: "of 100", scale: [30, 70], kind: "half" },
+];
+const NAMES = new Set(READINGS.map((reading) => reading.name));
+const VENDORS = {
+  alternative: "alternative.me", binance: "Binance", cmc: "CoinMarketCap", coingecko: "CoinGecko",
+  coingecko_global: "CoinGecko global", finnhub: "Finnhub", taapi: "TAAPI",
+};
+const STATES = {
+  connecting: "Connecting", live: "Live", polling: "Polling", offline: "No connection", paused: "Paused",
+};
+
+const $ = (id) => document.getElementById(id);
+const now = () => Date.now() / 1000;
+
+// --- words and digits ---------------------------------------------------------------
+
+/** The dashboard of a text: its numbers as {value, digits}, the digits as they came. */
+function parse(text) {
+  return JSON.parse(text, (key, value, context) =>
+    NAMES.has(key) && typeof value === "number" ? { value, digits: context?.source ?? String(value) } : value);
+}
+
+/** What of a number is read first, and the rest of its digits. */
+function split({ value, digits }) {
+  if (/e/i.test(digits)) digits = value.toLocaleString("en", { useGrouping: false, maximumFractionDigits: 20 });
+  const [, sign, whole, fraction] = /^(-?)(\d+)(.*)$/.exec(digits);
+  const grouped = sign.replace("-", "\u2212") + whole.replace(/\B(?=(\d{3})+$)/g, ",");
+  const shown = whole.length > 3 ? 0 : 3;
+  return [grouped + fraction.slice(0, shown), fraction.slice(shown)];
+}
+
+function duration(seconds) {
+  const s = Math.max(0, Math.floor(seconds));
+  if (s < 120) return `${s} s`;
+  if (s < 7200) return `${Math.floor(s / 60)} min`;
+  if (s < 172800) return `${Math.floor(s / 3600)} h`;
+  return `${Math.floor(s / 86400)} days`;
+}
+
+const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString("en-GB");
+const short = new Intl.NumberFormat("en", { notation: "compact", compactDisplay: "long", maximumFractionDigits: 2 });
+
+function element(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
+/** Change a text only if it differs: screen readers and selections keep their place. */
+function write(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+// --- lines --------------------------------------------------------------------------
+
+const series = new Map(READINGS.map(({ name }) => [name, []])); // of {at, number or null}
+
+function keep(name, number) {
+  const points = series.get(name);
+  points.push({ at: now(), number });
+  while (points.length > 1 && points[1].at < now() - SPAN) points.shift();
+}
+
+/** Steps: a value holds until the next one arrives. Where there is none there is no line. */
+function draw(reading) {
+  const points = series.get(reading.name);
+  const known = points.filter((point) => point.number).map((point) => point.number.value);
+  if (!known.length) return;
+  const from = Math.max(now() - SPAN, Math.min(points[0].at, now() - FIRST));
+  const [low, high] = reading.scale ? [0, 100] : [Math.min(...known), Math.max(...known)];
+  const x = (at) => (100 * Math.max(0, at - from)) / (now() - from);
+  const y = (value) => (high > low ? 96 - (92 * (value - low)) / (high - low) : 50);
+  let line = "", area = "", begun = null;
+  points.forEach(({ at, number }, i) => {
+    if (!number) return (begun = null);
+    const until = x(points[i + 1]?.at ?? now());
+    line += `${begun === null ? "M" : "L"}${x(at)} ${y(number.value)}H${until}`;
+    area += `M${x(at)} ${y(number.value)}H${until}V100H${x(at)}Z`;
+    begun = at;
+  });
+  const svg = cards.get(reading.name).querySelector(".spark");
+  const last = points.at(-1).number;
+  svg.querySelector(".line").setAttribute("d", line);
+  svg.querySelector(".area").setAttribute("d", area);
+  svg.querySelector(".end").setAttribute("d", last ? `M100 ${y(last.value)}h0.001` : "");
+  if (reading.scale) {
+    svg.querySelector(".guides").setAttribute("d", reading.scale.map((at) => `M0 ${y(at)}H100`).join(""));
+  }
+}
+
+function describe(reading) {
+  const known = series.get(reading.name).filter((point) => point.number);
+  if (!known.length) return `${reading.title}: nothing has arrived`;
+  const sorted = known.map((point) => point.number).sort((a, b) => a.value - b.value);
+  const [low, high] = [sorted[0], sorted.at(-1)].map((number) => split(number).join(""));
+  const range = low === high ? `all ${low}` : `between ${low} and ${high}`;
+  return `${reading.title}: ${known.length} arrived since ${clock(known[0].at)}, ${range}`;
+}
+
+// --- readings -----------------------------------------------------------------------
+
+const cards = new Map(READINGS.map((reading) => {
+  const card = $("reading").content.cloneNode(true).firstElementChild;
+  card.id = reading.name;
+  card.className = reading.kind ?? "";
+  const title = card.querySelector("h2");
+  title.textContent = reading.title;
+  title.id = `${reading.name}-title`;
+  card.setAttribute("aria-labelledby", title.id);
+  card.querySelector(".spark").setAttribute("aria-label", describe(reading));
+  $("readings").append(card);
+  return [reading.name, card];
+}));
+
+let shown = null; // the dashboard that is on the page
+let skew = 0; // seconds that the server's clock is ahead of ours
+
+function fill(reading, dashboard) {
+  const card = cards.get(reading.name);
+  const number = dashboard[reading.name] ?? null;
+  const points = series.get(reading.name);
+  const before = points.findLast((point) => point.number)?.number;
+  const changed = number?.digits !== points.at(-1)?.number?.digits;
+  const first = !points.length;
+  if (!changed && !first) return false;
+  keep(reading.name, number);
+  const digits = card.querySelector(".digits");
+  if (number) {
+    const [lead, rest] = split(number);
+    const parts = [element("span", {}, lead), element("wbr"), element("small", {}, rest)];
+    if (reading.before) parts.unshift(element("span", { className: "unit" }, reading.before));
+    if (reading.after) parts.push(element("small", {}, ` ${reading.after}`));
+    digits.replaceChildren(...parts);
+    write(card.querySelector(".value .unseen"), `${lead}${rest} ${reading.spoken}`);
+  } else {
+    digits.replaceChildren(element("span", { className: "word" }, "Unavailable"));
+    write(card.querySelector(".value .unseen"), "Unavailable");
+  }
+  note(reading, card, dashboard, number, before);
+  card.querySelector(".spark").setAttribute("aria-label", describe(reading));
+  if (!first) flash(card);
+  return true;
+}
+
+function note(reading, card, dashboard, number, before) {
+  const words = [];
+  if (!number) words.push(before ? `Last known: ${split(before).join("")}` : "No source has answered");
+  else if (reading.signed) words.push(direction(number.value, "Up", "Down", "Unchanged"));
+  else {
+    if (reading.word && dashboard[reading.word]) words.push(dashboard[reading.word]);
+    if (reading.scale && !reading.word) {
+      const [low, high] = reading.scale;
+      words.push(number.value < low ? "Oversold" : number.value > high ? "Overbought" : "Neutral");
+    }
+    const long = Math.abs(number.value) >= 1e9;
+    if (long) words.push(short.format(number.value));
+    if (before) {
+      const from = long ? "" : ` from ${split(before).join("")}`;
+      words.push(direction(number.value - before.value, `Up${from}`, `Down${from}`, `Unchanged${from}`));
+    }
+  }
+  const nodes = words.flatMap((word, i) => (i ? [" \u00b7 ", word] : [word]));
+  card.querySelector(".note").replaceChildren(...nodes);
+}
+
+function direction(by, up, down, same) {
+  if (by > 0) return element("span", { className: "up" }, `\u25b2\u00a0${up}`);
+  if (by < 0) return element("span", { className: "down" }, `\u25bc\u00a0${down}`);
+  return element("span", {}, same);
+}
+
+function flash(card) {
+  card.classList.remove("changed");
+  void card.offsetWidth; // begins the animation again
+  card.classList.add("changed");
+}
+
+/** Age and state of each part, which move without an answer. */
+function age(reading) {
+  const card = cards.get(reading.name);
+  const state = card.querySelector(".state");
+  const number = shown?.[reading.name];
+  const { as_of: asOf, source, state: told } = shown?.parts[reading.part] ?? {};
+  let [is, says] = ["fresh", "Fresh"];
+  if (!shown) [is, says] = ["waiting", "Waiting"];
+  else if (!number) [is, says] = ["unavailable", "Unavailable"];
+  else if (trouble || link === "offline") [is, says] = ["stale", "Last known"];
+  else if (told === "stale") [is, says] = ["stale", "Stale"];
+  state.dataset.state = is;
+  write(state, says);
+  write(card.querySelector(".source"), number && source ? (VENDORS[source] ?? source) : "\u00a0");
+  write(card.querySelector(".age"), number && asOf ? `${duration(now() + skew - asOf)} old` : "");
+}
+
+/** Put a dashboard on the page, unless what is there was made later: an answer of the
+    cache may be older than what was pushed. */
+function show(dashboard) {
+  const made = dashboard.last_updated;
+  if (shown && made < shown.last_updated) return;
+  shown = dashboard;
+  const changed = READINGS.filter((reading) => fill(reading, dashboard));
+  const price = dashboard.btc_price_usd;
+  document.title = price ? `$${split(price).join("")} \u00b7 Market` : "Market";
+  if (changed.length) say(changed.slice(0, 3).map(spoken).join(". "), QUIET);
+  const took = dashboard.fetch_duration_ms;
+  write($("made"), `Dashboard of ${clock(made)}` +
+    (typeof took === "number" ? `, put together in ${Math.round(took)} ms` : "") +
+    (dashboard.partial_failure ? "; not every part could be had" : ""));
+  tick();
+}
+
+function spoken(reading) {
+  return `${reading.title}: ${cards.get(reading.name).querySelector(".value .unseen").textContent}`;
+}
+
+// --- read out -----------------------------------------------------------------------
+
+let waiting = null; // {text, at}: what is to be read out next, and not before when
+let lastSaid = 0;
+
+/** Read out politely, at least `gap` seconds after what was read out before. */
+function say(text, gap) {
+  waiting = { text, at: lastSaid + gap };
+}
+
+function speak() {
+  if (!waiting || now() < waiting.at) return;
+  write($("announcer"), waiting.text);
+  [waiting, lastSaid] = [null, now()];
+}
+
+// --- answers ------------------------------------------------------------------------
+
+/** What the cache next to us did, by its Cache-Status (RFC 9211): [words, ttl or null]. */
+function verdict(field) {
+  const members = field?.match(/(?:"(?:\\.|[^"])*"|[^,"])+/g) ?? [];
+  const said = members.at(-1)?.split(";").map((item) => item.trim()) ?? [];
+  const value = (name) => said.find((item) => item.startsWith(`${name}=`))?.slice(name.length + 1);
+  const ttl = value("ttl") === undefined ? null : Number(value("ttl"));
+  if (said.includes("hit")) return [ttl !== null && ttl < 0 ? "Stale" : "Hit", ttl];
+  if (said.includes("collapsed")) return ["Miss, shared", ttl];
+  const reason = value("fwd");
+  if (reason === "bypass" || reason === "request") return ["Bypass", ttl];
+  return [reason === "stale" ? "Expired" : reason ? "Miss" : "Not told", ttl];
+}
+
+function log(what, old = null, ttl = null, took = null) {
+  if (paused) return;
+  const told = [old === null ? "\u2013" : duration(old), ttl === null ? "\u2013" : ttl < 0 ? "over" : duration(ttl),
+    took === null ? "\u2013" : `${took < 10 ? took.toFixed(1) : Math.round(took)} ms`];
+  const row = element("tr", {}, element("td", {}, clock(now())), element("td", {}, what));
+  row.append(...told.map((text) => element("td", { className: "number" }, text)));
+  const rows = $("answers");
+  if (rows.querySelector(".none")) rows.replaceChildren();
+  rows.prepend(row);
+  while (rows.children.length > ANSWERS) rows.lastElementChild.remove();
+}
+
+// --- connection ---------------------------------------------------------------------
+
+let link = "connecting"; // a key of STATES
+let trouble = ""; // why there is no dashboard, in the server's words
+let paused = false;
+let socket = null;
+let tries = 0; // of /ws, since it was open
+let again = 0; // when the next one is due
+let wasLost = 0; // when the connection was lost
+
+function become(state) {
+  if (state === link) return;
+  if (state === "live" && wasLost) {
+    say(`Connected again after ${duration(now() - wasLost)}`, 0);
+    wasLost = 0;
+  } else if (state === "offline" || state === "polling") {
+    wasLost ||= now();
+    say(state === "offline" ? "The connection is lost" : "Live updates are refused; polling", 3);
+  }
+  link = state;
+  tick();
+}
+
+function connect() {
+  const url = new URL("/ws", location);
+  url.protocol = url.protocol.replace("http", "ws");
+  again = Infinity;
+  socket = new WebSocket(url);
+  socket.onopen = () => {
+    tries = 0;
+    shown = shown && { ...shown, last_updated: 0 }; // what comes first counts
+    become("live");
+  };
+  socket.onmessage = ({ data }) => {
+    const dashboard = parse(data);
+    log("Pushed", now() + skew - dashboard.last_updated);
+    take(dashboard);
+  };
+  socket.onclose = () => {
+    socket = null;
+    again = now() + Math.min(BACKOFF, 2 ** tries++) * (0.5 + Math.random() / 2);
+    if (!paused) poll(); // tells a refusal from a server that is gone
+  };
+}
+
+let held = null; // what came while paused
+
+function take(dashboard) {
+  trouble = "";
+  if (paused) held = dashboard;
+  else show(dashboard);
+}
+
+async function ask(path) {
+  return fetch(path, { cache: "no-store", signal: AbortSignal.timeout(8000) });
+}
+
+let polling = false;
+
+async function poll() {
+  if (polling) return;
+  polling = true;
+  const began = performance.now();
+  try {
+    const answer = await ask("/api/dashboard");
+    const text = await answer.text();
+    const [what, ttl] = verdict(answer.headers.get("Cache-Status"));
+    const old = answer.headers.has("Age") ? Number(answer.headers.get("Age")) : null;
+    const date = Date.parse(answer.headers.get("Date"));
+    if (date) skew = Math.abs(date / 1000 + (old ?? 0) - now()) > 2 ? date / 1000 + (old ?? 0) - now() : 0;
+    log(answer.ok ? what : `Error ${answer.status}`, old, ttl, performance.now() - began);
+    const gone = link === "offline";
+    if (!socket) become("polling");
+    if (gone) again = Math.min(again, now());
+    if (answer.ok) take(parse(text));
+    else fail(answer);
+  } catch {
+    log("No answer", null, null, performance.now() - began);
+    if (socket?.readyState !== WebSocket.OPEN) become("offline");
+  } finally {
+    polling = false;
+    tick();
+  }
+}
+
+function fail(answer) {
+  const after = Number(answer.headers.get("Retry-After"));
+  trouble = `The server has no dashboard (${answer.status})` + (after ? `; it is to be asked again in ${duration(after)}` : "");
+}
+
+// --- budgets ------------------------------------------------------------------------
+
+let budgets = {};
+
+async function askBudgets() {
+  try {
+    const answer = await ask("/api/rate-limits");
+    if (answer.ok) budgets = await answer.json();
+  } catch {
+    return; // the dashboard's own poll tells of it
+  }
+  tick();
+}
+
+function showBudgets() {
+  const rows = Object.entries(budgets).map(([vendor, { budget, left, blocked_until: until, breaker }]) => {
+    const blocked = until && until > now() + skew;
+    const used = element("i");
+    used.style.width = `${budget ? (100 * left) / budget : 0}%`;
+    return element("tr", {},
+      element("th", { scope: "row" }, VENDORS[vendor] ?? vendor),
+      element("td", {}, blocked ? `Blocked for ${duration(until - now() - skew)}`
+        : breaker !== "closed" ? "Failing" : left > 0 ? "Ready" : "Used up"),
+      element("td", { className: "number" }, `${left.toLocaleString("en")} of ${budget.toLocaleString("en")}`, element("span", { className: "bar" }, used)));
+  });
+  if (rows.length) $("vendors").replaceChildren(...rows);
+}
+
+// --- time ---------------------------------------------------------------------------
+
+function tick() {
+  if (paused) return;
+  const wait = Math.max(0, Math.ceil(again - now()));
+  const next = Number.isFinite(wait) ? `next try in ${duration(wait)}` : "trying";
+  const details = {
+    connecting: "", live: "updates as they come", polling: `every ${POLL} s; live updates are refused, ${next}`,
+    offline: `the server does not answer; ${next}`, paused: "",
+  };
+  status(link, details[link]);
+  $("retry").hidden = link !== "offline" && link !== "polling";
+  $("notice").hidden = !trouble;
+  write($("notice"), trouble);
+  for (const reading of READINGS) {
+    age(reading);
+    draw(reading);
+  }
+  showBudgets();
+  speak();
+}
+
+function status(state, detail) {
+  document.querySelector(".connection").dataset.state = state;
+  write($("state"), STATES[state]);
+  write($("detail"), detail);
+}
+
+function pause() {
+  paused = !paused;
+  $("pause").setAttribute("aria-pressed", paused);
+  if (paused) return status("paused", `since ${clock(now())}`);
+  if (held) show(held);
+  held = null;
+  poll();
+}
+
+/** Every second, while somebody looks. */
+let beat = 0;
+
+function second() {
+  if (document.hidden) return;
+  if (!socket && now() >= again) connect();
+  if (paused) return;
+  if (beat % POLL === 0) poll();
+  if (beat % BUDGETS === 0) askBudgets();
+  beat += 1;
+  tick();
+}
+
+$("pause").onclick = pause;
+$("retry").onclick = () => ((again = 0), (beat = 0), second());
+window.addEventListener("online", () => (again = 0));
+document.addEventListener("visibilitychange", () => ((beat = 0), second()));
+setInterval(second, 1000);
+connect();
+second();
