@@ -15,8 +15,8 @@ from msgspec import Meta
 from .payloads import Moment
 from .refusals import Reply, banned, blocked, failing, limited
 
-Seconds = Annotated[float, Meta(ge=0)]
-Positive = Annotated[float, Meta(gt=0)]
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+Positive = Annotated[float, Meta(gt=0, le=1e9)]
 Count = Annotated[int, Meta(ge=1)]
 BAN_SECONDS = 120.0
 """Binance's shortest."""

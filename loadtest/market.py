@@ -8,6 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -206,7 +207,8 @@ class Market:
                 if fault and fault.mode == "reset":
                     _reset(request)
                 elif not (fault and fault.mode == "hang"):
-                    await self._send(ws, wanted, fault)
+                    with suppress(ConnectionResetError):  # the client has left
+                        await self._send(ws, wanted, fault)
         return ws
 
     async def _send(

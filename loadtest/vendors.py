@@ -184,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(market, args.port))
-    except OSError as e:
+    except (OSError, OverflowError) as e:  # in use; no port
         print(f"vendors: {e}", file=sys.stderr)
         return 1
     return 0

@@ -598,6 +598,7 @@ def test_reset_forgets_calls_faults_and_budgets(vendors: Vendors) -> None:
         ("fault/taapi", {"mode": "rain"}, "'rain'"),
         ("fault/taapi", {"mood": "hang"}, "`mood`"),
         ("fault/taapi", {"latency": -1}, "`$.latency`"),
+        ("fault/taapi", {"mode": "stale", "age": 1e300}, "`$.age`"),
         ("fault/taapi", {"mode": "failing", "status": 200}, "`$.status`"),
         ("fault/taapi", {"mode": "hang", "status": 500}, "`status`"),
         ("fault/taapi", {"mode": "hang", "age": 5}, "`age`"),
@@ -712,10 +713,11 @@ def test_simulator_ends_with_who_runs_it() -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def test_port_in_use_is_told(vendors: Vendors, capfd: Any) -> None:
-    process = python("-m", "loadtest.vendors", "--port", str(vendors.port))
-    assert process.wait(10) == 1
-    assert capfd.readouterr().err.startswith("vendors: ")
+def test_port_that_cannot_be_had_is_told(vendors: Vendors, capfd: Any) -> None:
+    for port in (vendors.port, 99_999):
+        process = python("-m", "loadtest.vendors", "--port", str(port))
+        assert process.wait(10) == 1
+        assert capfd.readouterr().err.startswith("vendors: ")
 
 
 @pytest.mark.parametrize("latency", ["x", "-1", "nan", "nobody=1", "taapi="])
