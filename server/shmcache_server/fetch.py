@@ -518,17 +518,26 @@ class Fetches:
     async def _stored(
         self, live: LiveResponse, pump: asyncio.Future[None] | None, shared: Shared
     ) -> Fill:
-        """The fill of a response, once it is whole."""
-        try:
-            if pump is not None:
-                await asyncio.shield(pump)
-        except asyncio.CancelledError:
-            live.forget()  # too slow to be stored; its readers may go on
-            raise
-        if live.error is not None:
-            raise live.error
+        """The fill of a response, once it is whole; none, once it is too large: who
+        waits for it shall not wait for its readers, nor be told that they left."""
+        if pump is not None and live.stored:
+            settled = asyncio.get_running_loop().create_future()
+
+            def settle(_: object = None) -> None:
+                if not settled.done():
+                    settled.set_result(None)
+
+            live.outgrew = settle
+            pump.add_done_callback(settle)
+            try:
+                await settled
+            except asyncio.CancelledError:
+                live.forget()  # too slow to be stored; its readers may go on
+                raise
         if not live.stored:
             return _NOT_SHARED
+        if live.error is not None:
+            raise live.error
         answering, body, head = live.answering, live.body(), live.head_for_all
         if not answering.empty:
             head += b"Content-Length: %d\r\n" % len(body)

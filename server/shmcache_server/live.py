@@ -62,6 +62,8 @@ class LiveResponse:
         validated before each use."""
         self.ended: Callable[[], None] = _nothing
         """Called when the body has come, or broken off."""
+        self.outgrew: Callable[[], None] = _nothing
+        """Called when it turns out to be more than may be stored."""
         self.stored = stored and (answering.length or 0) <= store_max
         """Whether it is going to be stored, as far as is known."""
         self.error: OriginError | None = None
@@ -144,8 +146,9 @@ class LiveResponse:
     def _feed(self, chunk: bytes) -> None:
         self._chunks.append(chunk)
         self._held += len(chunk)
-        if self._held > self.store_max:
+        if self.stored and self._held > self.store_max:
             self.stored = False
+            self.outgrew()
         _tell(self._news)
 
     async def _make_room(self, stall: float) -> bool:

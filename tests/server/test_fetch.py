@@ -135,6 +135,26 @@ async def test_first_client_gets_all_that_came_before_it(upstream, pieces) -> No
         assert len((await front.get()).body) == sum(pieces)
 
 
+async def test_slow_reader_of_too_large_a_body_holds_up_nobody(front, upstream) -> None:
+    """Who comes when its start is gone does not wait for its end."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Cache-Control": "max-age=60"})
+        await response.prepare(request)
+        for _ in range(400):
+            await response.write(bytes(1 << 16))
+        return response
+
+    upstream.answer = answer
+    async with front.session.get(
+        front.url, skip_auto_headers=("Accept-Encoding",)
+    ) as slow:
+        await slow.content.readexactly(30 << 16)
+        async with asyncio.timeout(2):
+            assert len((await front.get()).body) == 400 << 16
+        assert len(upstream.seen) == 2
+
+
 async def test_body_above_the_limit_passes_through(upstream: Upstream) -> None:
     async with fronting(upstream.url) as front:
         upstream.body = os.urandom(front.cache.stats().value_max + 1)

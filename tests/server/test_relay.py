@@ -150,6 +150,31 @@ async def test_what_is_validated_for_each_is_for_who_waited_there(upstream) -> N
         assert len(upstream.seen) == 2
 
 
+async def test_client_that_leaves_a_large_body_fails_nobody(upstream) -> None:
+    """1. Its body is more than is stored. 2. A client of another worker comes too late
+    to read along, and waits. 3. Its own leaves, and nobody is left to read."""
+    slow = Slow()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if len(upstream.seen) == 1:
+            return await slow(request)
+        return web.Response(text="now", headers=slow.fields)
+
+    upstream.answer = answer
+    async with workers(upstream.url) as (one, two):
+        for _ in range(40):
+            slow.gates.put_nowait(bytes(1 << 16))
+        first = await begin(one)
+        await first.content.readexactly(30 << 16)
+        second = asyncio.ensure_future(begin(two))
+        await eventually(lambda: two.cache._flights._waiters or second.done())
+        first.close()
+        for _ in range(40):
+            slow.gates.put_nowait(bytes(1 << 16))
+        assert await (await second).read() == b"now"
+        slow.gates.put_nowait(None)
+
+
 async def test_body_that_breaks_off_breaks_off_everywhere(upstream) -> None:
     upstream.answer = slow = Slow()
     async with workers(upstream.url) as (one, two):
