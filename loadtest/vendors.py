@@ -145,6 +145,13 @@ async def _serve(market: Market, port: int) -> None:
         await runner.cleanup()
 
 
+def _port(text: str) -> int:
+    # uvloop would take the rest after division by 65,536
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port")
+    return int(text)
+
+
 def _latency(text: str) -> dict[str, float]:
     """`0.2`: of all vendors; `taapi=1`: of one."""
     vendor, told, seconds = text.rpartition("=")
@@ -163,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m loadtest.vendors", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--port", type=int, default=8090, help="0: any that is free")
+    parser.add_argument("--port", type=_port, default=8090, help="0: any that is free")
     parser.add_argument("--still", action="store_true", help="figures do not move")
     parser.add_argument("--seed", type=int, default=SEED, help="of figures, latencies")
     parser.add_argument(
@@ -184,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(market, args.port))
-    except (OSError, OverflowError) as e:  # in use; no port
+    except OSError as e:
         print(f"vendors: {e}", file=sys.stderr)
         return 1
     return 0

@@ -483,10 +483,10 @@ def test_latencies_are_drawn_by_vendor() -> None:
             for vendor in ("binance", "cmc", "taapi")
         }
         seconds = {v: sorted(f.result().seconds for f in took[v]) for v in took}
-    assert all(0.08 <= s < 1.7 for s in seconds["binance"] + seconds["cmc"])
+    assert all(0.08 <= s < 5 for s in seconds["binance"] + seconds["cmc"])
     assert seconds["binance"][10] < seconds["cmc"][10]
     assert seconds["cmc"][-1] - seconds["cmc"][0] > 0.1
-    assert seconds["taapi"][0] >= 0.3 and seconds["taapi"][10] < 0.8
+    assert 0.3 <= seconds["taapi"][0] < 0.5
 
 
 # --- budgets
@@ -678,21 +678,22 @@ def counted(port: int, vendor: str) -> int:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_it_at_once(number: signal.Signals) -> None:
     process = python("-m", "loadtest.vendors", "--port", "0", stdout=subprocess.PIPE)
-    with process.stdout:
-        port = int(process.stdout.readline().rpartition(b":")[2])
-    fault = b'{"mode":"hang"}'
-    head = (
-        b"POST /control/fault/taapi HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
-    )
-    with socket.create_connection(("127.0.0.1", port)) as s:
-        s.sendall(head % len(fault) + fault)
-        assert s.recv(1000).startswith(b"HTTP/1.1 204")
-        s.sendall(b"GET /taapi/rsi HTTP/1.1\r\nHost: x\r\n\r\n")
-        until(lambda: counted(port, "taapi"))
-        began = time.monotonic()
-        process.send_signal(number)
-        assert end(process) == 0
-        assert time.monotonic() - began < 1
+    try:
+        with process.stdout:
+            port = int(process.stdout.readline().rpartition(b":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as s:
+            fault = b'{"mode":"hang"}'
+            head = b"POST /control/fault/taapi HTTP/1.1\r\nHost: x\r\n"
+            s.sendall(b"%bContent-Length: %d\r\n\r\n%b" % (head, len(fault), fault))
+            assert s.recv(1000).startswith(b"HTTP/1.1 204")
+            s.sendall(b"GET /taapi/rsi HTTP/1.1\r\nHost: x\r\n\r\n")
+            until(lambda: counted(port, "taapi"))
+            began = time.monotonic()
+            process.send_signal(number)
+            assert process.wait(5) == 0
+            assert time.monotonic() - began < 1
+    finally:
+        end(process)
 
 
 def test_simulator_ends_with_who_runs_it() -> None:
@@ -713,18 +714,26 @@ def test_simulator_ends_with_who_runs_it() -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def test_port_that_cannot_be_had_is_told(vendors: Vendors, capfd: Any) -> None:
-    for port in (vendors.port, 99_999):
-        process = python("-m", "loadtest.vendors", "--port", str(port))
+def test_port_in_use_is_told(vendors: Vendors, capfd: Any) -> None:
+    process = python("-m", "loadtest.vendors", "--port", str(vendors.port))
+    try:
         assert process.wait(10) == 1
-        assert capfd.readouterr().err.startswith("vendors: ")
+    finally:
+        end(process)
+    assert capfd.readouterr().err.startswith("vendors: ")
 
 
-@pytest.mark.parametrize("latency", ["x", "-1", "nan", "nobody=1", "taapi="])
-def test_wrong_latency_is_told(latency: str, capsys: Any) -> None:
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        *(("--latency", it) for it in ("x", "-1", "nan", "nobody=1", "taapi=")),
+        *(("--port", it) for it in ("x", "-1", "65536")),
+    ],
+)
+def test_wrong_flag_is_told(flag: str, value: str, capsys: Any) -> None:
     with pytest.raises(SystemExit):
-        main([f"--latency={latency}"])
-    assert "--latency" in capsys.readouterr().err
+        main([f"{flag}={value}"])
+    assert flag in capsys.readouterr().err
 
 
 async def test_many_calls_are_borne(
