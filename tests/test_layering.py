@@ -55,7 +55,6 @@ ROWS = [
     {"shmcache_server.rfc9111.validation", "shmcache_server.routes"},
     {
         "shmcache_server.forwarded",
-        "shmcache_server.rfc9111.fields",
         "shmcache_server.rfc9111.freshness",
         "shmcache_server.rfc9111.targeted",
     },
@@ -63,6 +62,7 @@ ROWS = [
         "shmcache_server.rfc9111.dates",
         "shmcache_server.rfc9111.directives",
         "shmcache_server.rfc9111.etags",
+        "shmcache_server.rfc9111.fields",
     },
     {"shmcache_server", "shmcache_server.rfc9111"},
     {"shmcache"},

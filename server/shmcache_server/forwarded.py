@@ -23,20 +23,9 @@ from typing import NamedTuple
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from .rfc9111.fields import HOP_BY_HOP, of_connection
+
 VIA = "1.1 shmcache"
-HOP_BY_HOP = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
 UNKEYED = frozenset(
     {
         "base-url",
@@ -213,17 +202,10 @@ def request_fields(
     """A client's end-to-end fields, less those of the key and of `drop`; Via added."""
     gone = _not_sent(drop)
     if "Connection" in fields:
-        gone = gone | named(fields.getall("Connection"))
+        gone = gone | of_connection(fields.getall("Connection"))
     sent = CIMultiDict((n, v) for n, v in fields.items() if not _dropped(n, gone))
     sent["Via"] = ", ".join([*fields.getall("Via", ()), VIA])
     return sent
-
-
-def named(connection: Iterable[str]) -> frozenset[str]:
-    """The fields that Connection names: RFC 9110 §7.6.1."""
-    return frozenset(
-        name.strip().lower() for field in connection for name in field.split(",")
-    )
 
 
 def unkeyed(name: str) -> bool:

@@ -34,9 +34,10 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from .config import Config
 from .forwarded import Fields as Fields
-from .forwarded import Forwarding, believed, named, plain
+from .forwarded import Forwarding, believed, plain
 from .forwarded import plain_host as plain_host
 from .rfc9111 import vary
+from .rfc9111.fields import of_connection
 from .routes import NONE, Route, Routes
 
 KEY_MAX = 1024
@@ -252,7 +253,7 @@ def _added(route: Route, fields: Fields) -> Added:
     """What a route takes of these fields."""
     if not (route.fields or route.cookies):
         return _NOTHING
-    gone = named(fields.getall(hdrs.CONNECTION, ()))
+    gone = of_connection(fields.getall(hdrs.CONNECTION, ()))
     told, cookie = [], ""
     for name in sorted({plain(name) for name in route.fields}):
         pieces: list[str] = []

@@ -32,9 +32,10 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from .config import Config
 from .connections import NO_BODY, Connection, SlowClient
 from .forwarded import CONDITIONS as CONDITIONS
-from .forwarded import HOP_BY_HOP, VIA, named
+from .forwarded import VIA
 from .forwarded import request_fields as request_fields
 from .pool import Busy
+from .rfc9111.fields import HOP_BY_HOP, of_connection
 from .upstreams import FAILURES, Budget, Upstream, Upstreams
 
 _VIA_LINE = f"Via: {VIA}\r\n".encode()
@@ -429,7 +430,7 @@ def _lines(message: RawResponseMessage, gone: frozenset[str]) -> list[bytes]:
     """Status line and fields, without those that are gone or of one hop."""
     fields = message.headers
     if "Connection" in fields:
-        gone = gone | named(fields.getall("Connection"))
+        gone = gone | of_connection(fields.getall("Connection"))
     reason = (message.reason or "").encode("utf-8", "surrogateescape")
     if _BAD_IN_REASON.search(reason):
         raise OriginError("origin: a malformed status line")

@@ -27,8 +27,8 @@ from typing import Any
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
-from .forwarded import named
 from .origins import Answering, Asking, Origin, OriginError
+from .rfc9111.fields import of_connection
 
 LINGER = 10.0
 """Seconds of silence after one side has ended."""
@@ -57,7 +57,7 @@ def wanted(request: web.BaseRequest) -> bool:
         request.method == "GET"
         and request.version == HttpVersion11
         and [v.lower() for v in fields.getall("Upgrade", ())] == ["websocket"]
-        and "upgrade" in named(fields.getall("Connection", ()))
+        and "upgrade" in of_connection(fields.getall("Connection", ()))
         and len(fields.getall("Sec-WebSocket-Key", ())) == 1
         and not request.body_exists
         and "Content-Length" not in fields
@@ -94,7 +94,7 @@ def _check(request: web.BaseRequest, answering: Answering) -> None:
     accept = base64.b64encode(hashlib.sha1(key + _GUID).digest()).decode()
     if (
         fields.get("Upgrade", "").strip().lower() != "websocket"
-        or "upgrade" not in named(fields.getall("Connection", ()))
+        or "upgrade" not in of_connection(fields.getall("Connection", ()))
         or fields.getall("Sec-WebSocket-Accept", ()) != [accept]
         or "Content-Length" in fields
         or "Transfer-Encoding" in fields

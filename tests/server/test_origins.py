@@ -70,6 +70,16 @@ async def test_head_is_kept_byte_for_byte(ask) -> None:
     assert await whole(answering) == b"hi"
 
 
+async def test_fields_that_connection_names_end_here(ask) -> None:
+    """But for those without which the rest means something else: RFC 9110 §7.6.1."""
+    answering = await ask(
+        OK + b"Connection: X-A, Cache-Control\r\nX-A: 1\r\nCache-Control: no-store\r\n"
+        b"Proxy-Authentication-Info: a\r\nContent-Length: 0\r\n\r\n"
+    )
+    assert answering.head == (OK + b"Cache-Control: no-store\r\nVia: 1.1 shmcache\r\n")
+    answering.close()
+
+
 async def test_date_is_added_where_there_is_none(ask) -> None:
     answering = await ask(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     assert b"\r\nDate: " in answering.head

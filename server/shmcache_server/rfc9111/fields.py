@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable
-
-from . import dates
+from functools import lru_cache
 
 Fields = list[tuple[str, str]]
 """Name and value of each line, in their order."""
 
 HOP_BY_HOP = frozenset(
     {
-        *("connection", "keep-alive", "proxy-connection", "te", "trailer"),
+        *(
+            "connection",
+            "keep-alive",
+            "proxy-authenticate",
+            "proxy-authentication-info",
+        ),
+        *("proxy-authorization", "proxy-connection", "te", "trailer"),
         *("transfer-encoding", "upgrade"),
     }
 )
-"""RFC 9110 §7.6.1: of one connection, whether Connection names them or not. Trailer
-announces what is dropped here (§6.5.1)."""
-OF_A_PROXY = frozenset(
-    {"proxy-authenticate", "proxy-authentication-info", "proxy-authorization"}
-)
-"""RFC 9111 §3.1: between a client and its own proxy."""
-NOT_STORED = HOP_BY_HOP | OF_A_PROXY | {"age", "warning", "set-cookie"}
+"""Of one connection, whether Connection names them or not: RFC 9110 §7.6.1, and for
+what is between a client and its own proxy RFC 9111 §3.1. Trailer announces what is
+dropped here (§6.5.1)."""
+NOT_STORED = HOP_BY_HOP | {"age", "warning", "set-cookie"}
 """Age is counted anew for each answer (§5.1). Warning is no more (§5.5), and told of
 one answer. A Set-Cookie is one client's, by choice: even a 304 may bring it."""
 ESSENTIAL = frozenset(
@@ -51,7 +53,12 @@ def is_token(text: str) -> bool:
 
 
 def of_connection(lines: Iterable[str]) -> frozenset[str]:
-    """The fields that Connection names: they end here, too."""
+    """The fields that Connection names, in lower case: they end here, too."""
+    return _of_connection(tuple(lines))
+
+
+@lru_cache(64)
+def _of_connection(lines: tuple[str, ...]) -> frozenset[str]:
     return frozenset(tokens(lines)) - ESSENTIAL
 
 
@@ -92,33 +99,3 @@ def stored(fields: Fields, drop: Container[str] = ()) -> Fields:
     `no-cache` names."""
     gone = NOT_STORED | of_connection(values(fields, "Connection"))
     return [(n, v) for n, v in fields if (m := n.lower()) not in gone and m not in drop]
-
-
-def end_to_end(fields: Fields) -> Fields:
-    """What goes on to the next hop of a message that is not stored."""
-    gone = HOP_BY_HOP | of_connection(values(fields, "Connection"))
-    return [(n, v) for n, v in fields if n.lower() not in gone]
-
-
-def with_date(fields: Fields, received: float) -> Fields:
-    """RFC 9110 §6.6.1: a response that has no Date gets that of its arrival."""
-    if value(fields, "Date") is not None:
-        return fields
-    return [*fields, ("Date", dates.write(received))]
-
-
-def via(lines: Iterable[str], version: str, name: str) -> str:
-    """The Via of a message that was received by HTTP/`version` and goes on from
-    `name`: RFC 9110 §7.6.3."""
-    return ", ".join(
-        [*filter(None, (line.strip() for line in lines)), f"{version} {name}"]
-    )
-
-
-def passed(lines: Iterable[str], name: str) -> bool:
-    """Whether a message has come by `name` before: it goes in a circle."""
-    for line in lines:
-        for hop in line.split(","):
-            if hop.split()[1:2] == [name]:
-                return True
-    return False
