@@ -46,7 +46,7 @@ check: $(BUILT) build/check/warnings  ## linters, types, C warnings
 
 # Of what `make test` runs a hundredth. 50 waves of 250 clients each way, each within
 # 1.1 s; 10^9 reads of one segment by processes that are killed and stopped, or 15 minutes
-# of them; 10^4 cancellations; the larger models; simulated histories, 150 a second
+# of them; 10^4 cancellations; three minutes of purges; the larger models; simulated histories, 150 a second
 # and core.
 HISTORIES ?= 300000
 stress: $(BUILT) build/check/fast/stress  ## every long count; HISTORIES=1000000
@@ -54,6 +54,8 @@ stress: $(BUILT) build/check/fast/stress  ## every long count; HISTORIES=1000000
 	SHMCACHE_REPEATS=50 SHMCACHE_WAVE_SECONDS=1.1 \
 	$(PY) -m pytest tests/processes/test_cold_key.py $(PYTEST_ARGS)
 	SHMCACHE_REPEATS=10000 $(PY) -m pytest tests/test_cancellation.py tests/test_asks.py \
+	  $(PYTEST_ARGS)
+	SHMCACHE_PURGE_SECONDS=60 $(PY) -m pytest tests/processes/test_purge_histories.py \
 	  $(PYTEST_ARGS)
 	$(PY) -m pytest tests/model/full.py $(PYTEST_ARGS)
 	SHMCACHE_TRIES=3000 $(PY) -m pytest tests/sim/test_mutations.py $(PYTEST_ARGS)
