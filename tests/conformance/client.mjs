@@ -1,6 +1,8 @@
-// The suite's client against a server: node client.mjs SERVER ORIGIN RESULTS_FILE [ID].
+// The suite's client against a server:
+//     node client.mjs SERVER ORIGIN RESULTS_FILE LOUD [ID...]
 // Writes [{suite, id, kind, verdict, message}], the verdicts by the suite's own rules;
-// with an ID for that test alone, its requests and answers going to stdout.
+// with IDs for those tests alone, one by one. LOUD that is not empty: their requests and
+// answers go to stdout.
 import { writeFileSync } from 'node:fs'
 import fetch from 'node-fetch'
 import { getResults, runTests } from 'http-cache-tests/client/runner.mjs'
@@ -18,18 +20,19 @@ const VERDICTS = {
   '⚪️': 'dependency failed',
   '↻': 'retried'
 }
-const [server, origin, file, id] = process.argv.slice(2)
+const [server, origin, file, loud, ...ids] = process.argv.slice(2)
+const all = ids.length === 0
 const wanted = suites.map(suite => ({
-  id: suite.id, tests: suite.tests.filter(test => id === undefined || test.id === id)
+  id: suite.id, tests: suite.tests.filter(test => all || ids.includes(test.id))
 }))
-if (id) wanted.forEach(suite => suite.tests.forEach(test => { test.dump = true }))
+if (loud) wanted.forEach(suite => suite.tests.forEach(test => { test.dump = true }))
 
 // What a test tells the origin beforehand goes there directly. A hundred PUTs at once
 // through the server are a hundred invalidations, and each refuses what is being stored
 // for another key of its stripe: that costs a fetch, and here now and then a verdict.
 const past = (url, init) => fetch(url.replace(`${server}/config/`, `${origin}/config/`), init)
 
-await runTests(wanted, past, false, server)
+await runTests(wanted, past, false, server, all ? 100 : 1)
 const results = getResults()
 const told = wanted.flatMap(suite => suite.tests
   .filter(test => test.id in results) // without those for browsers alone
@@ -37,7 +40,7 @@ const told = wanted.flatMap(suite => suite.tests
     suite: suite.id,
     id: test.id,
     kind: test.kind ?? 'required',
-    verdict: VERDICTS[determineTestResult(suites, test.id, results, !id)[2]],
+    verdict: VERDICTS[determineTestResult(suites, test.id, results, all)[2]],
     message: results[test.id] === true ? '' : results[test.id].join(': ')
   })))
 writeFileSync(file, JSON.stringify(told))
