@@ -25,6 +25,7 @@ from .fastlane import FastServer, Lane
 from .handler import Handler
 from .hosted import Hosted
 from .key import Keys
+from .limits import Budget, Limits
 from .origins import Origin
 from .purges import Purges
 
@@ -59,6 +60,7 @@ class CacheRunner(web.AppRunner):
         self.cache: Cache | None = None
         self.handler: Handler | None = None
         self._hosted: Hosted | None = None
+        self._limits: Limits | None = None
         self._origin: Origin | None = None
         self._admin_sockets = admin
         self._admin: web.AppRunner | None = None
@@ -68,7 +70,7 @@ class CacheRunner(web.AppRunner):
         try:
             self.cache = self._open_cache(self._cache_config)
             await self.cache.start()
-            self._origin = Origin(await self._reached())
+            self._origin = Origin(await self._reached(), self._calls(self.cache))
             self.handler = Handler(self.cache, self._origin, self._config)
             await self.handler.start()
             await self._start_admin(self.cache, self._origin)
@@ -90,6 +92,14 @@ class CacheRunner(web.AppRunner):
         await self._hosted.start()
         url = f"unix://@{self._hosted.name}"
         return replace(config, origin=replace(config.origin, url=url))
+
+    def _calls(self, cache: Cache) -> Budget | None:
+        """The budget of calls to the origin, if there is one."""
+        origin = self._config.origin
+        if not origin.budget:
+            return None
+        self._limits = Limits(cache)
+        return self._limits.budget("origin", origin.budget, origin.budget_seconds)
 
     def _open_cache(self, config: CacheConfig) -> Cache:
         return Cache(config)
@@ -114,8 +124,8 @@ class CacheRunner(web.AppRunner):
 
     async def _cleanup_server(self) -> None:
         handler, origin, cache = self.handler, self._origin, self.cache
-        hosted = self._hosted
-        self.handler = self._origin = self.cache = self._hosted = None
+        hosted, limits = self._hosted, self._limits
+        self.handler = self._origin = self.cache = self._hosted = self._limits = None
         if self._admin is not None:
             await self._admin.cleanup()
             self._admin = None
@@ -125,6 +135,8 @@ class CacheRunner(web.AppRunner):
             await handler.close()
         if origin is not None:
             await origin.close()
+        if limits is not None:
+            await limits.close()
         if hosted is not None:
             await hosted.close()
         if cache is not None:

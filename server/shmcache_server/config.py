@@ -99,6 +99,8 @@ class OriginConfig:
     breaker_5xx: bool = False
     health_path: str = ""
     health_interval: float = 5.0
+    budget: int = 0
+    budget_seconds: float = 60.0
     tunnels: int = 256
     tunnel_timeout: float = 300.0
 
@@ -114,6 +116,13 @@ class OriginConfig:
         _between("connections", self.connections, 1, 65536)
         _between("breaker_failures", self.breaker_failures, 0, 10000)
         _between("health_interval", self.health_interval, 0.1, 3600)
+        _between("budget", self.budget, 0, 1_000_000)
+        _between("budget_seconds", self.budget_seconds, 0.1, 86400 * 31)
+        if self.budget and self.health_path:
+            raise ConfigError(
+                "budget: expected 0 where health_path is set: checks are calls, too, "
+                "and are made whatever the budget says"
+            )
         _between("tunnels", self.tunnels, 0, 65536)
         _between("tunnel_timeout", self.tunnel_timeout, 0.1, 86400)
         if self.health_path and not _PATH.fullmatch(self.health_path):

@@ -47,6 +47,7 @@ from .origins import (
     OriginDown,
     OriginError,
     OriginTimeout,
+    OverBudget,
 )
 from .purges import Purges
 from .request import Request
@@ -342,18 +343,18 @@ class Handler:
         window = self._sharing.windows(CIMultiDict(found.fields())).if_cut_off
         if place.stale_for > window:
             return None
-        if _kind(error) != OriginDown.__name__:
+        if _kind(error) not in _COUNTED:
             log.info("stale in place of an error: %s", error)
         return _hit(request, place)
 
     def _failed(self, error: Exception, told: str) -> Answer:
-        """No answer to be had: 503 where too many wait or the origin is down, 504 where
-        it came too late, else 502."""
+        """No answer to be had: 503 where too many wait, the origin is down or over its
+        budget, 504 where it came too late, else 502."""
         if isinstance(error, Overloaded):  # counted; the log has no room for each
             return _plain(503, told, retry_after=_RETRY_AFTER)
         kind = _kind(error)
-        if kind == OriginDown.__name__:
-            due = math.ceil(self._origin.upstreams.due())
+        if kind in _COUNTED:
+            due = math.ceil(self._origin.due(kind))
             return _plain(503, told, retry_after=max(_RETRY_AFTER, due))
         log.warning("%s", error)
         if isinstance(error, OriginError):
@@ -639,11 +640,12 @@ def _told(cache_status: str) -> bytes:
 
 
 def _kind(error: Exception) -> str:
-    """Its class by name, also of one that another process told of. Of an `OriginDown`
-    the breaker has told: the log has no room for each."""
+    """Its class by name, also of one that another process told of."""
     return error.kind if isinstance(error, ComputeFailed) else type(error).__name__
 
 
+_COUNTED = {OriginDown.__name__, OverBudget.__name__}
+"""Of these the breaker has told, or the budget counts: the log has no room for each."""
 _STATUSES = {
     OriginTimeout.__name__: OriginTimeout.status,
     ComputeTimeout.__name__: 504,

@@ -9,6 +9,10 @@ Asking again
     before any byte of an answer the origin may have acted: a safe method is sent once
     more, by a new connection, any other never. Both stay inside the deadline, and the
     second of each within a budget.
+
+Over the limit
+    Where there is a budget of calls (`limits.py`), each time that an upstream is asked
+    is one, and one that it does not grant is not made.
 """
 
 from __future__ import annotations
@@ -34,6 +38,8 @@ from .connections import NO_BODY, Connection, SlowClient
 from .forwarded import CONDITIONS as CONDITIONS
 from .forwarded import VIA
 from .forwarded import request_fields as request_fields
+from .limits import Budget as Calls
+from .limits import Grant
 from .pool import Busy
 from .rfc9111.fields import HOP_BY_HOP, of_connection
 from .upstreams import FAILURES, Budget, Upstream, Upstreams
@@ -81,6 +87,12 @@ class OriginDown(OriginError):
 
 class TunnelsTaken(OriginError):
     """As many tunnels are open as may be."""
+
+    status = 503
+
+
+class OverBudget(OriginError):
+    """The budget has no call left; nothing was asked."""
 
     status = 503
 
@@ -156,14 +168,18 @@ class Answering:
 class Origin:
     """The origin, and a worker's connections to its upstreams."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, calls: Calls | None = None) -> None:
+        """`calls`: the budget that each request is within, if there is one."""
         self.upstreams = Upstreams(config)
+        self.calls = calls
         self.tunnels = config.origin.tunnels
         """How many more may be open."""
         self.tunnel_idle = config.origin.tunnel_timeout
         self.retried = 0
         self.refused = 0
         """Requests that came while all upstreams were down."""
+        self.over_budget = 0
+        """Times that the budget of calls had none left."""
         self._connect = config.origin.connect_timeout
         self._first_byte = config.origin.first_byte_timeout or config.origin.timeout
         self._patience = config.origin.patience
@@ -178,13 +194,21 @@ class Origin:
 
     def stats(self) -> dict[str, Any]:
         """Its upstreams and their states; how often it was asked again, and how many
-        requests were refused while all were down."""
+        requests were refused while all were down, or over the budget."""
         upstreams = self.upstreams.stats()
         return {
             "upstreams": upstreams,
             "retried": self.retried,
             "refused": self.refused,
+            "over_budget": self.over_budget,
         }
+
+    def due(self, kind: str) -> float:
+        """Seconds until the origin may be asked again, after a failure of the class
+        with that name."""
+        if kind == OverBudget.__name__ and self.calls is not None:
+            return self.calls.wait()
+        return self.upstreams.due()
 
     async def ask(self, asking: Asking, interim: Interim | None = None) -> Answering:
         """Send the request and await the head of its answer; `OriginError`."""
@@ -196,7 +220,8 @@ class Origin:
             fields["Transfer-Encoding"] = "chunked"
         began = time.monotonic()
         upstream = self._choose(asking)
-        kept = upstream.pool.kept() if asking.body is None else None
+        at_hand = asking.body is None and self.calls is None
+        kept = upstream.pool.kept() if at_hand else None
         try:
             return await self._once(upstream, asking, began, interim, kept)
         except OriginError as e:
@@ -238,6 +263,15 @@ class Origin:
                 if upstream is None or self._left(began) <= 0:
                     raise
         raise AssertionError
+
+    async def _granted(self) -> Grant:
+        """A call of the budget; raises `OverBudget`."""
+        assert self.calls is not None
+        grant = await self.calls.take()
+        if grant.granted:
+            return grant
+        self.over_budget += 1
+        raise OverBudget("origin: over its budget")
 
     def _choose(self, asking: Asking) -> Upstream:
         only = self.upstreams.only
@@ -304,6 +338,7 @@ class Origin:
         tunnel: bool = False,
     ) -> Answering:
         """Ask one upstream; by `connection`, if there is one at hand."""
+        grant = None if self.calls is None else await self._granted()
         upstream.asked += 1
         asking.fields["Host"] = upstream.pool.host
         patience = self._first_byte
@@ -313,6 +348,8 @@ class Origin:
                     upstream, asking, began, fresh=fresh, tunnel=tunnel
                 )
                 patience = min(patience, self._left(began))
+                if grant is not None and grant.late:
+                    await self._granted()
             message, content = await connection.ask(
                 asking.method,
                 asking.target,
