@@ -25,6 +25,8 @@ _NEXT_ADDRESS = 0.25
 """Seconds after which another address is tried too: RFC 8305 §5."""
 _RESOLVED = 10.0
 """Seconds for which a name's addresses are believed."""
+_RESOLVING = 1.0
+"""Seconds for which others are awaited where there are such of before."""
 
 
 class Busy(TimeoutError):
@@ -54,6 +56,7 @@ class Pool:
         client likes, and whoever sends none is not to wait for that."""
         self._addresses = _numeric(self._name, self._port or 0)
         """Until when they are believed, by the loop's clock; and they themselves."""
+        self._resolving: asyncio.Future[list[Any]] | None = None
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -145,6 +148,8 @@ class Pool:
         """Close all."""
         if self._sweeper is not None:
             self._sweeper.cancel()
+        if self._resolving is not None:
+            self._resolving.cancel()
         self._idle.clear()
         for connection in list(self._open):
             self.drop(connection)
@@ -212,13 +217,37 @@ class Pool:
         )
 
     async def _resolved(self) -> list[Any]:
-        loop = asyncio.get_running_loop()
         until, found = self._addresses
-        if loop.time() < until:
+        if asyncio.get_running_loop().time() < until:
             return found
-        found = await loop.getaddrinfo(self._name, self._port, type=socket.SOCK_STREAM)
+        if self._resolving is None:
+            self._resolving = asyncio.ensure_future(self._resolve())
+            self._resolving.add_done_callback(self._has_resolved)
+        resolving = self._resolving
+        if not found:
+            return await asyncio.shield(resolving)
+        await asyncio.wait((resolving,), timeout=_RESOLVING)
+        return self._addresses[1]
+
+    async def _resolve(self) -> list[Any]:
+        """One for all who wait: a resolver that hangs holds a thread, and those are
+        few. Where it fails, what it said last goes on to be believed."""
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(
+                self._name, self._port, type=socket.SOCK_STREAM
+            )
+        except OSError:
+            found = self._addresses[1]
+            if not found:
+                raise
         self._addresses = (loop.time() + _RESOLVED, found)
         return found
+
+    def _has_resolved(self, resolving: asyncio.Future[list[Any]]) -> None:
+        self._resolving = None
+        if not resolving.cancelled():
+            resolving.exception()  # those who wait for it may have left
 
     def _sweep(self) -> None:
         """Close those that were idle for long; the eldest stand first."""

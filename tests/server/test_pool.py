@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from multidict import CIMultiDict
 
 from shmcache_server import pool
-from shmcache_server.origins import Answering, Asking, OriginTimeout
+from shmcache_server.origins import Answering, Asking, OriginError, OriginTimeout
 from tests.server.conftest import eventually
 from tests.server.sockets import OWN, Sockets, first, second
 
@@ -83,6 +84,68 @@ async def test_bodies_leave_half_of_the_connections() -> None:
 
 async def test_name_is_resolved() -> None:
     sockets = Sockets(host="localhost")
+    assert await second(sockets) == b"own"
+    await sockets.close()
+
+
+class Names:
+    """In the resolver's place, which cannot be made to hang or to fail."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.asked = 0
+        self.failing = False
+        self.answers = asyncio.Event()
+        self.answers.set()
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", self._find)
+
+    async def _find(self, host: str, port: int, **_: Any) -> list[Any]:
+        self.asked += 1
+        await self.answers.wait()
+        if self.failing:
+            raise socket.gaierror("no answer")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+
+async def test_name_is_resolved_once_for_all_who_wait(monkeypatch) -> None:
+    names = Names(monkeypatch)
+    names.answers.clear()
+    sockets = Sockets(host="origin.test")
+    leaving, *staying = [asyncio.ensure_future(sockets.pool.take(5)) for _ in range(20)]
+    await eventually(lambda: names.asked)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    names.answers.set()
+    taken = await asyncio.gather(*staying)
+    assert names.asked == 1
+    for connection in taken:
+        connection.done()
+    await sockets.close()
+
+
+@pytest.mark.parametrize("fault", ["fails", "hangs"])
+async def test_addresses_outlive_a_resolver_that_fails(monkeypatch, fault) -> None:
+    monkeypatch.setattr(pool, "_RESOLVED", 0.0)
+    monkeypatch.setattr(pool, "_RESOLVING", 0.05)
+    names = Names(monkeypatch)
+    sockets = Sockets(host="origin.test", connect_timeout=2.0, retries=0)
+    holding = await sockets.pool.take(5)
+    names.failing = fault == "fails"
+    if fault == "hangs":
+        names.answers.clear()
+    (await sockets.pool.take(5)).done()
+    assert names.asked == 2
+    holding.done()
+    await sockets.close()
+
+
+async def test_name_that_was_never_resolved_is_an_error(monkeypatch) -> None:
+    names = Names(monkeypatch)
+    names.failing = True
+    sockets = Sockets(host="origin.test", retries=0)
+    with pytest.raises(OriginError, match="no answer"):
+        await sockets.get()
+    names.failing = False
     assert await second(sockets) == b"own"
     await sockets.close()
 
