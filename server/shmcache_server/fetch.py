@@ -189,7 +189,7 @@ class Fetches:
         live.expect()
 
         async def work() -> Fill:
-            if not await self._holds(wanted.key, live, by_us=True):
+            if not await self._holds(wanted.key, live):
                 return _NOT_STORED
             return await self._stored(live, pump, shared)
 
@@ -431,7 +431,7 @@ class Fetches:
         self._announce(key, live, own, shared)
 
         async def work() -> Fill:
-            if not await self._holds(key, live, by_us=not begun):
+            if not await self._holds(key, live):
                 return _NOT_STORED
             fill = await self._stored(live, pump, shared)
             self._list(wanted, listed, shared, live)
@@ -685,24 +685,16 @@ class Fetches:
             return False
         return note <= live.mark or not self._cache.raised(key, live.mark, live.tags)
 
-    async def _holds(
-        self, key: str, live: LiveResponse, *, by_us: bool = False
-    ) -> bool:
+    async def _holds(self, key: str, live: LiveResponse) -> bool:
         """Whether nothing made void what was fetched before its flight began.
 
         1. A fetch begins. 2. What it brings is purged. 3. The flight that is to store
         it begins, and is younger than both. Here a purge of before 3 shows, on
         whatever host it was: Redis was told then, and is asked after 3. One of after 3
         has the store refused, as any.
-
-        What made it stale alone does not show, but the clock went on: so nothing at
-        all may have been made void since 1, unless something was `by_us`.
         """
-        if not await self._cache.caught_up():
-            return False
-        if self._cache.note() == live.mark:
-            return True
-        return by_us and not self._cache.raised(key, live.mark, live.tags)
+        caught_up = await self._cache.caught_up()
+        return caught_up and not self._cache.raised(key, live.mark, live.tags)
 
     def _tags(
         self, wanted: Wanted, fields: MultiMapping[str], listed: bool

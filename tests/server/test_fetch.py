@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from shmcache_server.config import CachingConfig, Config
-from shmcache_server.tags import of_path, of_url
+from shmcache_server.tags import of_url
 from tests.server.conftest import Front, Upstream, eventually, fronting
 from tests.server.test_live import Body, live_of
 
@@ -270,36 +270,6 @@ async def test_many_who_ask_at_once_are_validated_by_two_requests(
     gate.set()
     assert {g.body for g in await asyncio.gather(*asking)} == {b"one"}
     assert len(upstream.seen) == 3
-
-
-@pytest.mark.parametrize(
-    "field", [{"Cookie": "a=b"}, {"Foo": "1"}], ids=["for all", "variant"]
-)
-@pytest.mark.parametrize("purged", [True, False])
-async def test_what_was_softly_purged_is_not_fresh_elsewhere(
-    front, upstream, field, purged
-) -> None:
-    """It is stored by a flight of its own, which began after the purge."""
-    said = "public, max-age=60, stale-while-revalidate=60"
-    upstream.fields = {"Cache-Control": said}
-    if "Foo" in field:
-        upstream.fields["Vary"] = "Foo"
-    gate = asyncio.Event()
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        await gate.wait()
-        return await upstream._plain(request)
-
-    upstream.answer = answer
-    asking = asyncio.ensure_future(front.ask("GET", headers=field))
-    await eventually(lambda: upstream.seen)
-    if purged:
-        await front.cache.expire_tags(of_path("127.0.0.1", "/", 4)[0])
-    gate.set()
-    await asking
-    await idle(front)
-    field.pop("Cookie", None)
-    assert ("ttl=59" in (await front.ask("GET", headers=field)).told) is not purged
 
 
 async def test_too_large_a_response_for_all_leaves_no_mark(front, upstream) -> None:
