@@ -127,6 +127,11 @@ class Page:
         mobile = width < 600
         await self.send("Emulation.setDeviceMetricsOverride", **size, mobile=mobile)
 
+    async def cut(self, off: bool) -> None:
+        """Whether requests fail; a WebSocket that is open stays so, in silence."""
+        free = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+        await self.send("Network.emulateNetworkConditions", offline=off, **free)
+
     async def press(self, key: str) -> None:
         """Tab or Enter."""
         number, text = {"Tab": (9, ""), "Enter": (13, "\r")}[key]

@@ -109,6 +109,18 @@ async def test_restart_is_told_and_survived(page: Page, site: Site) -> None:
     assert [one for one in page.complaints if "ERR_CONNECTION" not in one] == []
 
 
+async def test_open_socket_that_leads_nowhere_is_no_connection(
+    page: Page, site: Site
+) -> None:
+    await page.open(site.url)
+    await page.until(f"{LIVE} && {reads('btc_price_usd', '112,884')}")
+    await page.cut(True)
+    await page.until("document.querySelector('#state').textContent === 'No connection'")
+    await page.cut(False)
+    await page.until(LIVE)
+    assert [one for one in page.complaints if "DISCONNECTED" not in one] == []
+
+
 async def test_refused_websocket_is_told_and_polled(page: Page, site: Site) -> None:
     site.tunnels = False
     await page.open(site.url)
@@ -144,6 +156,7 @@ async def test_older_answer_replaces_nothing(page: Page, site: Site) -> None:
     site.made -= 10
     rows = "document.querySelectorAll('#answers tr').length"
     seen = await page.look(rows)
+    await page.look("dispatchEvent(new Event('online'))")  # it looks again, then
     await page.until(f"{rows} > {seen}")
     assert await page.look(reads("btc_price_usd", "113,000.5"))
 
@@ -176,7 +189,8 @@ async def test_everything_has_a_name(page: Page, site: Site) -> None:
     assert found >= {"article", "button", "link", "region", "table"}
     assert [role for role, name in names if role in NAMED and not name] == []
     assert ("button", "Pause") in names and ("article", "Fear and greed") in names
-    assert ("region", "Vendor budgets") in names and ("main", "") in names
+    regions = {name for role, name in names if role == "region"}
+    assert regions == {"Connection", "Readings", "Last answers", "Vendor budgets"}
 
 
 async def test_keyboard_pauses_and_goes_on(page: Page, site: Site) -> None:

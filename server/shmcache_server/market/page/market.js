@@ -283,7 +283,8 @@ let trouble = ""; // why there is no dashboard, in the server's words
 let paused = false;
 let socket = null;
 let tries = 0; // of /ws, since it was open
-let again = 0; // when the next one is due
+let misses = 0; // polls in a row without an answer
+let again = 0; // when the next one is due, at the earliest
 let wasLost = 0; // when the connection was lost
 
 function become(state) {
@@ -293,7 +294,7 @@ function become(state) {
     wasLost = 0;
   } else if (state === "offline" || state === "polling") {
     wasLost ||= now();
-    say(state === "offline" ? "The connection is lost" : "Live updates are refused; polling", 3);
+    say(state === "offline" ? "The connection is lost" : "Live updates are refused; polling", 0);
   }
   link = state;
   tick();
@@ -302,7 +303,6 @@ function become(state) {
 function connect() {
   const url = new URL("/ws", location);
   url.protocol = url.protocol.replace("http", "ws");
-  again = Infinity;
   socket = new WebSocket(url);
   socket.onopen = () => {
     tries = 0;
@@ -320,6 +320,8 @@ function connect() {
     if (!paused) poll(); // tells a refusal from a server that is gone
   };
 }
+
+const isOpen = () => socket?.readyState === WebSocket.OPEN;
 
 let held = null; // what came while paused
 
@@ -347,14 +349,17 @@ async function poll() {
     const date = Date.parse(answer.headers.get("Date"));
     if (date) skew = Math.abs(date / 1000 + (old ?? 0) - now()) > 2 ? date / 1000 + (old ?? 0) - now() : 0;
     log(answer.ok ? what : `Error ${answer.status}`, old, ttl, performance.now() - began);
-    const gone = link === "offline";
+    misses = 0;
+    if (link === "offline") again = 0;
     if (!socket) become("polling");
-    if (gone) again = Math.min(again, now());
+    else if (isOpen()) become("live");
     if (answer.ok) take(parse(text));
     else fail(answer);
   } catch {
     log("No answer", null, null, performance.now() - began);
-    if (socket?.readyState !== WebSocket.OPEN) become("offline");
+    misses += 1;
+    if (!isOpen() || misses > 1) become("offline");
+    else beat = 0; // soon once more: an open socket may lead nowhere
   } finally {
     polling = false;
     tick();
@@ -398,8 +403,7 @@ function showBudgets() {
 
 function tick() {
   if (paused) return;
-  const wait = Math.max(0, Math.ceil(again - now()));
-  const next = Number.isFinite(wait) ? `next try in ${duration(wait)}` : "trying";
+  const next = socket ? "trying" : `next try in ${duration(Math.ceil(again - now()))}`;
   const details = {
     connecting: "", live: "updates as they come", polling: `every ${POLL} s; live updates are refused, ${next}`,
     offline: `the server does not answer; ${next}`, paused: "",
@@ -428,7 +432,7 @@ function pause() {
   if (paused) return status("paused", `since ${clock(now())}`);
   if (held) show(held);
   held = null;
-  poll();
+  wake();
 }
 
 /** Every second, while somebody looks. */
@@ -444,10 +448,16 @@ function second() {
   tick();
 }
 
+/** Look at once, and try /ws again if it is not there. */
+function wake() {
+  [again, beat] = [0, 0];
+  second();
+}
+
 $("pause").onclick = pause;
-$("retry").onclick = () => ((again = 0), (beat = 0), second());
-window.addEventListener("online", () => (again = 0));
-document.addEventListener("visibilitychange", () => ((beat = 0), second()));
+$("retry").onclick = wake;
+for (const name of ["online", "offline"]) window.addEventListener(name, wake);
+document.addEventListener("visibilitychange", wake);
 setInterval(second, 1000);
 connect();
 second();
