@@ -39,6 +39,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
@@ -65,6 +66,8 @@ from .stored import StoredResponse
 from .tags import hidden, tags_of
 from .variants import KEPT, SPOKEN_MAX, Names, Spoken, Variants
 from .wanted import NOBODY, Wanted
+
+log = logging.getLogger("shmcache")
 
 _NIL = b"\xc0"
 """The document of an answer that only its own client gets, past the cache."""
@@ -708,7 +711,8 @@ class Fetches:
         )
 
     def _keep(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """A task that is held until it ends, and whose failure may go unheard."""
+        """A task that is held until it ends. That a fetch failed may go unheard, for
+        its readers were told; any other failure is a fault of ours."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -716,8 +720,9 @@ class Fetches:
 
     def _ended(self, task: asyncio.Future[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, CacheError | OriginError):
+            log.error("a fetch ended unexpectedly", exc_info=error)
 
 
 def _joined(live: LiveResponse, *, collapsed: bool) -> Joined:

@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from shmcache_server.config import CachingConfig, Config
+from shmcache_server.origins import OriginError
 from shmcache_server.tags import of_url
 from tests.server.conftest import Front, Upstream, eventually, fronting
 from tests.server.test_live import Body, live_of
@@ -28,6 +29,19 @@ async def test_nothing_is_kept_of_a_fetch_that_ended(front: Front, upstream) -> 
     fetches = front.runner.handler._fetches
     await eventually(lambda: not fetches._tasks)
     assert not fetches._lives and not fetches._joining
+
+
+@pytest.mark.parametrize(
+    ("error", "heard"), [(OriginError("gone"), 0), (KeyError("ours"), 1)], ids=repr
+)
+async def test_failure_that_is_ours_is_heard(front, caplog, error, heard) -> None:
+    async def fail() -> None:
+        raise error
+
+    caplog.clear()
+    front.runner.handler._fetches._keep(fail())
+    await idle(front)
+    assert [r.exc_info[1] for r in caplog.records] == [error] * heard
 
 
 async def test_failed_fetch_fails_all_who_wait_once(upstream: Upstream) -> None:
