@@ -100,6 +100,13 @@ class Connection(ResponseHandler):
         super().connection_made(transport)
         self._poll.register(transport.get_extra_info("socket"), select.POLLIN)
 
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """It has ended: with it a body of no length, unless it broke (RFC 9112 §8)."""
+        body = self._payload
+        if exc is not None and body is not None and not body.is_eof():
+            body.set_exception(aiohttp.ClientPayloadError(f"cut: {exc}"))
+        super().connection_lost(exc)
+
     def usable(self) -> bool:
         """Whether it can be asked: it is open, and neither bytes nor the end have come
         that the loop has not looked at."""

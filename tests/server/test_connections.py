@@ -7,10 +7,12 @@ import contextlib
 import os
 import random
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator
 
 import pytest
+import uvloop
 from multidict import CIMultiDict
 
 from shmcache_server.connections import AHEAD
@@ -308,6 +310,31 @@ async def test_connection_that_is_reused_has_nothing_left(sockets, seed) -> None
         taken.force_close()
         answering.close()
     assert reused > 5
+
+
+OPEN = b"HTTP/1.1 200 OK\r\n\r\nhalf"
+
+
+async def reset_in_an_open_body() -> None:
+    sockets = Sockets()
+    asking = asyncio.ensure_future(sockets.origin.ask(get()))
+    connection = await sockets.accept()
+    await sockets.answer(connection, OPEN)
+    answering = await asking
+    body = answering.chunks()
+    assert await anext(body) == b"half"
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+    with pytest.raises(OriginError, match="broke off"):
+        await anext(body)
+    answering.close()
+    await sockets.close()
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_body_that_ends_in_a_reset_is_not_whole(run) -> None:
+    """Without a length its end is that of the connection, but not any end."""
+    run(reset_in_an_open_body())
 
 
 # -- much that comes
