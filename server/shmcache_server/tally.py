@@ -34,7 +34,7 @@ class Tally:
 
     def __init__(self, url: str, app: str, deadline: float) -> None:
         """`url` as of L2; `deadline` in seconds, of one question."""
-        self._redis, self._sentinels = _clients(url)
+        self._redis, self._sentinels = clients(url)
         self._app = app
         self._deadline = deadline
 
@@ -66,7 +66,7 @@ class Tally:
             return await self._redis.eval(_SCRIPT, 1, *words)
 
 
-def _clients(url: str) -> tuple[Any, list[Any]]:
+def clients(url: str) -> tuple[Any, list[Any]]:
     """That of any URL that L2 takes, without retries of its own; and those of the
     Sentinels that it asks."""
     scheme, _, rest = url.partition("://")
