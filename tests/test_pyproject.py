@@ -30,3 +30,11 @@ def test_server_is_built_from_every_source() -> None:
     here = (ROOT / "server" / "shmcache_server").rglob("*.pyx")
     listed = {s for e in EXTENSIONS.values() for s in e["sources"]}
     assert {str(path.relative_to(ROOT)) for path in here} <= listed
+
+
+def test_market_has_its_page() -> None:
+    patterns = SETUPTOOLS["package-data"]["shmcache_server.market"]
+    here = ROOT / "server" / "shmcache_server" / "market"
+    shipped = {path for pattern in patterns for path in here.glob(pattern)}
+    beside = {p for p in here.rglob("*") if p.is_file() and p.parent.name == "page"}
+    assert shipped == beside and here / "page" / "index.html" in shipped

@@ -1,0 +1,92 @@
+"""Gates: a vendor's budget and breaker before each call of it.
+
+Nobody waits in a gate. Who may not pass is told until when.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from shmcache import ConfigError
+from shmcache_server.breakers import Breaker
+from shmcache_server.limits import Budget, Limits
+
+from .answers import Unusable
+from .parts import PARTS
+from .settings import Vendor
+
+
+class Gate:
+    """Of one vendor."""
+
+    def __init__(self, budget: Budget, breaker: Breaker) -> None:
+        self.budget = budget
+        self.breaker = breaker
+        self.neighbours: tuple[Budget, ...] = ()
+        """Budgets of the same address: who bans, bans it."""
+
+    @asynccontextmanager
+    async def passing(self, cost: int) -> AsyncIterator[None]:
+        """Calls of that cost are made within. What they raise as `Unusable` is a
+        failure of the vendor, and its time to be asked again is heeded."""
+        if self.breaker.state == "open":  # before anything is taken from the budget
+            raise self._shut(self.breaker.open_until - time.monotonic())
+        grant = await self.budget.take(cost)
+        if not grant.granted:
+            raise Unusable("over budget", until=time.time() + grant.wait)
+        attempt = await self.breaker.attempt()
+        if not attempt.allowed:
+            raise self._shut(attempt.wait)
+        try:
+            yield
+        except Unusable as e:
+            await self._refused(e)
+            await self.breaker.failed(attempt)
+            raise
+        await self.breaker.succeeded(attempt)
+
+    @staticmethod
+    def _shut(seconds: float) -> Unusable:
+        return Unusable("left alone after failures", until=time.time() + seconds)
+
+    async def _refused(self, error: Unusable) -> None:
+        seconds = 0.0 if error.until is None else error.until - time.time()
+        if seconds <= 0:
+            return
+        if error.banned:
+            await self.breaker.open_for(seconds)
+        for budget in (self.budget, *(self.neighbours if error.banned else ())):
+            await budget.block(seconds)
+
+
+def gates(limits: Limits, vendors: Mapping[str, Vendor]) -> dict[str, Gate]:
+    """One for each vendor."""
+    made = {}
+    for name, row in vendors.items():
+        if row.calls < (least := dearest(name)):
+            raise ConfigError(
+                f"app.settings.vendors.{name}: calls={row.calls}: expected {least} or "
+                "more, what one fetch costs"
+            )
+        breaker = limits.breaker(
+            name,
+            failures=row.failures,
+            successes=row.successes,
+            seconds=row.open_seconds,
+        )
+        made[name] = Gate(limits.budget(name, row.calls, row.seconds), breaker)
+    for name, gate in made.items():
+        gate.neighbours = tuple(
+            other.budget
+            for near, other in made.items()
+            if near != name and vendors[near].url == vendors[name].url
+        )
+    return made
+
+
+def dearest(vendor: str) -> int:
+    """What the dearest source of a vendor costs."""
+    sources = [s for part in PARTS.values() for s in part.sources if s.vendor == vendor]
+    return max(source.cost * len(source.requests) for source in sources)

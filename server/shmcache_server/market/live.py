@@ -1,0 +1,190 @@
+"""Live: each change of the dashboard to the clients of /ws.
+
+One loop a worker, while it has clients: it looks at what this host's memory has a few
+times a second, which asks nobody, and awaits the dashboard itself when its life has
+ended, which is one fetch for the fleet however many workers do. Without clients it does
+not run, and nobody is asked for its sake.
+
+A slow client has a short queue whose oldest message goes first: what it gets next is
+the latest. Only one that has taken nothing for long is disconnected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections import deque
+from typing import Any
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from shmcache import CacheError, Entry
+
+from .dashboard import Dashboard
+from .feed import Failed
+
+LOOK = 0.2
+"""Seconds between two looks at the memory..."""
+ASK = 0.5
+"""and between two questions for what is over."""
+QUEUED = 4
+"""Messages that wait for a slow client."""
+STALLED = 60.0
+"""Seconds after which one that takes nothing is disconnected."""
+HEARTBEAT = 20.0
+"""Seconds between pings; a client without a pong in half of it is gone."""
+GOODBYE = 2.0
+"""Seconds to wait for the other's goodbye."""
+MESSAGE_MOST = 1024
+"""Bytes of what a client sends, which nobody reads."""
+SAID_MOST, SAID_SECONDS = 20, 10.0
+"""Messages that a client may send, and in which time."""
+
+log = logging.getLogger("shmcache.market")
+
+
+class Client:
+    """One connection, and what waits for it."""
+
+    def __init__(self) -> None:
+        self.socket = web.WebSocketResponse(
+            timeout=GOODBYE,
+            heartbeat=HEARTBEAT,
+            max_msg_size=MESSAGE_MOST,
+            compress=False,
+        )
+        self._queue: deque[str] = deque(maxlen=QUEUED)
+        self._filled = asyncio.Event()
+
+    def put(self, text: str) -> None:
+        """Never waits: the oldest goes where the queue is full."""
+        self._queue.append(text)
+        self._filled.set()
+
+    async def write(self) -> None:
+        """Send what is put, as fast as the client takes it."""
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            while self._queue:
+                async with asyncio.timeout(STALLED):
+                    await self.socket.send_str(self._queue.popleft())
+
+    async def read(self) -> None:
+        """Until the client leaves, or says too much."""
+        loop = asyncio.get_running_loop()
+        said: deque[float] = deque(maxlen=SAID_MOST)
+        async for message in self.socket:
+            if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+                return
+            if len(said) == SAID_MOST and loop.time() - said[0] < SAID_SECONDS:
+                await self.socket.close(code=WSCloseCode.POLICY_VIOLATION)
+                return
+            said.append(loop.time())
+
+
+class Live:
+    """The clients of one worker."""
+
+    def __init__(self, dashboard: Dashboard, most: int) -> None:
+        self._dashboard = dashboard
+        self._most = most
+        self._clients: set[Client] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._version = 0
+        self._shown: object = None
+        self._text = ""
+        """What the clients were sent last."""
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """One client, from its handshake to its end."""
+        if len(self._clients) >= self._most:
+            raise web.HTTPServiceUnavailable(
+                text='{"error": "as many clients as may be"}',
+                content_type="application/json",
+                headers={"Retry-After": "10", "Cache-Control": "no-store"},
+            )
+        client = Client()
+        self._clients.add(client)
+        try:
+            await client.socket.prepare(request)
+            self._greet(client)
+            if not await self._tied(client) and request.transport is not None:
+                request.transport.abort()  # it took nothing, nor would a goodbye
+        finally:
+            self._clients.discard(client)
+            if not self._clients and self._task is not None:
+                self._task.cancel()
+                self._task = None
+        return client.socket
+
+    async def close(self) -> None:
+        """Tell the clients that we go."""
+        await asyncio.gather(
+            *(c.socket.close(code=WSCloseCode.GOING_AWAY) for c in self._clients),
+            return_exceptions=True,
+        )
+
+    def _greet(self, client: Client) -> None:
+        """What stands, at once; the loop goes on from there."""
+        if self._task is None:
+            self._shown, self._version = None, 0
+            self._task = asyncio.get_running_loop().create_task(self._follow())
+        elif self._text:
+            client.put(self._text)
+
+    @staticmethod
+    async def _tied(client: Client) -> bool:
+        """Reader and writer; the end of one is the end of both. Whether the client was
+        the one to leave."""
+        writer = asyncio.get_running_loop().create_task(client.write())
+        reader = asyncio.get_running_loop().create_task(client.read())
+        done, rest = await asyncio.wait(
+            (writer, reader), return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*done, *rest, return_exceptions=True)
+        return reader in done
+
+    async def _follow(self) -> None:
+        """The loop. It ends with the last client."""
+        asking: asyncio.Task[Any] | None = None
+        loop = asyncio.get_running_loop()
+        again = 0.0
+        try:
+            while True:
+                entry = self._dashboard.standing()
+                if entry is not None:
+                    self._show(entry)
+                over = entry is None or (entry.ttl or 0.0) <= 0
+                if over and (asking is None or asking.done()) and loop.time() >= again:
+                    again = loop.time() + ASK
+                    asking = loop.create_task(self._ask())
+                await asyncio.sleep(LOOK)
+        finally:
+            if asking is not None:
+                asking.cancel()
+
+    async def _ask(self) -> None:
+        with contextlib.suppress(CacheError, Failed):  # the last one stands
+            self._show(await self._dashboard.entry())
+
+    def _show(self, entry: Entry) -> None:
+        """To all clients, if it is another than the last."""
+        if entry.version == self._version:
+            return
+        self._version = entry.version
+        shown = entry.value["shown"]
+        news = {name: value for name, value in shown.items() if name not in _TIMES}
+        if news == self._shown:
+            return
+        self._shown, self._text = news, json.dumps(shown)
+        for client in self._clients:
+            client.put(self._text)
+
+
+_TIMES = {"last_updated", "fetch_duration_ms"}
+"""What differs in each dashboard, and is no change."""

@@ -1,0 +1,193 @@
+"""Each change of the dashboard, to the clients of /ws."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from aiohttp import WSMsgType, WSServerHandshakeError, web
+from aiohttp.test_utils import TestClient, TestServer
+
+from shmcache_server.market import live as lives
+from shmcache_server.market.live import QUEUED, SAID_MOST, Client, Live
+from tests.redis_server import eventually
+from tests.server.market.vendor import CALLED, PRICE, RSI
+
+
+@pytest.fixture
+async def serve(opened):
+    """A client of a worker's /ws; the worker, its `Live`."""
+    started = []
+
+    async def start(settings, most: int = 100, **options):
+        one = await opened(settings, **options)
+        live = Live(one.dashboard, most)
+        app = web.Application()
+        app.router.add_get("/ws", live.serve)
+        client = TestClient(TestServer(app))
+        await client.start_server()
+        started.append((client, live))
+        return client, one, live
+
+    yield start
+    for client, live in started:
+        await live.close()
+        await client.close()
+
+
+async def told(socket) -> dict[str, object]:
+    return json.loads(await socket.receive_str(timeout=5))
+
+
+async def test_client_gets_the_dashboard_and_each_change(vendors, serve) -> None:
+    settings = vendors.settings(real_time={"ttl": 1.0, "jitter": 0.0})
+    client, _, _ = await serve(settings)
+    async with client.ws_connect("/ws") as one:
+        first = await told(one)
+        assert first["btc_price_usd"] == 112884.0
+        async with client.ws_connect("/ws") as other:
+            assert await told(other) == first
+            vendors.bodies[PRICE]["bitcoin"]["usd"] = 7.5
+            changes = [await told(one), await told(other)]
+    while changes[0]["btc_price_usd"] != 7.5:  # parts may come one after the other
+        changes = changes[1:]
+    assert changes[0]["btc_price_usd"] == 7.5
+
+
+async def test_what_does_not_change_is_not_repeated(vendors, serve) -> None:
+    settings = vendors.settings(real_time={"ttl": 1.0, "jitter": 0.0})
+    when = 1_700_000_000
+    vendors.bodies[PRICE]["bitcoin"]["last_updated_at"] = when
+    vendors.bodies["/api/v3/global"]["data"]["updated_at"] = when
+    client, _, _ = await serve(settings)
+    async with client.ws_connect("/ws") as one:
+        await told(one)
+        await eventually(lambda: vendors.calls[PRICE] >= 3)
+        with pytest.raises(TimeoutError):
+            await one.receive(timeout=0.5)
+
+
+async def test_anothers_change_is_seen_in_memory(vendors, serve, opened) -> None:
+    """Nobody is asked for it."""
+    client, one, _ = await serve(vendors.settings())
+    async with client.ws_connect("/ws") as socket:
+        await told(socket)
+        entry = one.dashboard.standing()
+        shown = {**entry.value["shown"], "rsi_14": 1.25}
+        other = await opened(vendors.settings(), name=one.cache.config.name)
+        await other.cache.set("latest_market_data", {"shown": shown, "grace": 9}, ttl=9)
+        assert (await told(socket))["rsi_14"] == 1.25
+    assert vendors.calls == dict.fromkeys(CALLED, 1)
+
+
+async def test_without_clients_nobody_is_asked(vendors, serve) -> None:
+    settings = vendors.settings(real_time={"ttl": 1.0, "jitter": 0.0})
+    client, _, live = await serve(settings)
+    async with client.ws_connect("/ws") as one:
+        await told(one)
+    await eventually(lambda: live._task is None)
+    calls = vendors.calls.copy()
+    await asyncio.sleep(1.5)
+    assert vendors.calls == calls
+
+
+async def test_clients_of_a_failing_market_are_told_when_it_is_back(
+    vendors, serve
+) -> None:
+    vendors.refuse(*vendors.bodies, status=404)
+    client, _, _ = await serve(vendors.settings(taapi={"calls": 9}))
+    async with client.ws_connect("/ws") as one:
+        await eventually(lambda: vendors.calls[RSI])
+        vendors.refusals.clear()
+        shown = await told(one)
+        while shown["partial_failure"]:  # its parts come back one by one
+            shown = await told(one)
+        assert shown["rsi_14"] == 42.3291744124084
+
+
+async def test_slow_client_gets_the_latest(vendors, serve) -> None:
+    """What it is sent waits in a short queue, whose oldest goes first."""
+    async with asyncio.timeout(20):
+        client, _, live = await serve(vendors.settings())
+        async with client.ws_connect("/ws") as one:
+            await told(one)
+            (slow,) = live._clients
+            transport = one._response.connection.transport
+            transport.pause_reading()
+            text = "x" * 200_000
+            for i in range(100):
+                slow.put(f"{i} {text}")
+                await asyncio.sleep(0)
+            transport.resume_reading()
+            got = []
+            while not got or not got[-1].startswith("99 "):
+                got.append(await one.receive_str())
+    assert len(got) < 100 and got == sorted(got, key=lambda m: int(m.split()[0]))
+
+
+async def test_client_that_takes_nothing_is_disconnected(
+    vendors, serve, monkeypatch
+) -> None:
+    monkeypatch.setattr(lives, "STALLED", 0.2)
+    client, _, live = await serve(vendors.settings())
+    async with client.ws_connect("/ws") as one:
+        await told(one)
+        (slow,) = live._clients
+        one._response.connection.transport.pause_reading()
+
+        async def filled() -> bool:
+            slow.put("x" * 1_000_000)
+            return not live._clients
+
+        await eventually(filled, 10)
+        one._response.connection.transport.resume_reading()
+
+
+def test_queue_keeps_the_latest() -> None:
+    client = Client()
+    for i in range(20):
+        client.put(str(i))
+    assert [*client._queue] == [str(i) for i in range(20 - QUEUED, 20)]
+
+
+async def test_talkative_client_is_disconnected(vendors, serve) -> None:
+    client, _, live = await serve(vendors.settings())
+    async with client.ws_connect("/ws") as one:
+        await told(one)
+        for _ in range(SAID_MOST + 1):
+            await one.send_str("hello")
+        message = await one.receive(timeout=5)
+        assert message.type is WSMsgType.CLOSE and message.data == 1008
+    await eventually(lambda: not live._clients)
+
+
+async def test_long_message_is_refused(vendors, serve) -> None:
+    client, _, _ = await serve(vendors.settings())
+    async with client.ws_connect("/ws") as one:
+        await told(one)
+        await one.send_bytes(b"x" * 2000)
+        message = await one.receive(timeout=5)
+        assert message.type is WSMsgType.CLOSE and message.data == 1009
+
+
+async def test_clients_are_bounded(vendors, serve) -> None:
+    client, _, live = await serve(vendors.settings(), most=1)
+    async with client.ws_connect("/ws") as one:
+        await told(one)
+        with pytest.raises(WSServerHandshakeError) as raised:
+            await client.ws_connect("/ws")
+        assert raised.value.status == 503
+    await eventually(lambda: not live._clients)
+    async with client.ws_connect("/ws") as one:
+        await told(one)
+
+
+async def test_goodbye_is_said_at_the_end(vendors, serve) -> None:
+    client, _, live = await serve(vendors.settings())
+    async with client.ws_connect("/ws") as one:
+        await told(one)
+        closing = asyncio.ensure_future(live.close())
+        message = await one.receive(timeout=5)
+        assert message.type is WSMsgType.CLOSE and message.data == 1001
+        await closing
