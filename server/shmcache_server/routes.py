@@ -46,6 +46,8 @@ _METHOD = re.compile(r"[A-Z-]+")
 _PARAMETER = re.compile(r"[^\s&=#;%+*]*\*?")
 _AMBIGUOUS = re.compile(r"[%;\\A-Z\0- ]|//|/\.{1,2}(?:/|\Z)")
 _DOTS = re.compile(r"/\.{1,2}(?:[/;?#\0- ]|\Z)")
+_OF_SEGMENT = re.compile(r";[^/]*")
+_SLASHES = re.compile(r"//+")
 _END = re.compile(r"[?#\0- ]")
 """Behind which some read no more of a path."""
 _NO_KEY_FIELDS = frozenset({"authorization", "cache-control", "cookie", "pragma"})
@@ -263,14 +265,13 @@ def _readings(path: str) -> tuple[str, ...]:
     read = raw.lower().decode("latin-1").replace("\\", "/")
     if _DOTS.search(read):
         return ()
-    return _merged(_END.split(read, maxsplit=1)[0]), _merged(read)
+    to_end = _END.split(read, maxsplit=1)[0]
+    whole = _merged(read)
+    return whole if to_end == read else _merged(to_end), whole
 
 
 def _merged(path: str) -> str:
-    parts = [part.partition(";")[0] for part in path.split("/")]
-    segments = [part for part in parts if part]
-    behind = "/" if segments and not parts[-1] else ""
-    return f"/{'/'.join(segments)}{behind}"
+    return _SLASHES.sub("/", _OF_SEGMENT.sub("", path))
 
 
 NONE = Route()
