@@ -254,6 +254,23 @@ async def test_label_of_what_is_not_stored_is_no_clients(front, upstream, method
     assert "Surrogate-Key" not in got.fields and got.fields["X-Kept"] == "1"
 
 
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        *((("Range", "bytes=0-1"), 206), (("Range", "bytes=0-0,2-3"), 206)),
+        *((("Range", "bytes=900-"), 416), (("If-None-Match", '"a"'), 304)),
+    ],
+)
+async def test_label_of_what_is_stored_is_no_clients(front, upstream, line, status):
+    upstream.fields |= {"Cache-Tag": "t", "Surrogate-Key": "s", "ETag": '"a"'}
+    await warm(front)
+    for method in ("GET", "HEAD"):
+        got = await front.ask(method, PATH, headers=dict([line]))
+        assert got.status in (200, status) and "hit" in got.told
+        assert not {"Cache-Tag", "Surrogate-Key"} & got.fields.keys()
+    assert (await front.ask("GET", PATH, headers=dict([line]))).status == status
+
+
 def parted(upstream: Upstream, gate: asyncio.Event) -> None:
     """An origin with parts; the whole of it takes its time."""
 
