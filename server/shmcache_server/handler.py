@@ -102,7 +102,7 @@ class Handler:
         refusal = _refusal(request) if lead is None else None
         if refusal is not None:
             return refusal
-        if target in (_HEALTH, _READY):
+        if target in (_HEALTH, _READY) and method != "PURGE":
             return self._own_path(target)
         try:
             keyed = (lead or self._lead(request)).keyed(target, method)

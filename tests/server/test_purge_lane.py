@@ -113,6 +113,14 @@ async def test_softly_purged_response_stands_for_an_error_if_it_may(
     assert (await front.get(PATH)).status == status
 
 
+async def test_own_path_takes_a_purge_for_no_question(front, upstream) -> None:
+    upstream.fields |= {"Cache-Tag": "t"}
+    await warm(front)
+    upstream.body = b"new"
+    await purge(front, "/healthz", Cache_Tag="t")
+    assert (await front.get(PATH)).body == b"new"
+
+
 @pytest.mark.parametrize("vary", [{}, {"Vary": "X-Kind"}])
 async def test_prefix_is_purged(front, upstream, vary) -> None:
     upstream.fields |= vary
