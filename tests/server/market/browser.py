@@ -56,6 +56,8 @@ class Page:
         """Errors and warnings of the console, exceptions, requests that failed."""
         self.pushed: asyncio.Queue[str] = asyncio.Queue()
         """What came by WebSocket."""
+        self.held: asyncio.Queue[str] = asyncio.Queue()
+        """Answers that wait to be let go."""
         self._loaded = asyncio.Event()
 
     async def send(self, method: str, **params: Any) -> dict[str, Any]:
@@ -82,6 +84,8 @@ class Page:
             self._loaded.set()
         elif method == "Network.webSocketFrameReceived":
             self.pushed.put_nowait(params["response"]["payloadData"])
+        elif method == "Fetch.requestPaused":
+            self.held.put_nowait(params["requestId"])
         elif method == "Network.loadingFailed":
             self.complaints.append(f"request: {params['errorText']}")
         elif method == "Network.responseReceived":
@@ -131,6 +135,14 @@ class Page:
         """Whether requests fail; a WebSocket that is open stays so, in silence."""
         free = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
         await self.send("Network.emulateNetworkConditions", offline=off, **free)
+
+    async def hold(self, pattern: str) -> None:
+        """Keep back the answers to requests for such URLs."""
+        patterns = [{"urlPattern": pattern, "requestStage": "Response"}]
+        await self.send("Fetch.enable", patterns=patterns)
+
+    async def release(self, held: str) -> None:
+        await self.send("Fetch.continueRequest", requestId=held)
 
     async def press(self, key: str) -> None:
         """Tab or Enter."""
