@@ -36,7 +36,7 @@ _URL = re.compile(
 )
 """No host ends in a colon: what does is another scheme."""
 _WORDS = {"url": "urls", "tag": "tags", "group": "groups", "prefix": "prefixes"}
-_FLAGS = {"1": True, "true": True, "": True, "0": False, "false": False}
+_FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
 
 class Place(NamedTuple):

@@ -47,9 +47,10 @@ def test_purge_is_read_from_json(body, purge) -> None:
 def test_purge_is_read_from_a_query() -> None:
     purge = Purge(tags=("a", "b c"), soft=True, wait=0.5)
     assert of_query("tag=a&tag=b+c&soft=1&wait=0.5&all=0") == purge
-    assert of_query("all&tags=%C3%A4%ff") == Purge(tags=("ä\udcff",), everything=True)
-    with pytest.raises(ValueError, match="tag='': expected text"):
-        of_query("tag=")
+    assert of_query("all=1&tags=%C3%A4%ff") == Purge(tags=("ä\udcff",), everything=True)
+    for query in ("tag=", "all", "all=", "tag=a&soft="):  # a variable that is not set
+        with pytest.raises(ValueError, match=r"expected (text|1 or 0)"):
+            of_query(query)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,7 @@ def test_purge_is_read_from_a_query() -> None:
         (b'{"tag": "a", "host": "h"}', "group: expected with one host"),
         (b'{"all": "yes"}', "all: expected 1 or 0"),
         (b'{"all": 1}', "all: expected 1 or 0"),
+        (b'{"all": ""}', "all: expected 1 or 0"),
         (b'{"all": true, "wait": 61}', "wait=61: expected 0 to 60"),
         (b'{"all": true, "wait": NaN}', "wait=nan: expected 0 to 60"),
         (b'{"all": true, "wait": true}', "wait=True: expected a number"),
