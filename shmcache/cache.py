@@ -385,10 +385,13 @@ class Cache:
         """The invalidation clock now: what is begun after it is as new as it says."""
         return self._l1.table.clock()
 
-    def raised(self, key: Key, note: int, tags: Tags = ()) -> bool:
-        """Whether the key, or one of the tags, was invalidated after `note`."""
+    def raised(
+        self, key: Key, note: int, tags: Tags = (), *, soft: bool = False
+    ) -> bool:
+        """Whether the key, or one of the tags, was invalidated after `note`; with
+        `soft`, or made stale."""
         numbers = self._terms(tags=tags).tags
-        return self._l1.table.highest(self._key(key), numbers) > note
+        return self._l1.table.highest(self._key(key), numbers, soft) > note
 
     async def caught_up(self, within: float = 1.0) -> bool:
         """Whether this host has applied all that the fleet was told to invalidate

@@ -689,7 +689,7 @@ class Fetches:
         return note <= live.mark or not self._cache.raised(key, live.mark, live.tags)
 
     async def _holds(self, key: str, live: LiveResponse) -> bool:
-        """Whether nothing made void what was fetched before its flight began.
+        """Whether nothing made void or stale what was fetched before the flight began.
 
         1. A fetch begins. 2. What it brings is purged. 3. The flight that is to store
         it begins, and is younger than both. Here a purge of before 3 shows, on
@@ -697,7 +697,8 @@ class Fetches:
         has the store refused, as any.
         """
         caught_up = await self._cache.caught_up()
-        return caught_up and not self._cache.raised(key, live.mark, live.tags)
+        key_and_tags = key, live.mark, live.tags
+        return caught_up and not self._cache.raised(*key_and_tags, soft=True)
 
     def _tags(
         self, wanted: Wanted, fields: MultiMapping[str], listed: bool

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from shmcache_server.config import CachingConfig, Config
 from shmcache_server.origins import OriginError
-from shmcache_server.tags import of_url
+from shmcache_server.tags import of_path, of_url
 from tests.server.conftest import Front, Upstream, eventually, fronting
 from tests.server.test_live import Body, live_of
 
@@ -298,6 +298,37 @@ async def test_too_large_a_response_for_all_leaves_no_mark(front, upstream) -> N
     await front.get(Cookie="a=b")
     await idle(front)
     assert front.cache.stats().passed == 1, "under the key of who bears credentials"
+
+
+@pytest.mark.parametrize(
+    "field", [{"Cookie": "a=b"}, {"Foo": "1"}], ids=["for all", "variant"]
+)
+@pytest.mark.parametrize("purged", [True, False])
+async def test_what_was_softly_purged_is_not_fresh_elsewhere(
+    front, upstream, field, purged
+) -> None:
+    """1. A fetch begins. 2. What it brings is softly purged. 3. The flight that is to
+    store it elsewhere begins, and is younger than both."""
+    said = "public, max-age=60, stale-while-revalidate=60"
+    upstream.fields = {"Cache-Control": said}
+    if "Foo" in field:
+        upstream.fields["Vary"] = "Foo"
+    gate = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        await gate.wait()
+        return await upstream._plain(request)
+
+    upstream.answer = answer
+    asking = asyncio.ensure_future(front.ask("GET", headers=field))
+    await eventually(lambda: upstream.seen)
+    if purged:
+        await front.cache.expire_tags(of_path("127.0.0.1", "/", 4)[0])
+    gate.set()
+    await asking
+    await idle(front)
+    again = {name: value for name, value in field.items() if name != "Cookie"}
+    assert ("ttl=59" in (await front.ask("GET", headers=again)).told) is not purged
 
 
 # -- what a HEAD tells of the stored response
