@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from shmcache import tags as library
@@ -88,6 +90,19 @@ def test_groups_that_are_no_strings_are_none(groups) -> None:
 )
 def test_prefix_holds_what_is_below(target, prefix, held) -> None:
     assert (of_prefix(HOST, prefix, 3) in borne(target=target, prefixes=3)) is held
+
+
+SEGMENTS = ["a", "b", "%61", "%2F", "%2f", "", "..", ";", "x" * 120, "%zz", "~", "%7e"]
+
+
+@given(
+    st.lists(st.sampled_from(SEGMENTS), max_size=4),
+    st.lists(st.sampled_from(SEGMENTS), max_size=4),
+    st.sampled_from(["", "?", "?a=/b"]),
+)
+def test_prefix_holds_all_that_is_below(above, below, query) -> None:
+    target = "/" + "/".join(above + below) + query
+    assert of_prefix(HOST, "/" + "/".join(above), 4) in borne(target=target, prefixes=4)
 
 
 def test_prefix_is_of_its_host() -> None:
