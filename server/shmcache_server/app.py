@@ -111,6 +111,8 @@ class CacheRunner(web.AppRunner):
         if self._admin is not None:  # ends beside the requests, not behind them
             ending = asyncio.get_running_loop().create_task(self._admin.cleanup())
             self._admin, self._admin_ending = None, ending
+        if self._hosted is not None:
+            await self._hosted.shutdown()
 
     async def _start_admin(self, cache: Cache, origin: Origin) -> None:
         purges = Purges(cache, Keys(self._config), self._config)

@@ -56,7 +56,7 @@ class Hosted:
                 f"web.Application, not {type(made).__name__}"
             )
         made.middlewares.append(_same_user)
-        self._runner = web.AppRunner(made, access_log=None, handle_signals=False)
+        self._runner = _Runner(made, access_log=None, handle_signals=False)
 
     async def start(self) -> None:
         """Listen."""
@@ -69,9 +69,24 @@ class Hosted:
             listener.close()
             raise
 
+    async def shutdown(self) -> None:
+        """The worker drains: those who are connected may be told so now."""
+        await self._runner.shutdown()
+
     async def close(self) -> None:
         """Requests under way go on for a while, then it is cleaned up."""
         await self._runner.cleanup()
+
+
+class _Runner(web.AppRunner):
+    """Runs the application's `on_shutdown` once, when it is first told."""
+
+    _told = False
+
+    async def shutdown(self) -> None:
+        if not self._told:
+            self._told = True
+            await super().shutdown()
 
 
 def load(factory: str) -> Callable[[Context], Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 from shmcache import Cache
 from shmcache_server.hosted import Context
@@ -16,6 +16,7 @@ def counting(context: Context) -> web.Application:
     """Counts in a cache of its own, and says what it was given."""
     cache = Cache(context.cache)
     closed: list[str] = []
+    sockets: list[web.WebSocketResponse] = []
 
     async def count(request: web.Request) -> web.Response:
         value = await cache.get_or_set("count", lambda: 0) + 1
@@ -28,6 +29,7 @@ def counting(context: Context) -> web.Application:
     async def echo(request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
+        sockets.append(socket)
         async for message in socket:
             if message.type is WSMsgType.TEXT:
                 await socket.send_str(message.data.upper())
@@ -38,8 +40,14 @@ def counting(context: Context) -> web.Application:
             yield
         closed.append("closed")
 
+    async def goodbye(_: web.Application) -> None:
+        closed.append("goodbye")
+        for socket in sockets:
+            await socket.close(code=WSCloseCode.GOING_AWAY)
+
     app = web.Application()
     app.cleanup_ctx.append(open_and_close)
+    app.on_shutdown.append(goodbye)
     app.router.add_get("/count", count)
     app.router.add_get("/echo", echo)
     app[CLOSED] = closed

@@ -59,6 +59,18 @@ async def test_websocket_reaches_the_application(runner) -> None:
         assert await ws.receive_str(timeout=5) == "HELLO"
 
 
+async def test_application_says_goodbye_before_connections_are_cut(runner) -> None:
+    started, url = runner
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"{url}/echo") as ws,
+    ):
+        ended = asyncio.ensure_future(started.cleanup())
+        message = await ws.receive(timeout=3)
+        assert message.data == aiohttp.WSCloseCode.GOING_AWAY
+        await ended
+
+
 async def test_application_is_closed_with_the_worker(tmp_path) -> None:
     settings = config(tmp_path)
     runner = CacheRunner(settings, settings.cache(segment_name(), None))
@@ -66,7 +78,7 @@ async def test_application_is_closed_with_the_worker(tmp_path) -> None:
     one = runner._hosted
     assert one is not None
     await runner.cleanup()
-    assert one._runner.app[CLOSED] == ["closed"]
+    assert one._runner.app[CLOSED] == ["goodbye", "closed"]
     with socket.socket(socket.AF_UNIX) as other, pytest.raises(ConnectionRefusedError):
         other.connect(f"\0{one.name}")
 
