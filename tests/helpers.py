@@ -76,8 +76,8 @@ def shm_names(segment: str) -> set[str]:
 
 def attached(segment: str) -> int:
     """How many processes have a wake socket there: workers that run their loop, and
-    hear a signal."""
-    return sum("~" in name for name in shm_names(segment))
+    hear a signal. Those of segments beside it are not counted."""
+    return sum(f"{segment}~" in name for name in shm_names(segment))
 
 
 # --- /proc ------------------------------------------------------------------------
@@ -251,7 +251,8 @@ class Server:
             code = end(self.process)
             assert code == 0, f"exit code {code}"
             assert not any(map(alive, family))
-            assert not shm_names(self.name)
+            left = shm_names(self.name)
+            assert not {name for name in left if not name.endswith(".limits")}
         finally:
             self.clean(family)
 
