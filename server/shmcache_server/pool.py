@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import math
+import os
 import socket
 import ssl
 from collections import deque
@@ -47,6 +48,7 @@ class Pool:
         self.line_max = config.limits.line
         self.field_max = config.limits.field
         self._name, self._port = url.raw_host or "", url.port
+        self._patience = origin.connect_timeout
         self._tls = _client_context() if url.scheme == "https" else None
         self._max = self._turns = origin.connections
         """How many may be asked at a time, and how many more may now."""
@@ -189,11 +191,24 @@ class Pool:
         return None
 
     async def _connect(self) -> Connection:
-        loop = asyncio.get_running_loop()
         address = self._socket
         raw = await (_connected(address) if address else self._by_tcp())
+        making = asyncio.ensure_future(self._make(raw))
         try:
-            if address:
+            connection = await asyncio.shield(making)
+        except asyncio.CancelledError:
+            making.add_done_callback(_leave)
+            raise
+        self._open.add(connection)
+        return connection
+
+    async def _make(self, raw: socket.socket) -> Connection:
+        """A connection of a socket, to be awaited to its end, also by who leaves:
+        1. He leaves as TLS is about to begin. 2. asyncio's transport stays open. 3. The
+        socket is closed. 4. Another one has its number, which the transport reads."""
+        loop, inode = asyncio.get_running_loop(), os.fstat(raw.fileno()).st_ino
+        try:
+            if self._socket:
                 _, connection = await loop.create_unix_connection(self._made, sock=raw)
             else:
                 _, connection = await loop.create_connection(
@@ -201,11 +216,11 @@ class Pool:
                     sock=raw,
                     ssl=self._tls,
                     server_hostname=self._name if self._tls else None,
+                    ssl_handshake_timeout=self._patience if self._tls else None,
                 )
         except BaseException:
-            raw.close()
+            _close(raw, inode)
             raise
-        self._open.add(connection)
         return connection
 
     def _made(self) -> Connection:
@@ -258,6 +273,26 @@ class Pool:
         if self._idle:
             until = self._idle[0].idle_since + KEPT
             self._sweeper = loop.call_at(until, self._sweep)
+
+
+def _leave(making: asyncio.Future[Connection]) -> None:
+    """Close what nobody waits for any more."""
+    if not making.cancelled() and making.exception() is None:
+        making.result().abort()
+
+
+def _close(raw: socket.socket, inode: int) -> None:
+    """Close a socket of which no connection came. uvloop may have closed it by its
+    number and not told it so: 1. TLS begins, and what it writes fails. 2. The transport
+    is closed. 3. It is given the socket. 4. The number is another one's."""
+    try:
+        ours = os.fstat(raw.fileno()).st_ino == inode
+    except OSError:
+        ours = False
+    if ours:
+        raw.close()
+    else:
+        raw.detach()
 
 
 def _socket_of(base: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -177,7 +178,7 @@ async def handshake_that_nobody_answers_ends_in_time() -> None:
 async def caller_that_leaves_within_a_handshake_leaves_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        async with asking("localhost", port) as origin:
+        async with asking("localhost", port, connect_timeout=1.0) as origin:
             leaving = asyncio.ensure_future(get(origin))
             await eventually(lambda: connections(os.getpid(), remote=port))
             leaving.cancel()
@@ -188,7 +189,36 @@ async def caller_that_leaves_within_a_handshake_leaves_nothing() -> None:
             await eventually(lambda: not connections(os.getpid(), remote=port))
 
 
+async def callers_that_leave_leave_others_alone() -> None:
+    """Each on a connection of its own, and left at any turn of its beginning: of their
+    descriptors none may be closed twice, for it is another's by then."""
+    chance = random.Random(1)
+    said = OWN.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    own = AUTHORITY.issue_cert("127.0.0.1")
+    async with (
+        Behind(own, said).open() as behind,
+        asking("127.0.0.1", behind.port, connections=12) as origin,
+    ):
+        places = asyncio.Semaphore(24)
+
+        async def one(number: int) -> None:
+            async with places:
+                getting = asyncio.ensure_future(get(origin))
+                if number % 2:
+                    for _ in range(chance.randrange(40)):
+                        await asyncio.sleep(0)
+                    getting.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    assert await getting == b"own"
+
+        await asyncio.gather(*map(one, range(800)))
+        pool = origin.upstreams.all[0].pool
+        assert not pool.taken and not pool._waiting
+        await eventually(lambda: not connections(os.getpid(), remote=behind.port))
+
+
 SCENES = [
+    callers_that_leave_leave_others_alone,
     is_asked_by_its_name,
     is_asked_by_its_address,
     body_that_is_cut_is_not_whole,
