@@ -214,7 +214,7 @@ class Browser:
 
 @asynccontextmanager
 async def browsing(folder: Path) -> AsyncIterator[Browser]:
-    """A browser whose files are in the folder; raises `Unavailable`."""
+    """A browser whose files are in the folder."""
     process = await asyncio.create_subprocess_exec(
         *(program(), f"--user-data-dir={folder}", *FLAGS),
         stderr=asyncio.subprocess.PIPE,
@@ -248,4 +248,4 @@ async def _endpoint(process: asyncio.subprocess.Process) -> str:
         said += line
         if b"listening on ws://" in line:
             return line.split()[-1].decode()
-    raise Unavailable(f"the browser does not start:\n{said.decode()}")
+    raise AssertionError(f"the browser does not start:\n{said.decode()}")

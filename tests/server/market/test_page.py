@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from loadtest import vendors
 from loadtest.vendors import Vendors
-from tests.helpers import ROOT, answers, until
+from tests.helpers import ROOT
 from tests.server.market import browser
 from tests.server.market.browser import Browser, Page
 from tests.server.market.site import Site, serving
@@ -65,29 +65,20 @@ def simulator() -> Iterator[Vendors]:
 
 
 @pytest.fixture(scope="module")
-def served(
+def site(
     running: Browser, simulator: Vendors, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
     with serving(tmp_path_factory.mktemp("site"), simulator) as site:
         yield site
 
 
-@pytest.fixture
-def site(served: Site, simulator: Vendors) -> Iterator[Site]:
-    """All is well, at first."""
-    yield served
-    simulator.reset()
-
-
 @pytest.fixture(scope="module")
-def poor(
-    running: Browser, simulator: Vendors, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Site]:
+def poor(running: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """One part was never had, and no WebSocket is let through."""
-    simulator.fault("taapi", "failing")
-    with serving(tmp_path_factory.mktemp("poor"), simulator, tunnels=0) as site:
-        until(lambda: answers(site.port, "/api/dashboard"))
-        yield site
+    with vendors.running("--latency", "0.05") as others:
+        others.fault("taapi", "failing")
+        with serving(tmp_path_factory.mktemp("poor"), others, tunnels=0) as site:
+            yield site
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -124,7 +115,7 @@ async def test_what_the_cache_did_is_told(page: Page, site: Site) -> None:
     told = await page.until(
         f"/Pushed/.test({rows}) && /Hit|Stale/.test({rows}) && {rows}"
     )
-    assert re.search(r"(Hit|Stale)\t\d+ s\t(\d+ s|over)\t[\d.]+ ms", told)
+    assert re.search(r"(Hit|Stale)\t\d+ s\t(\d+ s|\u2013)\t[\d.]+ ms", told)
     vendors = "document.querySelector('#vendors').innerText"
     budgets = await page.until(f"{vendors}.includes('Binance') && {vendors}")
     assert re.search(r"CoinGecko\tReady\t9,9\d\d of 10,000", budgets)
@@ -205,25 +196,32 @@ async def test_stale_part_and_banned_vendor_are_told(
 ) -> None:
     await page.open(site.url)
     await page.until(LOADED)
-    simulator.fault("binance", "banned", retry_after=90)
-    for vendor in ("coingecko", "cmc"):
-        simulator.fault(vendor, "failing")
-    await page.until(state("btc_price_usd", "Stale"))
+    try:
+        simulator.fault("binance", "banned", retry_after=90)
+        simulator.fault("coingecko", "failing")
+        simulator.fault("cmc", "failing")
+        await page.until(state("btc_price_usd", "Stale"))
+    finally:
+        for vendor in ("binance", "coingecko", "cmc"):
+            simulator.fault(vendor)
     assert await page.look(PRICE)
     assert await page.look(state("fng_value", "Fresh"))
     await page.look(f"{LOOK}, 1")
-    await page.until("/Binance\\tBlocked for \\d+ s/.test(vendors.innerText)")
+    await page.until(r"/Binance\tBlocked for \d+ s/.test(vendors.innerText)")
     assert page.complaints == []
+    await page.until(state("btc_price_usd", "Fresh"))
 
 
 async def test_text_fits_and_has_contrast(page: Page, poor: Site) -> None:
-    await page.emulate(prefers_reduced_motion="reduce")
+    calm = {"prefers_reduced_motion": "reduce"}
+    await page.emulate(**calm)
     await page.open(poor.url)
+    await page.until(state("rsi_14", "Unavailable"))
     await page.until("document.querySelectorAll('#vendors th').length > 3")
     await page.until(f"{PRICE} !== {await page.until(PRICE)!r}")
     assert await page.look("document.getAnimations().length") == 0
     for scheme, (size, shape) in itertools.product(SCHEMES, SHAPES.items()):
-        await page.emulate(prefers_color_scheme=scheme)
+        await page.emulate(prefers_color_scheme=scheme, **calm)
         await page.resize(*shape)
         await page.shoot(SHOTS / f"{size}-{scheme}.png")
         assert await page.look("document.documentElement.scrollWidth") == shape[0]

@@ -266,7 +266,7 @@ function verdict(field) {
 
 function log(what, old = null, ttl = null, took = null) {
   if (paused) return;
-  const told = [old === null ? "\u2013" : duration(old), ttl === null ? "\u2013" : ttl < 0 ? "over" : duration(ttl),
+  const told = [old === null ? "\u2013" : duration(old), ttl === null || ttl < 0 ? "\u2013" : duration(ttl),
     took === null ? "\u2013" : `${took < 10 ? took.toFixed(1) : Math.round(took)} ms`];
   const row = element("tr", {}, element("td", {}, clock(now())), element("td", {}, what));
   row.append(...told.map((text) => element("td", { className: "number" }, text)));
