@@ -46,7 +46,7 @@ check: $(BUILT) build/check/warnings  ## linters, types, C warnings
 
 # Of what `make test` runs a hundredth. 50 waves of 250 clients each way, each within
 # 1.1 s; 10^9 reads of one segment by processes that are killed and stopped, or 15 minutes
-# of them; 10^4 cancellations; three minutes of purges; the larger models; simulated
+# of them; 10^4 cancellations; four minutes of purges; the larger models; simulated
 # histories, 150 a second and core.
 HISTORIES ?= 300000
 stress: $(BUILT) build/check/fast/stress  ## every long count; HISTORIES=1000000
