@@ -184,6 +184,9 @@ class Upstreams:
                 connection.discard()
         except FAILURES:
             return False
+        except Exception:  # with the checks ended it would be left alone for ever
+            log.exception("origin %s: a check", upstream.base)
+            return False
         return 200 <= message.code < 400
 
 

@@ -178,6 +178,18 @@ async def test_check_that_cannot_connect_opens_the_breaker() -> None:
     assert not made.all[0].pool._open
 
 
+async def test_checks_go_on_whatever_becomes_of_one(upstream, monkeypatch) -> None:
+    """Nothing else closes the breaker: the upstream would be left alone for ever."""
+    settings = {"health_path": "/ok", "health_interval": 0.1, "breaker_failures": 1}
+    made = Upstreams(config(upstream.url, **settings))
+    mine = made.all[0]
+    with monkeypatch.context() as broken:
+        broken.delattr(type(mine.pool), "open")
+        await eventually(lambda: mine.state != "closed")
+    await eventually(lambda: mine.state == "closed")
+    await made.close()
+
+
 async def test_checks_end_with_the_origin(upstream) -> None:
     settings = {"health_path": "/ok", "health_interval": 0.1}
     made = Upstreams(config(upstream.url, **settings))
