@@ -32,10 +32,12 @@ ROWS = [
     {"shmcache_server.fastlane"},
     {"shmcache_server.handler", "shmcache_server.admin", "shmcache_server.hosted"},
     {"shmcache_server.fetch", "shmcache_server.purges"},
+    {"shmcache_server.elsewhere"},
+    {"shmcache_server.fills", "shmcache_server.lives"},
     {"shmcache_server.shelf"},
     {"shmcache_server.wanted"},
     {"shmcache_server.relay"},
-    {"shmcache_server.live", "shmcache_server.tunnel"},
+    {"shmcache_server.live", "shmcache_server.tasks", "shmcache_server.tunnel"},
     {"shmcache_server.origins", "shmcache_server.answer", "shmcache_server._splice"},
     {
         *("shmcache_server.parts", "shmcache_server.request"),

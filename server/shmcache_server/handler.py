@@ -24,7 +24,7 @@ from shmcache import Cache, CacheError, ComputeFailed, ComputeTimeout, Overloade
 from . import stored, tunnel
 from .answer import Answer, Stream, abort, from_store
 from .config import Config
-from .fetch import Fetches, Joined
+from .fetch import Fetches
 from .key import (
     Fields,
     Keyed,
@@ -39,6 +39,7 @@ from .key import (
     for_a_cache,
 )
 from .live import LiveResponse, Reader
+from .lives import Joined
 from .origins import (
     Answering,
     Asking,
@@ -455,7 +456,7 @@ class Handler:
         trusted = self.keys.forwarding.trusts(remote)
         keys = self.keys.all(headers, request.raw_path, trusted=trusted)
         wanted = self._of_post(request, url, fields)
-        tags = self._fetches.tags(wanted, answering) if wanted else ()
+        tags = self._fetches.fills.tags(wanted, fields) if wanted else ()
         known = any(self._cache.raised(key, mark, tags) for key in keys)
         before = self._cache.note()
         others = invalidating.targets(
@@ -479,7 +480,7 @@ class Handler:
         )
         if wanted is None or known:  # it may be older than who made it void meanwhile
             return None
-        return self._fetches.adopt(wanted, answering, sent, after)
+        return self._fetches.elsewhere.adopt(wanted, answering, sent, after)
 
     def _of_post(
         self, request: web.BaseRequest, url: str, fields: Fields

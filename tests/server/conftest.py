@@ -177,6 +177,11 @@ async def eventually(probe: Callable[[], Any], within: float = 5.0) -> Any:
         return answer
 
 
+async def idle(front: Front) -> None:
+    """When nothing goes on that a request of its has begun."""
+    await eventually(lambda: not front.runner.handler._fetches._tasks)
+
+
 @pytest.fixture
 async def upstream(aiohttp_server: Any) -> Upstream:
     upstream = Upstream()

@@ -23,7 +23,14 @@ from shmcache_server.key import Keys, credentialed, gzipped
 from shmcache_server.origins import OriginDown
 from shmcache_server.tags import of_path
 from tests.helpers import free_port
-from tests.server.conftest import Front, RawOrigin, Upstream, eventually, fronting
+from tests.server.conftest import (
+    Front,
+    RawOrigin,
+    Upstream,
+    eventually,
+    fronting,
+    idle,
+)
 
 
 def parsed(told: str) -> tuple[str, dict[str, Any]]:
@@ -362,7 +369,7 @@ async def test_head_that_disagrees_makes_what_is_fresh_stale(
     upstream.fields["ETag"] = etag
     got = await heeding.ask("HEAD", headers={"Cache-Control": "no-cache"})
     assert got.told == "shmcache; fwd=request"
-    await eventually(lambda: not heeding.runner.handler._fetches._tasks)
+    await idle(heeding)
     state = heeding.cache.entry(heeding.key("/")).state
     assert state == ("fresh" if etag == '"1"' else "stale")
 
@@ -394,7 +401,7 @@ async def test_only_if_cached_gets_what_another_host_has(
         path = f"/{vary}"
         await one.get(path)
         await eventually(lambda: not one.cache._flights._flights)
-        await eventually(lambda: not one.runner.handler._fetches._tasks)
+        await idle(one)
         got = await other.get(path, Cache_Control="only-if-cached", Cookie="a=b")
         assert (got.status, "hit" in got.told) == (200, True)
     assert len(upstream.seen) == 1

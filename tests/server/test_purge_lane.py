@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from shmcache_server.config import Config, PurgeConfig
-from tests.server.conftest import Front, Got, Upstream, eventually, fronting
+from tests.server.conftest import Front, Got, Upstream, eventually, fronting, idle
 
 BEARER = {"Authorization": "Bearer 0123456789abcdef-token"}
 PATH = "/a/b?c"
@@ -167,7 +167,7 @@ async def purged_meanwhile(
     await purge(front, **named)
     held.gate.set()
     assert (await old).body == b"old"
-    await eventually(lambda: not front.runner.handler._fetches._tasks)
+    await idle(front)
     upstream.answer, upstream.body = upstream._plain, b"new"
 
 
@@ -219,7 +219,7 @@ async def test_nobody_reads_along_after_a_purge(front, upstream, lines, named) -
         return answer
 
     upstream.answer = slowly
-    lives = front.runner.handler._fetches._lives
+    lives = front.runner.handler._fetches._lives._lives
     old = asyncio.ensure_future(front.get(PATH, X_Kind="k"))
     await eventually(lambda: lives)
     await purge(front, **named)
@@ -246,7 +246,7 @@ async def test_clients_get_no_label_but_a_304_keeps_it(front, upstream) -> None:
     asked = len(upstream.seen)
     await front.get(PATH)
     await eventually(lambda: len(upstream.seen) > asked)
-    await eventually(lambda: not front.runner.handler._fetches._tasks)
+    await idle(front)
     got = await front.get(PATH)
     assert "; hit" in got.told and got.fields["Cache-Groups"] == '"g"'
     assert not {"Cache-Tag", "Surrogate-Key"} & got.fields.keys()
@@ -304,7 +304,7 @@ async def test_purge_is_of_parts_too_though_their_list_comes_back(front, upstrea
     await purge(front)
     gate.set()
     await whole
-    await eventually(lambda: not front.runner.handler._fetches._tasks)
+    await idle(front)
     assert (await front.get(PATH, Range="bytes=0-0")).body == b"3"
     assert (await front.get(PATH)).body == b"4"
 
@@ -331,5 +331,5 @@ async def test_answer_to_a_post_is_not_stored_over_a_purge_of_its_tag(front, ups
     await purge(front, Cache_Tag="x")
     gate.set()
     await posted
-    await eventually(lambda: not front.runner.handler._fetches._tasks)
+    await idle(front)
     assert "miss" in (await front.get(PATH)).told

@@ -11,11 +11,11 @@ import pytest
 import uvloop
 from aiohttp import web
 
-from shmcache_server import fetch, relay
+from shmcache_server import lives, relay
 from shmcache_server.app import CacheRunner
 from shmcache_server.config import Config, L1Config, OriginConfig
 from tests.helpers import segment_name
-from tests.server.conftest import Front, eventually
+from tests.server.conftest import Front, eventually, idle
 
 
 class Slow:
@@ -82,8 +82,9 @@ async def test_other_worker_reads_along_while_it_comes(upstream) -> None:
         assert await first.read() == b"second" and await second.read() == b""
         assert len(upstream.seen) == 1
         for front in (one, two):
-            fetches = front.runner.handler._fetches
-            await eventually(lambda f=fetches: not (f._tasks or f._lives or f._joining))
+            await idle(front)
+            kept = front.runner.handler._fetches._lives
+            await eventually(lambda kept=kept: not (kept._lives or kept._joining))
 
 
 async def test_other_worker_is_not_told_a_private_field(upstream) -> None:
@@ -113,7 +114,7 @@ async def test_other_worker_waits_for_the_head(upstream) -> None:
         first = asyncio.ensure_future(begin(one))
         await eventually(lambda: upstream.seen)
         second = asyncio.ensure_future(begin(two))
-        await eventually(lambda: one.runner.handler._fetches._relay._serving)
+        await eventually(lambda: one.runner.handler._fetches._lives._relay._serving)
         gate.set()
         slow.gates.put_nowait(b"now")
         along = await second
@@ -137,7 +138,7 @@ async def test_what_is_validated_for_each_is_for_who_waited_there(upstream) -> N
         first = asyncio.ensure_future(begin(one))
         await eventually(lambda: upstream.seen)
         second = asyncio.ensure_future(begin(two))
-        await eventually(lambda: one.runner.handler._fetches._relay._serving)
+        await eventually(lambda: one.runner.handler._fetches._lives._relay._serving)
         gate.set()
         slow.gates.put_nowait(b"now")
         assert "collapsed" in (await second).headers["Cache-Status"]
@@ -195,8 +196,8 @@ async def test_worker_that_is_stopped_breaks_its_readers_off(
     upstream.answer = slow = Slow()
     async with workers(upstream.url) as (one, two):
         slow.gates.put_nowait(b"half")
-        monkeypatch.setattr(fetch, "PATIENCE", 0.1)
-        monkeypatch.setattr(two.runner.handler._fetches, "_stall", 0.1)
+        monkeypatch.setattr(lives, "PATIENCE", 0.1)
+        monkeypatch.setattr(two.runner.handler._fetches._lives, "_stall", 0.1)
         first, second = await begin(one), await begin(two)
         with pytest.raises(aiohttp.ClientError):
             await asyncio.wait_for(second.read(), 2)
@@ -211,7 +212,7 @@ async def test_worker_that_dies_breaks_its_readers_off(upstream) -> None:
         slow.gates.put_nowait(b"half")
         first = await begin(one)
         second = await begin(two)
-        for task in one.runner.handler._fetches._relay._serving:
+        for task in one.runner.handler._fetches._lives._relay._serving:
             task.cancel()
         with pytest.raises(aiohttp.ClientError):
             await second.read()
@@ -243,7 +244,7 @@ async def test_reader_who_came_after_a_purge_does_not_read_along(upstream) -> No
     async with workers(upstream.url) as (one, two):
         both[0].gates.put_nowait(b"old")
         first = await begin(one)
-        key = next(iter(one.runner.handler._fetches._lives))
+        key = next(iter(one.runner.handler._fetches._lives._lives))
         await two.cache.delete(key)
         second = asyncio.ensure_future(begin(two))
         await eventually(lambda: len(upstream.seen) == 2)
@@ -310,16 +311,16 @@ async def test_who_says_nothing_is_let_go(monkeypatch) -> None:
 
 
 async def test_short_wait_asks_nobody(upstream, monkeypatch) -> None:
-    monkeypatch.setattr(fetch, "_SHORT", 60)
+    monkeypatch.setattr(lives, "_SHORT", 60)
     upstream.answer = slow = Slow()
     async with workers(upstream.url) as (one, two):
         slow.gates.put_nowait(b"all")
         first = await begin(one)
         second = asyncio.ensure_future(begin(two))
-        fetches = two.runner.handler._fetches
-        await eventually(lambda: fetches._asking)
+        asking = two.runner.handler._fetches._lives._asking
+        await eventually(lambda: asking)
         slow.gates.put_nowait(None)
         assert await first.read() == b"all"
         assert await (await second).read() == b"all"
-        assert not fetches._asking
+        assert not asking
         assert len(upstream.seen) == 1
