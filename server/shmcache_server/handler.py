@@ -457,7 +457,7 @@ class Handler:
         keys = self.keys.all(headers, request.raw_path, trusted=trusted)
         wanted = self._of_post(request, url, fields)
         tags = self._fetches.fills.tags(wanted, fields) if wanted else ()
-        known = any(self._cache.raised(key, mark, tags) for key in keys)
+        known = any(self._cache.raised(key, mark, tags, soft=True) for key in keys)
         before = self._cache.note()
         others = invalidating.targets(
             url,

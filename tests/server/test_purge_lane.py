@@ -181,6 +181,22 @@ async def test_old_answer_under_way_is_not_stored(front, upstream, lines, named)
     assert (await front.get(PATH, X_Kind="k")).body == b"new"
 
 
+@pytest.mark.parametrize("named", [{}, {"Cache_Tag": "t"}])
+async def test_old_variant_of_a_list_is_not_fresh_after_a_soft_purge(
+    front, upstream, named
+) -> None:
+    """As the next one, but that all there was stays, and is stale."""
+    control = {"Cache-Control": "max-age=60, stale-while-revalidate=60"}
+    upstream.fields = control | {"Vary": "X-Kind", "Cache-Tag": "t"}
+    await warm(front, X_Kind="a")
+    late = control | {"Vary": "X-Kind, X-Other", "Cache-Tag": "t"}
+    named = named | {"Shmcache_Purge": "soft"}
+    await purged_meanwhile(
+        front, upstream, late, lambda: front.get(PATH, X_Kind="b"), **named
+    )
+    assert "ttl=59" not in (await front.get(PATH, X_Kind="b")).told
+
+
 @pytest.mark.parametrize(
     "named", [{}, {"Cache_Tag": "t"}, {"Shmcache_Purge": "prefix"}]
 )
@@ -316,7 +332,10 @@ async def test_part_is_purged_softly_with_its_url(front, upstream) -> None:
     assert (await front.get(PATH, Range="bytes=0-0")).body == b"2"
 
 
-async def test_answer_to_a_post_is_not_stored_over_a_purge_of_its_tag(front, upstream):
+@pytest.mark.parametrize("how", ["soft=?0", "soft"])
+async def test_answer_to_a_post_is_not_stored_over_a_purge_of_its_tag(
+    front, upstream, how
+) -> None:
     """1. It is asked for. 2. The origin has begun it. 3. Its label is purged."""
     gate = asyncio.Event()
 
@@ -328,7 +347,7 @@ async def test_answer_to_a_post_is_not_stored_over_a_purge_of_its_tag(front, ups
     upstream.answer = answer
     posted = asyncio.ensure_future(front.ask("POST", PATH))
     await eventually(lambda: upstream.seen)
-    await purge(front, Cache_Tag="x")
+    await purge(front, Cache_Tag="x", Shmcache_Purge=how)
     gate.set()
     await posted
     await idle(front)
