@@ -38,3 +38,9 @@ def test_market_has_its_page() -> None:
     shipped = {path for pattern in patterns for path in here.glob(pattern)}
     beside = {p for p in here.rglob("*") if p.is_file() and p.parent.name == "page"}
     assert shipped == beside and here / "page" / "index.html" in shipped
+
+
+def test_wheel_has_every_script_of_the_server() -> None:
+    here = ROOT / "server" / "shmcache_server"
+    found = {str(path.relative_to(here)) for path in here.rglob("*.lua")}
+    assert found <= set(SETUPTOOLS["package-data"]["shmcache_server"])

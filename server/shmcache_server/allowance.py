@@ -99,13 +99,13 @@ def wait(terms: Terms, state: State, now: int, cost: int) -> int:
 
 
 def granted(
-    terms: Terms, state: State, now: int, cost: int, *, alone: bool = False
+    terms: Terms, state: State, now: int, cost: int, *, untold: bool = False
 ) -> State:
-    """With that many calls granted here; `alone`: the tally does not know."""
-    kept = _share(terms, state.hosts)[1] if state.hosts else terms.span
-    grants = _with(state.grants, now, cost, terms.span, kept)
-    untold = _with(state.untold, now, cost, terms.span) if alone else state.untold
-    return state._replace(grants=grants, untold=untold)
+    """With that many calls granted here; `untold`: the tally does not know."""
+    state = state._replace(grants=_with(state.grants, now, cost, terms.span))
+    if not untold:
+        return state
+    return state._replace(untold=_with(state.untold, now, cost, terms.span))
 
 
 def heard(terms: Terms, state: State, now: int, told: Told) -> State:
@@ -118,7 +118,7 @@ def heard(terms: Terms, state: State, now: int, told: Told) -> State:
     lost_at, whole_at, used = state.lost_at, state.whole_at, state.used
     if told.age < terms.span:
         lost_at, whole_at = lost_at or now, max(whole_at, now + terms.span - told.age)
-    elif lost_at and not state.away and now >= whole_at:
+    elif lost_at and now >= whole_at:
         lost_at = 0
     if not lost_at:
         used = told.used
@@ -183,10 +183,10 @@ def _until(calls: Calls, now: int, span: int, room: int) -> int:
     return span
 
 
-def _with(calls: Calls, now: int, cost: int, span: int, kept: int = 0) -> Calls:
-    """With more calls, and without those of before the window, or `kept`."""
+def _with(calls: Calls, now: int, cost: int, span: int) -> Calls:
+    """With more calls, and without those of before the window."""
     piece = max(1, span // PIECES)
-    rest = [call for call in calls if call[0] > now - max(kept, span)]
+    rest = [call for call in calls if call[0] > now - span]
     if rest and rest[-1][0] // piece == now // piece:
         cost += rest.pop()[1]
     return [*rest, [now, cost]]

@@ -182,30 +182,24 @@ class Budget:
             return _refused(wait)
         if state.away:
             return await self._alone(cost)
-        own = None
-        if state.lost_at:  # of the share first: two workers may ask at once
-            own = await self._alone(cost, told=True)
-            if not own.granted:
-                return own
         begun = time.monotonic()
         told = await self._ask(cost)
         if told is None:
-            return own or await self._alone(cost)
-        wait = await self._noted(told, cost, own is None)
+            return await self._alone(cost)
+        wait = await self._noted(told, cost)
         return _refused(wait) if wait else Grant(0.0, begun + self._lag / 2)
 
-    async def _noted(self, told: Told, cost: int, unknown: bool) -> int:
-        """Note the tally's answer; `unknown`: the ledger knows nothing of the grant,
-        if it is one. How long to wait, 0 for a grant."""
+    async def _noted(self, told: Told, cost: int) -> int:
+        """Note the tally's answer. How long to wait, 0 for a grant."""
         terms = self._terms
 
         def step(old: State, now: int) -> tuple[State, int]:
             new = allowance.heard(terms, old, now, told)
-            if not (told.granted and unknown):
-                return new, 0 if told.granted else told.wait
+            if not told.granted:
+                return new, told.wait
             if new.lost_at:
-                # 1. Redis forgets. 2. Each host asks once before it knows. 3. Redis
-                # grants all of them: only what is within the share may be used.
+                # 1. Redis forgets. 2. Two workers ask. 3. It grants both a call: only
+                # what is within the share may be used.
                 before = new._replace(none_until=old.none_until)
                 if wait := allowance.wait(terms, before, now, cost):
                     return new, wait
@@ -213,15 +207,15 @@ class Budget:
 
         return await self._step(step)
 
-    async def _alone(self, cost: int, *, told: bool = False) -> Grant:
-        """The host's own decision; `told`: the tally is asked, too."""
+    async def _alone(self, cost: int) -> Grant:
+        """The host's own decision."""
         terms, begun = self._terms, time.monotonic()
-        alone = self._tally is not None and not told
+        untold = self._tally is not None
 
         def step(state: State, now: int) -> tuple[State, int]:
             if wait := allowance.wait(terms, state, now, cost):
                 return state, wait
-            return allowance.granted(terms, state, now, cost, alone=alone), 0
+            return allowance.granted(terms, state, now, cost, untold=untold), 0
 
         wait = await self._step(step)
         return _refused(wait) if wait else Grant(0.0, begun + self._lag / 2)

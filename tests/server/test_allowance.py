@@ -162,8 +162,8 @@ def test_hosts_do_not_grow_fewer_while_the_fleet_comes_back() -> None:
 def test_calls_granted_alone_are_told_once() -> None:
     state = lost(0, 1)
     for i in range(3):
-        state = allowance.granted(TERMS, state, NOW + i * SECOND, 1, alone=True)
+        state = allowance.granted(TERMS, state, NOW + i * SECOND, 1, untold=True)
     told_now = state.untold
-    state = allowance.granted(TERMS, state, NOW + 9 * SECOND, 1, alone=True)
+    state = allowance.granted(TERMS, state, NOW + 9 * SECOND, 1, untold=True)
     state = allowance.found(TERMS, state, NOW + 10 * SECOND, told_now, 1)
     assert state.untold == [[NOW + 9 * SECOND, 1]]

@@ -35,7 +35,9 @@ async def test_miss_over_the_budget_is_not_sent(limited, upstream) -> None:
     assert 50 < int(refused.fields["Retry-After"]) <= 61
     assert refused.told == "shmcache; fwd=miss"
     assert (await limited.get("/a")).status == 200, "a hit is no call"
-    assert limited.runner._origin.stats()["over_budget"] == 1
+    origin = limited.runner._origin
+    assert origin.stats()["over_budget"] == 1
+    assert origin.upstreams.all[0].pool.taken == 0
 
 
 async def test_without_a_budget_there_is_no_ledger(front) -> None:

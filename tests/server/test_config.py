@@ -95,6 +95,12 @@ def test_cache_is_told_its_limits_and_the_secret(tmp_path, monkeypatch) -> None:
         ("[origin]\nhealth_path = '/a b'\n", ":2: health_path='/a b': expected a"),
         ("[origin]\nhealth_interval = 0\n", ":2: health_interval=0.0: expected 0.1"),
         ("[origin]\ntunnel_timeout = 0\n", ":2: tunnel_timeout=0.0: expected 0.1"),
+        ("[origin]\nbudget = -1\n", ":2: budget=-1: expected 0 to 1000000"),
+        ("[origin]\nbudget_seconds = 0\n", ":2: budget_seconds=0.0: expected 0.1 to"),
+        (
+            "[origin]\nbudget = 9\nhealth_path = '/'\n",
+            ":3: budget: expected 0 where health_path is set",
+        ),
         (
             "[origin]\nbreaker_failures = 0\nhealth_path = '/'\n",
             ":3: breaker_failures=0: expected 1 or more where health_path is set",

@@ -357,6 +357,29 @@ async def test_forgetful_redis_gives_no_second_budget(fleet, server) -> None:
     assert await one.take(30) + await other.take(30) == 0
 
 
+async def test_grant_of_a_forgetful_redis_beyond_the_share_is_not_used(
+    fleet, server
+) -> None:
+    """1. One call is left. 2. Redis forgets. 3. Each host asks before it knows."""
+    one, other = fleet
+    await one.take(12)
+    await other.take(7)
+    await one.budget.beat(2)
+    server.command("FLUSHALL")
+    assert [await one.take(), await other.take()] == [0, 0]
+
+
+async def test_workers_that_ask_a_forgetful_redis_at_once_get_the_share(
+    host, server
+) -> None:
+    app = segment_name()
+    server.command("FLUSHALL")
+    workers = await host(3, url=server.url, app=app)
+    await workers[0].budget.beat(4)
+    took = await asyncio.gather(*(w.take(9) for w in workers))
+    assert sum(took) == 5, "a quarter"
+
+
 async def test_forgetful_redis_gives_half_of_what_was_left_to_each_of_two(
     fleet, server
 ) -> None:
