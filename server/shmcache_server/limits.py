@@ -200,8 +200,9 @@ class Budget:
             if new.lost_at:
                 # 1. Redis forgets. 2. Two workers ask. 3. It grants both a call: only
                 # what is within the share may be used.
-                before = new._replace(none_until=old.none_until)
-                if wait := allowance.wait(terms, before, now, cost):
+                # Who notes first that none is left voids no grant of before.
+                mine = new._replace(none_until=0)
+                if wait := allowance.wait(terms, mine, now, cost):
                     return new, wait
             return allowance.granted(terms, new, now, cost), 0
 

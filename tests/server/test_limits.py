@@ -380,6 +380,26 @@ async def test_workers_that_ask_a_forgetful_redis_at_once_get_the_share(
     assert sum(took) == 5, "a quarter"
 
 
+async def test_last_grant_that_is_noted_first_voids_none_of_before(
+    host, server
+) -> None:
+    """1. The tally grants one of two, 2. the last one, 3. which is noted, and that
+    none is left. 4. The first is noted."""
+    server.command("FLUSHALL")
+    one, other = await host(2, url=server.url, app=segment_name(), calls=2)
+    await one.budget.beat(1)
+    inner, took = one.limits._tally.ask, []
+
+    async def late(*args: Any) -> Any:
+        told = await inner(*args)
+        took.append(await other.take())
+        return told
+
+    one.limits._tally.ask = late
+    assert await one.take() == 1
+    assert took == [1]
+
+
 async def test_forgetful_redis_gives_half_of_what_was_left_to_each_of_two(
     fleet, server
 ) -> None:
