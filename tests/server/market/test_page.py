@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import re
+import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,10 +17,11 @@ import pytest_asyncio
 
 from loadtest import vendors
 from loadtest.vendors import Vendors
-from tests.helpers import ROOT
+from tests.helpers import ROOT, Server
 from tests.server.market import browser
 from tests.server.market.browser import Browser, Page
-from tests.server.market.site import Site, serving
+from tests.server.market.test_service import config, serving
+from tests.server.market.vendor import KEYS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -30,6 +34,10 @@ SCHEMES = ("light", "dark")
 PRICE = "document.querySelector('#btc_price_usd .value .unseen').textContent"
 LOOK = "dispatchEvent(new Event('online'))"
 """Makes the page look at once, not when it is time."""
+
+
+def url(server: Server) -> str:
+    return f"http://127.0.0.1:{server.port}/"
 
 
 def link(state: str) -> str:
@@ -58,6 +66,19 @@ async def running(
         yield started
 
 
+@contextmanager
+def market(folder: Path, vendors: Vendors, more: str = "") -> Iterator[Server]:
+    """The service before these vendors, whose figures live for a second. Its name is
+    not a test's, for it outlives one."""
+    name = f"page-{os.getpid()}-{secrets.token_hex(4)}"
+    with pytest.MonkeyPatch.context() as environment:
+        for key, value in KEYS.items():
+            environment.setenv(key, value)
+        text = more + config(vendors, ttl=1.0)
+        with serving(folder, text, name=name) as [server]:
+            yield server
+
+
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[Vendors]:
     with vendors.running("--latency", "0.05") as started:
@@ -67,18 +88,21 @@ def simulator() -> Iterator[Vendors]:
 @pytest.fixture(scope="module")
 def site(
     running: Browser, simulator: Vendors, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Site]:
-    with serving(tmp_path_factory.mktemp("site"), simulator) as site:
-        yield site
+) -> Iterator[Server]:
+    with market(tmp_path_factory.mktemp("site"), simulator) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
-def poor(running: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def poor(
+    running: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     """One part was never had, and no WebSocket is let through."""
+    closed = "[origin]\ntunnels = 0\n"
     with vendors.running("--latency", "0.05") as others:
         others.fault("taapi", "failing")
-        with serving(tmp_path_factory.mktemp("poor"), others, tunnels=0) as site:
-            yield site
+        with market(tmp_path_factory.mktemp("poor"), others, closed) as server:
+            yield server
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -89,8 +113,8 @@ async def page(running: Browser) -> AsyncIterator[Page]:
     await page.close()
 
 
-async def test_numbers_keep_their_digits_and_change(page: Page, site: Site) -> None:
-    await page.open(site.url)
+async def test_numbers_keep_their_digits_and_change(page: Page, site: Server) -> None:
+    await page.open(url(site))
     first = await page.until(LOADED)
     await page.until(f"{PRICE} !== {first!r}")
     note = await page.look("document.querySelector('#btc_price_usd .note').innerText")
@@ -109,8 +133,8 @@ async def test_numbers_keep_their_digits_and_change(page: Page, site: Site) -> N
     assert page.complaints == []
 
 
-async def test_what_the_cache_did_is_told(page: Page, site: Site) -> None:
-    await page.open(site.url)
+async def test_what_the_cache_did_is_told(page: Page, site: Server) -> None:
+    await page.open(url(site))
     rows = "document.querySelector('#answers').innerText"
     told = await page.until(
         f"/Pushed/.test({rows}) && /Hit|Stale/.test({rows}) && {rows}"
@@ -118,12 +142,12 @@ async def test_what_the_cache_did_is_told(page: Page, site: Site) -> None:
     assert re.search(r"(Hit|Stale)\t\d+ s\t(\d+ s|\u2013)\t[\d.]+ ms", told)
     vendors = "document.querySelector('#vendors').innerText"
     budgets = await page.until(f"{vendors}.includes('Binance') && {vendors}")
-    assert re.search(r"CoinGecko\tReady\t9,9\d\d of 10,000", budgets)
+    assert re.search(r"CoinGecko\tReady\t9\d\d of 1,000", budgets)
     assert page.complaints == []
 
 
-async def test_restart_is_told_and_survived(page: Page, site: Site) -> None:
-    await page.open(site.url)
+async def test_restart_is_told_and_survived(page: Page, site: Server) -> None:
+    await page.open(url(site))
     await page.until(LOADED)
     site.stop()
     await page.until(link("No connection"))
@@ -142,9 +166,9 @@ async def test_restart_is_told_and_survived(page: Page, site: Site) -> None:
 
 
 async def test_open_socket_that_leads_nowhere_is_no_connection(
-    page: Page, site: Site
+    page: Page, site: Server
 ) -> None:
-    await page.open(site.url)
+    await page.open(url(site))
     await page.until(LOADED)
     await page.cut(True)
     await page.until(link("No connection"))
@@ -153,11 +177,11 @@ async def test_open_socket_that_leads_nowhere_is_no_connection(
     assert [one for one in page.complaints if "DISCONNECTED" not in one] == []
 
 
-async def test_older_answer_replaces_nothing(page: Page, site: Site) -> None:
+async def test_older_answer_replaces_nothing(page: Page, site: Server) -> None:
     """As a stale one of the cache that comes after a newer one was pushed."""
     time = "made.textContent.slice(0, 'Dashboard of 00:00:00'.length)"
     asked = "[...answers.rows].find(row => !/Pushed/.test(row.textContent))"
-    await page.open(site.url)
+    await page.open(url(site))
     await page.until(LOADED)
     await page.look(
         f"times = [], new MutationObserver(() => times.push({time})).observe("
@@ -174,8 +198,8 @@ async def test_older_answer_replaces_nothing(page: Page, site: Site) -> None:
     assert len(times) >= 2 and times == sorted(times)
 
 
-async def test_refused_websocket_is_told_and_polled(page: Page, poor: Site) -> None:
-    await page.open(poor.url)
+async def test_refused_websocket_is_told_and_polled(page: Page, poor: Server) -> None:
+    await page.open(url(poor))
     await page.until(f"{link('Polling')} && {PRICE}")
     await page.look(f"{LOOK}, 1")
     await page.until("document.querySelectorAll('#answers tr').length > 1")
@@ -183,18 +207,35 @@ async def test_refused_websocket_is_told_and_polled(page: Page, poor: Site) -> N
     assert [one for one in page.complaints if "/ws" not in one] == []
 
 
-async def test_missing_value_is_not_invented(page: Page, poor: Site) -> None:
-    await page.open(poor.url)
+async def test_missing_value_is_not_invented(page: Page, poor: Server) -> None:
+    await page.open(url(poor))
     await page.until(state("rsi_14", "Unavailable"))
     card = await page.look("document.querySelector('#rsi_14').innerText")
     assert not re.search(r"\d", card.replace("14 d", ""))
     assert await page.look(state("btc_price_usd", "Fresh"))
 
 
-async def test_stale_part_and_banned_vendor_are_told(
-    page: Page, site: Site, simulator: Vendors
+async def test_dashboard_that_cannot_be_had_is_told(
+    page: Page, running: Browser, tmp_path: Path
 ) -> None:
-    await page.open(site.url)
+    with vendors.running("--latency", "0.05") as others:
+        for vendor in vendors.VENDORS:
+            others.fault(vendor, "failing")
+        with market(tmp_path, others) as server:
+            await page.open(url(server))
+            await page.until(
+                "!notice.hidden && /no dashboard .503./.test(notice.innerText)"
+            )
+            assert not await page.look(PRICE)
+            others.reset()
+            await page.until(f"{LOADED} && notice.hidden")
+    assert [one for one in page.complaints if "503" not in one] == []
+
+
+async def test_stale_part_and_banned_vendor_are_told(
+    page: Page, site: Server, simulator: Vendors
+) -> None:
+    await page.open(url(site))
     await page.until(LOADED)
     try:
         simulator.fault("binance", "banned", retry_after=90)
@@ -212,10 +253,10 @@ async def test_stale_part_and_banned_vendor_are_told(
     await page.until(state("btc_price_usd", "Fresh"))
 
 
-async def test_text_fits_and_has_contrast(page: Page, poor: Site) -> None:
+async def test_text_fits_and_has_contrast(page: Page, poor: Server) -> None:
     calm = {"prefers_reduced_motion": "reduce"}
     await page.emulate(**calm)
-    await page.open(poor.url)
+    await page.open(url(poor))
     await page.until(state("rsi_14", "Unavailable"))
     await page.until("document.querySelectorAll('#vendors th').length > 3")
     await page.until(f"{PRICE} !== {await page.until(PRICE)!r}")
@@ -229,8 +270,8 @@ async def test_text_fits_and_has_contrast(page: Page, poor: Site) -> None:
         assert found["low"] == [] and found["texts"] > 50
 
 
-async def test_everything_has_a_name(page: Page, site: Site) -> None:
-    await page.open(site.url)
+async def test_everything_has_a_name(page: Page, site: Server) -> None:
+    await page.open(url(site))
     await page.until(LOADED)
     names = await page.names()
     found = {role for role, _ in names if role in NAMED}
@@ -241,8 +282,8 @@ async def test_everything_has_a_name(page: Page, site: Site) -> None:
     assert regions == {"Connection", "Readings", "Last answers", "Vendor budgets"}
 
 
-async def test_keyboard_pauses_and_goes_on(page: Page, site: Site) -> None:
-    await page.open(site.url)
+async def test_keyboard_pauses_and_goes_on(page: Page, site: Server) -> None:
+    await page.open(url(site))
     await page.until(LOADED)
     reached = []
     for _ in range(3):
@@ -265,9 +306,9 @@ async def test_keyboard_pauses_and_goes_on(page: Page, site: Site) -> None:
     await page.until(f"{link('Live')} && {PRICE} !== {shown!r}")
 
 
-async def test_numbers_are_read_out_now_and_then(page: Page, site: Site) -> None:
+async def test_numbers_are_read_out_now_and_then(page: Page, site: Server) -> None:
     """Not each of them: a listener hears something else, too."""
-    await page.open(site.url)
+    await page.open(url(site))
     await page.until("announcer.textContent.includes('US dollars')")
     await page.look(
         "said = 0, new MutationObserver(() => said++).observe(announcer,"
