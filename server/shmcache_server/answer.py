@@ -11,6 +11,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 from typing import cast
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
@@ -63,6 +64,23 @@ class Answer(web.StreamResponse):
         self._body_length = len(self.payload)
         await writer.write_eof()
         await writer.drain()
+
+
+def own(
+    status: int, kind: str, body: str, fields: str = "", *, close: bool = False
+) -> Answer:
+    """An answer in words of our own, without any the status's; never cached. `kind`:
+    their media type; `fields`: lines that end in CRLF."""
+    words = (body or HTTPStatus(status).phrase).encode() + b"\n"
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+        f"Content-Type: {kind}; charset=utf-8\r\n"
+        f"Content-Length: {len(words)}\r\n"
+        f"Cache-Control: no-store\r\n{fields}"
+    )
+    if status == 405:
+        head += "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
+    return Answer(status, head.encode(), words, close=close)
 
 
 def from_store(

@@ -16,7 +16,6 @@ import hmac
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from http import HTTPStatus
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -25,7 +24,7 @@ from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping
 from shmcache import Cache, CacheError, Confirmation
 
 from . import tags
-from .answer import Answer
+from .answer import Answer, own
 from .config import Config
 from .forwarded import Fields
 from .key import Keys, Refused
@@ -173,15 +172,5 @@ def _fields(url: Place) -> Fields:
 
 
 def _answer(status: int, said: dict[str, Any], *, close: bool = False) -> Answer:
-    body = json.dumps(said).encode() + b"\n"
-    head = (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
-        "Content-Type: application/json; charset=utf-8\r\n"
-        f"Content-Length: {len(body)}\r\n"
-        "Cache-Control: no-store\r\n"
-    )
-    if status == 401:
-        head += "WWW-Authenticate: Bearer\r\n"
-    if status == 405:
-        head += "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
-    return Answer(status, head.encode(), body, close=close)
+    fields = "WWW-Authenticate: Bearer\r\n" if status == 401 else ""
+    return own(status, "application/json", json.dumps(said), fields, close=close)

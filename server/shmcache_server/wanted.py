@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from multidict import CIMultiDict, CIMultiDictProxy
+from aiohttp import hdrs
+from multidict import CIMultiDict
 
-from .forwarded import CONDITIONS, Forwarding
+from .forwarded import CONDITIONS, Fields, Forwarding
+from .key import Keyed, cookies_beside
 from .origins import Asking
 from .rfc9111 import storing, vary
 from .routes import NONE, Route
@@ -16,6 +18,11 @@ _NOT_SHARED = CONDITIONS | {"cache-control", "pragma"}
 """One client's wishes, left out of a request whose answer is for many."""
 _NOBODYS = _NOT_SHARED | {"authorization", "cookie"}
 _FORWARDING = Forwarding()
+_ASKED = {
+    (authorization, cookie): storing.Asked(authorization=authorization, cookie=cookie)
+    for authorization in (False, True)
+    for cookie in (False, True)
+}
 
 
 class Wanted(NamedTuple):
@@ -26,7 +33,7 @@ class Wanted(NamedTuple):
     plain: str
     """Its key if it bears no credentials."""
     target: str
-    fields: CIMultiDictProxy[str]
+    fields: Fields
     letter: str
     """Of the key's encoding."""
     forwarded: tuple[tuple[str, str], ...]
@@ -40,6 +47,34 @@ class Wanted(NamedTuple):
     host: str = ""
     """That of the key."""
     forwarding: Forwarding = _FORWARDING
+
+    @classmethod
+    def of(
+        cls,
+        keyed: Keyed,
+        fields: Fields,
+        remote: str | None,
+        scheme: str,
+        forwarding: Forwarding,
+    ) -> Wanted:
+        """What is wanted by a request with this key and these fields, of a client at
+        `remote` that asked by `scheme`."""
+        return cls(
+            key=keyed.key,
+            plain=keyed.key,
+            target=keyed.target,
+            fields=fields,
+            letter=vary.letter(fields.get(hdrs.ACCEPT_ENCODING)),
+            forwarded=forwarding.written(fields, remote, scheme),
+            asked=_ASKED[
+                hdrs.AUTHORIZATION in fields, cookies_beside(fields, keyed.cookie)
+            ],
+            ranges=_range(fields) if hdrs.RANGE in fields else None,
+            cookie=keyed.cookie,
+            route=keyed.route,
+            host=keyed.host,
+            forwarding=forwarding,
+        )
 
     def asking(self, method: str = "GET") -> Asking:
         """The GET that the origin is sent, fit to be shared; or the HEAD of it."""
@@ -57,3 +92,10 @@ class Wanted(NamedTuple):
         if self.ranges is not None:
             fields["Range"] = self.ranges
         return fields
+
+
+def _range(fields: Fields) -> str | None:
+    """The part that is wanted. Several lines are no Range, for it is no list (RFC 9110
+    §5.3, §14.2): the whole is the answer, as of what is here."""
+    lines = fields.getall(hdrs.RANGE)
+    return lines[0] if len(lines) == 1 else None

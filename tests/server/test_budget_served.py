@@ -123,6 +123,6 @@ async def test_failure_that_another_process_told_of_says_when(limited) -> None:
     for path in ("/a", "/b"):
         await limited.get(path)
     error = ComputeFailed(OverBudget.__name__, "")
-    answer = limited.runner.handler._failed(error, "told")
+    answer = limited.runner.handler._failures.answer(error, "told")
     assert answer.status == 503
     assert b"Retry-After: 6" in answer.head

@@ -200,16 +200,6 @@ async def test_list_of_a_purged_url_is_not_stored_again(front, upstream) -> None
     assert "hit" not in (await front.get(Foo="1")).told
 
 
-async def test_unsafe_method_makes_all_variants_void(front, upstream) -> None:
-    upstream.fields = {"Vary": "Foo", "Cache-Control": "max-age=60"}
-    for said in ("1", "2"):
-        await front.get(Foo=said)
-    await front.ask("POST")
-    upstream.body = b"new"
-    for said in ("1", "2"):
-        assert (await front.get(Foo=said)).body == b"new"
-
-
 async def test_part_is_stored_for_who_asks_for_the_same(front, upstream) -> None:
     async def answer(request: web.Request) -> web.Response:
         if request.headers.get("Range") != "bytes=1-3":

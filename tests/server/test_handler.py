@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
-import time
 from collections.abc import AsyncIterator
-from email.utils import formatdate
 from typing import Any
 
-import aiohttp
 import http_sf
 import pytest
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from shmcache import ComputeFailed
 from shmcache_server.config import CachingConfig, Config, OriginConfig
 from shmcache_server.key import Keys, credentialed, gzipped
-from shmcache_server.origins import OriginDown
 from shmcache_server.tags import of_path
-from tests.helpers import free_port
 from tests.server.conftest import (
     Front,
     RawOrigin,
@@ -124,39 +117,6 @@ async def test_204_is_stored_without_a_length(front, upstream) -> None:
     first, hit = await front.get(), await front.get()
     assert hit.status == 204 and "hit" in hit.told
     assert "Content-Length" not in first.fields and "Content-Length" not in hit.fields
-
-
-# -- conditions
-
-
-@pytest.mark.parametrize(
-    "condition",
-    [
-        {"If_None_Match": '"other", W/"one"'},
-        {"If_None_Match": "*"},
-        {"If_Modified_Since": formatdate(1_000_000, usegmt=True)},
-    ],
-    ids=["etag", "star", "date"],
-)
-async def test_condition_that_matches_gets_304(front, upstream, condition) -> None:
-    modified = formatdate(1_000_000, usegmt=True)
-    upstream.fields |= {"ETag": '"one"', "Last-Modified": modified, "X-Long": "no"}
-    await front.get()
-    got = await front.get(**condition)
-    assert got.status == 304 and got.body == b"" and "hit" in got.told
-    assert got.fields["ETag"] == '"one"' and "X-Long" not in got.fields
-    assert (await front.get(If_None_Match='"two"')).status == 200
-
-
-async def test_date_stands_for_last_modified(front, upstream) -> None:
-    """RFC 9111 §4.3.2, RFC 9110 §13.1.3."""
-    upstream.fields["Date"] = date = formatdate(usegmt=True)
-    await front.get()
-    assert (await front.get(If_Modified_Since=date)).status == 304
-    earlier = formatdate(time.time() - 60, usegmt=True)
-    assert (await front.get(If_Modified_Since=earlier)).status == 200
-    twice = CIMultiDict([("If-Modified-Since", date)] * 2)
-    assert (await front.ask("GET", headers=twice)).status == 200
 
 
 async def test_condition_on_a_miss_fetches_the_whole(front, upstream) -> None:
@@ -637,146 +597,6 @@ async def test_dead_record_is_told_as_stale(front, upstream) -> None:
     assert (await front.get()).told == "shmcache; fwd=stale; stored"
 
 
-# -- passed through
-
-
-async def test_range_of_what_is_not_here_is_the_origins_to_answer(
-    front, upstream
-) -> None:
-    upstream.status, upstream.body = 206, b"el"
-    upstream.fields["Content-Range"] = "bytes 1-2/5"
-    got = await front.get(Range="bytes=1-2")
-    told = "shmcache; fwd=miss; stored"
-    assert (got.status, got.body, got.told) == (206, b"el", told)
-    assert upstream.seen[0].fields["Range"] == "bytes=1-2"
-    got = await front.get(Range="bytes=1-2", If_Range='"a"')
-    assert got.told == "shmcache; fwd=miss"
-    assert upstream.seen[1].fields["If-Range"] == '"a"'
-
-
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
-async def test_unsafe_method_passes_and_invalidates(front, upstream, method) -> None:
-    await front.get()
-    await front.get(Accept_Encoding="gzip")
-    upstream.fields = {}
-    got = await front.ask(method, data=b"x" * 200_000)
-    assert got.told == "shmcache; fwd=method"
-    assert upstream.seen[-1].method == method
-    assert upstream.seen[-1].body == b"x" * 200_000
-    for encoding in ({}, {"Accept_Encoding": "gzip"}):
-        assert "hit" not in (await front.get(**encoding)).told
-
-
-async def test_unsafe_method_invalidates_for_known_clients(front, upstream) -> None:
-    upstream.fields["Cache-Control"] = "max-age=60, public"
-    await front.get(Cookie="a=1")
-    await front.ask("POST", data=b"x")
-    assert "hit" not in (await front.get(Cookie="a=1")).told
-
-
-async def test_unsafe_method_that_fails_invalidates_nothing(front, upstream) -> None:
-    await front.get()
-    upstream.status = 500
-    await front.ask("POST", data=b"x")
-    assert "hit" in (await front.get()).told
-
-
-async def test_chunked_request_body_passes(front, upstream) -> None:
-    async def body():
-        yield b"a" * 10
-        yield b"b" * 10
-
-    await front.ask("POST", data=body())
-    assert upstream.seen[0].body == b"a" * 10 + b"b" * 10
-
-
-async def test_expect_100_is_answered_before_the_body(front, upstream) -> None:
-    got = await front.ask("POST", data=b"x" * 10, expect100=True)
-    assert got.status == 200 and upstream.seen[0].body == b"x" * 10
-    assert "Expect" not in upstream.seen[0].fields
-
-
-async def test_expect_of_an_old_client_is_ignored(front, upstream) -> None:
-    got = await front.raw(
-        b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc"
-    )
-    assert got.split()[1] == b"200" and upstream.seen[0].body == b"abc"
-
-
-async def test_upload_that_stalls_is_refused_and_frees_its_connection(upstream) -> None:
-    async with fronting(upstream.url, timeout=0.2, connections=1) as front:
-        reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
-        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
-        assert head.split()[1] == b"408" and b"Connection: close" in head
-        assert (await front.get()).status == 200
-        writer.close()
-
-
-async def test_upload_that_breaks_off_is_refused(front, upstream, caplog) -> None:
-    got = await front.raw(
-        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nx"
-    )
-    assert got.split()[1] == b"400"
-    assert "Traceback" not in caplog.text
-
-
-async def test_reader_that_takes_nothing_frees_the_origins_connection(upstream) -> None:
-    async def endless(request: web.Request) -> web.StreamResponse:
-        if request.method == "GET":
-            return web.Response()
-        response = web.StreamResponse()
-        await response.prepare(request)
-        with contextlib.suppress(ConnectionError):
-            while True:
-                await response.write(bytes(1 << 20))
-        return response
-
-    upstream.answer = endless
-    async with fronting(upstream.url, timeout=0.3, connections=1) as front:
-        _, writer = await asyncio.open_connection("127.0.0.1", front.port, limit=1)
-        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
-        await eventually(lambda: upstream.seen)
-        assert (await asyncio.wait_for(front.get(), 5)).status == 200
-        writer.close()
-
-
-async def test_client_that_leaves_is_nothing_to_log(front, upstream, caplog) -> None:
-    upstream.answer = slow = Slow(**{"Cache-Control": "private"})
-    slow.head.set()
-    for method in (b"GET", b"POST"):
-        reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
-        writer.write(method + b" / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
-        await reader.readuntil(b"first,")
-        writer.transport.abort()
-    server = front.runner.server
-    await eventually(lambda: all(c.transport is None for c in server.connections))
-    slow.tail.set()
-    await eventually(lambda: not server.connections)
-    assert not caplog.records
-
-
-async def test_compressed_request_body_passes_as_it_is(front, upstream) -> None:
-    async def answer(request: web.Request) -> web.Response:
-        return web.Response(text=request.headers["Content-Encoding"])
-
-    upstream.answer = answer
-    got = await front.ask("POST", data=b"abc" * 100, compress="deflate")
-    assert got.body == b"deflate"
-
-
-async def test_head_miss_keeps_the_length(front, upstream) -> None:
-    got = await front.ask("HEAD")
-    assert got.fields["Content-Length"] == "5" and got.body == b""
-    assert upstream.seen[0].method == "HEAD"
-
-
-async def test_redirect_is_not_followed(front, upstream) -> None:
-    upstream.status, upstream.fields["Location"] = 301, "/elsewhere"
-    got = await front.ask("GET", allow_redirects=False)
-    assert got.status == 301 and len(upstream.seen) == 1
-
-
 # -- fields
 
 
@@ -850,38 +670,8 @@ async def test_target_reaches_the_origin_as_it_stands(front, upstream, target) -
     assert [s.target for s in upstream.seen] == [target]
 
 
-@pytest.mark.parametrize(
-    ("version", "coding", "code"),
-    [(b"1.0", b"chunked", b"400"), (b"1.1", b"gzip, chunked", b"501")],
-)
-async def test_body_that_cannot_be_passed_on_is_refused(
-    front, upstream, version, coding, code
-) -> None:
-    got = await front.raw(
-        b"POST / HTTP/%b\r\nHost: a\r\nTransfer-Encoding: %b\r\n\r\n0\r\n\r\n"
-        % (version, coding)
-    )
-    assert got.split()[1] == code
-    assert upstream.seen == []
-
-
 async def test_bad_host_is_refused(front, upstream) -> None:
     assert (await front.get(Host="a/b")).status == 400
-
-
-async def test_origin_away_is_502(upstream) -> None:
-    async with fronting("http://127.0.0.1:1") as front:
-        got = await front.get()
-        assert (got.status, got.told) == (502, "shmcache; fwd=miss")
-        assert (await front.ask("POST", data=b"")).status == 502
-
-
-async def test_silent_origin_is_504(upstream) -> None:
-    upstream.answer = slow = Slow()
-    async with fronting(upstream.url, timeout=0.1) as front:
-        assert (await front.get()).status == 504
-    slow.head.set()
-    slow.tail.set()
 
 
 async def test_own_paths_tell_health_and_readiness(front, upstream) -> None:
@@ -891,160 +681,6 @@ async def test_own_paths_tell_health_and_readiness(front, upstream) -> None:
     assert (await front.get("/healthz")).status == 200
     assert (await front.get("/readyz")).status == 503
     assert upstream.seen == []
-
-
-# -- bodies that break off, and old clients
-
-
-@pytest.fixture
-async def broken() -> AsyncIterator[tuple[RawOrigin, Front]]:
-    async with RawOrigin().open() as origin, fronting(origin.url) as front:
-        yield origin, front
-
-
-FRESH = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n"
-HALVES = pytest.mark.parametrize(
-    "half",
-    [
-        FRESH + b"Content-Length: 10\r\n\r\nhalf",
-        FRESH + b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
-    ],
-    ids=["length", "chunked"],
-)
-
-
-@HALVES
-async def test_body_that_breaks_off_breaks_off_for_the_client(broken, half) -> None:
-    origin, front = broken
-    origin.said = half
-    reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
-    writer.write(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-    await reader.readuntil(b"half")
-    origin.close.set()
-    rest = b""
-    with contextlib.suppress(ConnectionResetError):
-        rest = await asyncio.wait_for(reader.read(), 5)
-    writer.close()
-    assert rest in (b"", b"\r\n"), "an end would make it look whole"
-    assert front.cache.entry(front.key("/")) is None
-
-
-@HALVES
-async def test_body_broken_before_anything_was_sent_is_502(broken, half) -> None:
-    origin, front = broken
-    origin.said = half
-    origin.close.set()
-    for asked in (1, 2):
-        with contextlib.suppress(aiohttp.ClientPayloadError):  # it had begun by then
-            assert (await front.get()).status == 502
-        assert origin.count == asked, "nothing was stored"
-
-
-async def test_body_that_ends_with_its_connection_is_not_stored(broken) -> None:
-    origin, front = broken
-    origin.said = FRESH + b"\r\nwhole, or is it?"
-    origin.close.set()
-    for asked in (1, 2):
-        assert (await front.get()).body == b"whole, or is it?"
-        assert origin.count == asked
-
-
-async def test_old_client_gets_no_chunks(front, upstream) -> None:
-    upstream.answer = slow = Slow()
-    slow.head.set()
-    slow.tail.set()
-    got = await front.raw(b"GET / HTTP/1.0\r\n\r\n")
-    head, _, body = got.partition(b"\r\n\r\n")
-    assert b"Transfer-Encoding" not in head and body == b"first,second"
-
-
-async def test_old_client_keeps_its_connection_on_a_hit(front, upstream) -> None:
-    hello = b"GET / HTTP/1.0\r\nHost: 127.0.0.1\r\n"
-    await front.get()
-    got = await front.raw(hello + b"Connection: keep-alive\r\n\r\n" + hello + b"\r\n")
-    assert got.count(b"shmcache; hit") == 2
-    assert got.count(b"Connection: keep-alive") == 1
-
-
-async def test_too_many_waiters_are_told_to_come_again(front, upstream) -> None:
-    front.cache._flights._waiters = front.cache.config.waiters_max
-    got = await front.get()
-    assert got.status == 503 and got.fields["Retry-After"] == "1"
-    assert not upstream.seen
-    front.cache._flights._waiters = 0
-    assert (await front.get()).status == 200
-
-
-# -- interim answers, and tunnels
-
-HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x\r\nX: y\r\n\r\n"
-
-
-@pytest.mark.parametrize("method", ["GET", "POST"])
-@pytest.mark.parametrize("version", ["1.0", "1.1"])
-async def test_interim_answer_reaches_its_client(method, version) -> None:
-    said = HINTS + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
-    async with RawOrigin(said).open() as origin, fronting(origin.url) as front:
-        origin.close.set()
-        request = f"{method} / HTTP/{version}\r\nHost: a\r\nConnection: close\r\n"
-        got = await front.raw(f"{request}Content-Length: 0\r\n\r\n".encode())
-    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
-    assert got.startswith(hints) is (version == "1.1")
-    final = got.removeprefix(hints)
-    assert final.startswith(b"HTTP/1.1 200 OK\r\n") and b"Link" not in final
-
-
-async def test_interim_answer_is_no_part_of_what_is_stored() -> None:
-    said = HINTS + b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n"
-    said += b"Content-Length: 2\r\n\r\nhi"
-    async with RawOrigin(said).open() as origin, fronting(origin.url) as front:
-        origin.close.set()
-        assert (await front.get()).body == b"hi"
-        hit = await front.get()
-        assert "hit" in hit.told and "Link" not in hit.fields
-
-
-async def test_websocket_passes(front, upstream) -> None:
-    async def echo(request: web.Request) -> web.StreamResponse:
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        async for message in socket:
-            await socket.send_str(message.data)
-        return socket
-
-    upstream.answer = echo
-    async with front.session.ws_connect(front.url + "/chat?a=b") as socket:
-        await socket.send_str("hello")
-        assert (await socket.receive_str()) == "hello"
-    assert upstream.seen[0].target == "/chat?a=b"
-    assert upstream.seen[0].fields["X-Forwarded-Host"] == "127.0.0.1"
-
-
-async def test_websocket_that_is_refused_is_an_answer(front, upstream) -> None:
-    upstream.status, upstream.body = 403, b"no"
-    with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
-        await front.session.ws_connect(front.url)
-
-
-@pytest.mark.parametrize(
-    "error", [OriginDown("origin: down"), ComputeFailed("OriginDown", "origin: down")]
-)
-async def test_down_origin_is_no_line_a_request(front, error, caplog) -> None:
-    caplog.clear()
-    assert front.runner.handler._failed(error, "shmcache; fwd=miss").status == 503
-    assert not caplog.records
-
-
-async def test_down_origin_tells_when_to_come_again() -> None:
-    nobody = f"http://127.0.0.1:{free_port()}"
-    async with fronting(nobody, breaker_failures=1, retries=0) as front:
-        assert (await front.get()).status == 502
-        origin = front.runner.handler._origin.upstreams.all[0]
-        for pause, told in ((0.9, "1"), (7.9, "8")):
-            origin.probe_at = time.monotonic() + pause
-            for method in ("GET", "POST"):
-                got = await front.ask(method)
-                assert (got.status, got.fields["Retry-After"]) == (503, told)
 
 
 # -- an origin by a socket of the host
@@ -1072,12 +708,6 @@ async def test_origin_may_be_a_socket_of_this_host(tmp_path, abstract) -> None:
         assert seen == ["localhost"]
     finally:
         await runner.cleanup()
-
-
-async def test_socket_that_is_not_there_is_an_origin_down(tmp_path) -> None:
-    async with fronting(f"unix://{tmp_path}/none.sock") as front:
-        got = await front.get("/a")
-    assert got.status == 502
 
 
 async def test_lifetime_may_be_less_than_a_second(front, upstream) -> None:
