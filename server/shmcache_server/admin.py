@@ -1,7 +1,8 @@
 """Admin: what an operator may ask, on a listener of its own, off unless named.
 
     GET /stats      counters of the host since its segment was made, and occupancy;
-                    and the origin, as the worker that answers sees it
+                    and the origin, as the worker that answers sees it; how its
+                    budget of calls stands in the fleet, if there is one
     GET /healthz    this worker answers
     POST /purge     removes what it names, on every host (`purge.py`); wants the token
 
@@ -49,8 +50,11 @@ async def _own_host(request: web.Request, handler: Next) -> web.StreamResponse:
 
 
 async def _stats(request: web.Request) -> web.Response:
-    stats = asdict(request.app[CACHE].stats())
-    return web.json_response(stats | {"origin": request.app[ORIGIN].stats()})
+    stats, origin = asdict(request.app[CACHE].stats()), request.app[ORIGIN]
+    stats["origin"] = origin.stats()
+    if origin.calls is not None:
+        stats["budget"] = (await origin.calls.standing())._asdict()
+    return web.json_response(stats)
 
 
 async def _healthz(request: web.Request) -> web.Response:

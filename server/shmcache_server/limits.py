@@ -314,18 +314,23 @@ class Limits:
         await self._ledger.close()
 
     async def _beat(self) -> None:
-        """One worker of the host looks at the tally each second, for all."""
+        """One worker of the host looks at the tally of each budget, once a second."""
         while True:
             try:
-                if await self._ledger.turn("beat", BEAT * 0.8):
-                    await self._look()
+                await self._look()
             except Exception as e:
                 log.warning("limits: %s: %s", type(e).__name__, e)
             await asyncio.sleep(BEAT * random.uniform(0.9, 1.1))
 
     async def _look(self) -> None:
-        hosts = (await self._cache.confirmed(0)).hosts or 0
-        for budget in list(self._budgets.values()):
+        # a turn for each: other workers, or applications, may not know of all of them
+        due = [
+            budget
+            for name, budget in list(self._budgets.items())
+            if await self._ledger.turn(f"beat:{name}", BEAT * 0.8)
+        ]
+        hosts = (await self._cache.confirmed(0)).hosts or 0 if due else 0
+        for budget in due:
             await budget.beat(hosts)
 
 

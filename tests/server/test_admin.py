@@ -12,6 +12,7 @@ from shmcache import Cache, CacheConfig
 from shmcache_server.admin import application
 from shmcache_server.config import Config, OriginConfig, loopback
 from shmcache_server.key import Keys
+from shmcache_server.limits import Limits
 from shmcache_server.origins import Origin
 from shmcache_server.purges import Purges
 from tests.helpers import free_port, get, segment_name, served
@@ -56,6 +57,21 @@ async def test_stats_are_those_of_the_cache(client) -> None:
     (shard,) = stats["shards"]
     assert (shard["records"], shard["disabled"]) == (1, False)
     assert shard["capacity_bytes"] == 64 * stats["geometry"]["extent_bytes"]
+
+
+async def test_stats_tell_how_the_budget_stands(aiohttp_client) -> None:
+    config = Config(origin=OriginConfig(url="http://127.0.0.1:1"))
+    async with Cache(CacheConfig(segment_name(), 2 << 20)) as cache:
+        limits = Limits(cache)
+        origin = Origin(config, limits.budget("origin", 20, 60))
+        await origin.calls.take(3)
+        purges = Purges(cache, Keys(config), config)
+        client = await aiohttp_client(application(cache, origin, purges))
+        budget = (await (await client.get("/stats")).json())["budget"]
+        assert (budget["calls"], budget["used"], budget["left"]) == (20, 3, 17)
+        assert (budget["blocked"], budget["wait"], budget["fleet"]) == (0, 0, False)
+        await origin.close()
+        await limits.close()
 
 
 @pytest.mark.parametrize(

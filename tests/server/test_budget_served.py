@@ -78,6 +78,14 @@ async def test_what_is_passed_through_is_a_call(limited, upstream, method) -> No
     assert len(upstream.seen) == 2
 
 
+async def test_handshake_of_a_websocket_is_a_call(limited, upstream) -> None:
+    fields = {"Connection": "upgrade", "Upgrade": "websocket"}
+    fields |= {"Sec-WebSocket-Key": "A" * 22 + "==", "Sec-WebSocket-Version": "13"}
+    asked = [await limited.ask("GET", "/ws", headers=fields) for _ in range(3)]
+    assert [got.status for got in asked] == [200, 200, 503]
+    assert len(upstream.seen) == 2
+
+
 async def test_what_is_asked_again_is_a_call() -> None:
     """A kept connection that ended unheard: sent once more, and counted twice."""
     servers = Servers()

@@ -496,3 +496,25 @@ async def test_beats_see_the_fleet(server, monkeypatch) -> None:
             server.cont()
         await eventually(lambda: not any(w.state.away for w in workers))
         assert all(w.state.lost_at for w in workers)
+
+
+async def test_budget_that_not_every_worker_knows_has_its_beats(
+    server, monkeypatch
+) -> None:
+    server.command("FLUSHALL")
+    monkeypatch.setattr(limits, "BEAT", 0.05)
+    config = CacheConfig(segment_name(), SIZE, l2=server.url)
+    async with Cache(config) as cache:
+        doors = [Limits(cache) for _ in range(3)]
+        looked: dict[str, int] = {}
+        for i, door in enumerate(doors):
+            budget = door.budget(f"b{i}", 20, MINUTE)
+
+            async def counted(hosts: int, name: str = budget.name) -> bool:
+                looked[name] = looked.get(name, 0) + 1
+                return True
+
+            budget.beat = counted
+        await eventually(lambda: len(looked) == 3 and min(looked.values()) >= 5)
+        for door in doors:
+            await door.close()
