@@ -88,8 +88,9 @@ class Pool:
         going to be sent, or not.
 
         Raises `OSError`; `TimeoutError` where none was opened in time, `Busy` where
-        none came free."""
+        none came free, or too late to open another."""
         place = turn = False
+        waited = not self._turns or (body and self._bodies.locked())
         try:
             async with asyncio.timeout(patience):
                 if body:
@@ -105,7 +106,7 @@ class Pool:
                 self.body_sent()
             if turn:
                 self._pass_on()
-            elif isinstance(e, TimeoutError):
+            if isinstance(e, TimeoutError) and (waited or not turn):
                 raise Busy("all connections are taken") from None
             raise
 

@@ -139,6 +139,27 @@ async def test_addresses_outlive_a_resolver_that_fails(monkeypatch, fault) -> No
     await sockets.close()
 
 
+async def test_time_spent_waiting_is_no_fault_of_the_origin(monkeypatch) -> None:
+    """1. All are taken. 2. One comes free late. 3. No time is left to connect."""
+    names = Names(monkeypatch)
+    settings = {"connections": 1, "connect_timeout": 0.4, "breaker_failures": 1}
+    sockets = Sockets(host="origin.test", retries=0, **settings)
+    monkeypatch.setattr(pool, "_RESOLVED", 0.0)
+    holding = await sockets.pool.take(5)
+    asking = asyncio.ensure_future(sockets.get())
+    await eventually(lambda: sockets.pool.taken == 2)
+    names.answers.clear()
+    sockets.pool._addresses = 0.0, []
+    await asyncio.sleep(0.2)
+    holding.force_close()
+    holding.done()
+    with pytest.raises(OriginTimeout, match="taken"):
+        await asking
+    assert names.asked == 2
+    assert sockets.origin.upstreams.all[0].state == "closed"
+    await sockets.close()
+
+
 async def test_name_that_was_never_resolved_is_an_error(monkeypatch) -> None:
     names = Names(monkeypatch)
     names.failing = True
