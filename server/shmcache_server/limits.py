@@ -248,7 +248,13 @@ class Budget:
         return allowance.wait(self._terms, self._state(), _now(), cost)
 
     def _state(self) -> State:
-        return _state(self._ledger.look(self._key))
+        return self._read(self._ledger.look(self._key))
+
+    def _read(self, record: Any) -> State:
+        state = State() if record is None else State(*record)
+        if self._tally is None and state.lost_at:  # there was one, before a restart
+            return state._replace(away=False, lost_at=0)
+        return state
 
     async def _change(self, step: Callable[[State, int], State]) -> State:
         def both(state: State, now: int) -> tuple[State, State]:
@@ -261,7 +267,7 @@ class Budget:
         """Change what the ledger has, and return what the step says beside it."""
 
         def change(record: Any) -> tuple[Any, T]:
-            old = _state(record)
+            old = self._read(record)
             new, said = step(old, _now())
             return (record if new == old else list(new)), said
 
@@ -332,10 +338,6 @@ class Limits:
         hosts = (await self._cache.confirmed(0)).hosts or 0 if due else 0
         for budget in due:
             await budget.beat(hosts)
-
-
-def _state(record: Any) -> State:
-    return State() if record is None else State(*record)
 
 
 def _now() -> int:

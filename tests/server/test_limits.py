@@ -178,6 +178,18 @@ async def test_restart_forgets_nothing(host) -> None:
     await again.limits.close()
 
 
+async def test_host_that_has_no_redis_any_more_keeps_to_no_share(
+    host, tmp_path
+) -> None:
+    (one,) = await host(url=f"unix://{tmp_path}/none.sock", app=segment_name())
+    assert await one.take() == 0
+    await one.limits.close()
+    async with Cache(CacheConfig(one.cache.config.name, SIZE)) as cache:
+        again = Worker(cache, Limits(cache), 20, MINUTE)
+        assert await again.take(30) == 20
+        await again.limits.close()
+
+
 async def test_block_and_standing_are_the_hosts(host) -> None:
     one, other = await host(2)
     await one.take(3)
