@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import patch
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -25,7 +26,8 @@ HOST = "example.org"
 AGE, TTL, GRACE = 7, 60, 600
 TURNS = 400
 """Of the loop without news, after which a request is taken to wait for more."""
-_DATE = b"Date: Mon, 30 Nov 2026 01:00:00 GMT\r\n"
+DATE = "Mon, 30 Nov 2026 01:00:00 GMT"
+_DATE = f"Date: {DATE}\r\n".encode()
 
 
 def _head(status: bytes, size: int, *more: bytes) -> bytes:
@@ -240,7 +242,9 @@ async def lanes(size: int = 16 * 1024**2, **server: Any) -> AsyncIterator[Lanes]
     runner = Runner(config, config.cache(segment_name(), None))
     await runner.setup()
     try:
-        yield Lanes(runner, config)
+        # aiohttp's own answers bear the time, and a second may end between two
+        with patch("aiohttp.web_response.rfc822_formatted_time", lambda: DATE):
+            yield Lanes(runner, config)
     finally:
         await runner.cleanup()
         origin.close()
