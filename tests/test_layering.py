@@ -65,8 +65,12 @@ ROWS = [
         "shmcache_server.rfc9111.vary",
         "shmcache_server.upload",
     },
-    {"shmcache_server.rfc9111.validation", "shmcache_server.routes"},
     {
+        *("shmcache_server.rfc9111.validation", "shmcache_server.routes"),
+        "shmcache_server.tables",
+    },
+    {
+        "shmcache_server.addresses",
         "shmcache_server.forwarded",
         "shmcache_server.rfc9111.freshness",
         "shmcache_server.rfc9111.targeted",

@@ -21,7 +21,7 @@ from aiohttp import hdrs, web
 
 from shmcache import Cache
 
-from .config import loopback
+from .addresses import loopback
 from .forwarded import plain_host
 from .origins import Origin
 from .purges import Purges

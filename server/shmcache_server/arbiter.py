@@ -37,8 +37,9 @@ from shmcache import (
 )
 
 from . import hosted
+from .addresses import parse_address, redacted
 from .app import require_c_parser
-from .config import Config, l2_url, parse_address, redacted
+from .config import Config, l2_url
 from .embedded import EmbeddedRedis
 from .worker import PlainWorker, Worker
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from shmcache import ConfigError
 
-from . import config as configs
+from .addresses import parse_address
+from .config import read, token_in
+from .tables import PurgeConfig
 
 _PATIENCE = 65.0
 """Seconds; a purge waits for 60 at most."""
@@ -20,7 +22,7 @@ class Failed(Exception):
 
 def settings(path: str | None, admin: str | None, token_file: str | None) -> Server:
     """Where the admin listener is, and the token; `ConfigError`."""
-    config = configs.read(path)
+    config = read(path)
     token = _token_in(token_file) if token_file else config.purge.token
     where = admin or config.server.admin
     if not where:
@@ -33,12 +35,12 @@ def settings(path: str | None, admin: str | None, token_file: str | None) -> Ser
             "token: not set; give --token-file FILE, --config FILE of a server that "
             "has one, or SHMCACHE_PURGE_TOKEN"
         )
-    return Server(*configs.parse_address(where, "admin"), token)
+    return Server(*parse_address(where, "admin"), token)
 
 
 def _token_in(path: str) -> str:
     try:
-        return configs.PurgeConfig(token=configs.token_in(path)).token
+        return PurgeConfig(token=token_in(path)).token
     except ConfigError as e:
         raise ConfigError(f"--token-file: {e}") from None
 

@@ -28,8 +28,8 @@ from urllib.parse import unquote_to_bytes
 
 from multidict import MultiMapping
 
-from .config import PurgeConfig
 from .rfc9111 import invalidating
+from .tables import PurgeConfig
 
 FIELDS = ("Cache-Tag", "Surrogate-Key")
 """What is for caches alone, and no client's business."""

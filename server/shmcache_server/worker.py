@@ -20,8 +20,9 @@ from aiohttp.worker import GunicornUVLoopWebWorker, GunicornWebWorker
 
 from shmcache import CacheConfig
 
+from .addresses import parse_address
 from .app import CacheRunner
-from .config import Config, parse_address
+from .config import Config
 
 BOOT_FAILED = 1
 """Exit code; gunicorn's 3 and 4 end the whole server."""

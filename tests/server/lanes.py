@@ -18,8 +18,9 @@ from shmcache import Cache, CacheConfig, Fill
 from shmcache.clock import FakeClock
 from shmcache_server import stored
 from shmcache_server.app import CacheRunner
-from shmcache_server.config import Config, L1Config, OriginConfig, ServerConfig
+from shmcache_server.config import Config
 from shmcache_server.fastlane import Connection, FastServer, Lane
+from shmcache_server.tables import L1Config, OriginConfig, ServerConfig
 from tests.helpers import segment_name
 
 HOST = "example.org"

@@ -8,9 +8,10 @@ from typing import Any
 
 from multidict import CIMultiDict
 
-from shmcache_server.config import Config, OriginConfig
+from shmcache_server.config import Config
 from shmcache_server.origins import Asking, Origin
 from shmcache_server.pool import Pool
+from shmcache_server.tables import OriginConfig
 
 OWN = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown"
 

@@ -10,29 +10,13 @@ from aiohttp.test_utils import TestClient
 
 from shmcache import Cache, CacheConfig
 from shmcache_server.admin import application
-from shmcache_server.config import Config, OriginConfig, loopback
+from shmcache_server.config import Config
 from shmcache_server.key import Keys
 from shmcache_server.limits import Limits
 from shmcache_server.origins import Origin
 from shmcache_server.purges import Purges
+from shmcache_server.tables import OriginConfig
 from tests.helpers import free_port, get, segment_name, served
-
-
-@pytest.mark.parametrize(
-    ("host", "own"),
-    [
-        ("127.0.0.1", True),
-        ("127.8.8.8", True),
-        ("::1", True),
-        ("localhost", True),
-        ("0.0.0.0", False),
-        ("10.0.0.1", False),
-        ("example.org", False),
-        ("", False),
-    ],
-)
-def test_loopback_is_this_machine_only(host, own) -> None:
-    assert loopback(host) is own
 
 
 @pytest.fixture

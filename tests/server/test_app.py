@@ -12,7 +12,8 @@ from aiohttp import http_parser
 
 from shmcache import ConfigError
 from shmcache_server.app import CacheRunner, require_c_parser
-from shmcache_server.config import Config, OriginConfig, PurgeConfig, ServerConfig
+from shmcache_server.config import Config
+from shmcache_server.tables import OriginConfig, PurgeConfig, ServerConfig
 from tests.helpers import python, segment_name, shm_names
 from tests.server.conftest import eventually, fronting
 

@@ -10,7 +10,8 @@ import pytest
 
 from shmcache import ConfigError
 from shmcache_server.arbiter import Holding, _check_free, or_exit, segment_name
-from shmcache_server.config import Config, L1Config, L2Config, OriginConfig
+from shmcache_server.config import Config
+from shmcache_server.tables import L1Config, L2Config, OriginConfig
 from tests import helpers
 from tests.helpers import free_port, shm_names
 

@@ -9,7 +9,8 @@ import random
 import pytest
 from aiohttp import web
 
-from shmcache_server.config import CachingConfig, Config
+from shmcache_server.config import Config
+from shmcache_server.tables import CachingConfig
 from shmcache_server.tags import of_path
 from tests.server.conftest import Front, Upstream, eventually, fronting, idle
 

@@ -13,8 +13,9 @@ import pytest
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from shmcache_server.config import CachingConfig, Config, OriginConfig
+from shmcache_server.config import Config
 from shmcache_server.key import Keys, credentialed, gzipped
+from shmcache_server.tables import CachingConfig, OriginConfig
 from shmcache_server.tags import of_path
 from tests.server.conftest import (
     Front,

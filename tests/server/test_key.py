@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from shmcache_server.config import Config, HeadersConfig, OriginConfig, ServerConfig
+from shmcache_server.config import Config
 from shmcache_server.key import (
     KEY_MAX,
     Keys,
@@ -22,6 +22,7 @@ from shmcache_server.key import (
     plain_host,
 )
 from shmcache_server.routes import NONE, Route
+from shmcache_server.tables import HeadersConfig, OriginConfig, ServerConfig
 
 
 def fields(**named: str) -> CIMultiDictProxy[str]:

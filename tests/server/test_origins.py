@@ -13,7 +13,7 @@ import pytest
 from multidict import CIMultiDict
 
 from shmcache_server import origins, upstreams
-from shmcache_server.config import Config, OriginConfig
+from shmcache_server.config import Config
 from shmcache_server.origins import (
     Answering,
     Asking,
@@ -23,6 +23,7 @@ from shmcache_server.origins import (
     OriginError,
     OriginTimeout,
 )
+from shmcache_server.tables import OriginConfig
 from shmcache_server.upstreams import RESERVE, SHARE
 from tests.server.conftest import RawOrigin, eventually
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from shmcache_server.config import Config, PurgeConfig
+from shmcache_server.config import Config
+from shmcache_server.tables import PurgeConfig
 from tests.server.conftest import Front, Got, Upstream, eventually, fronting, idle
 
 BEARER = {"Authorization": "Bearer 0123456789abcdef-token"}

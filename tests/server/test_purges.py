@@ -20,12 +20,13 @@ from yarl import URL
 
 from shmcache import Cache, CacheConfig, Confirmation, Fill
 from shmcache_server.admin import application
-from shmcache_server.config import Config, OriginConfig, PurgeConfig
+from shmcache_server.config import Config
 from shmcache_server.key import Keys
 from shmcache_server.origins import Origin
 from shmcache_server.purge import of_json
 from shmcache_server.purges import Purges, words
 from shmcache_server.routes import Route
+from shmcache_server.tables import OriginConfig, PurgeConfig
 from shmcache_server.tags import tags_of
 from tests.helpers import (
     Server,

@@ -13,7 +13,8 @@ from aiohttp import web
 
 from shmcache_server import lives, relay
 from shmcache_server.app import CacheRunner
-from shmcache_server.config import Config, L1Config, OriginConfig
+from shmcache_server.config import Config
+from shmcache_server.tables import L1Config, OriginConfig
 from tests.helpers import segment_name
 from tests.server.conftest import Front, eventually, idle
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shmcache import ConfigError
-from shmcache_server.config import Config, HeadersConfig, load
+from shmcache_server.config import Config, load
 from shmcache_server.routes import NONE, Route, Routes
+from shmcache_server.tables import HeadersConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 ORIGIN = {"origin": "http://127.0.0.1:9"}

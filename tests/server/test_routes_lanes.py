@@ -10,9 +10,10 @@ import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from shmcache import Fill
-from shmcache_server.config import Config, HeadersConfig, L1Config, OriginConfig
+from shmcache_server.config import Config
 from shmcache_server.key import Refused
 from shmcache_server.routes import Route
+from shmcache_server.tables import HeadersConfig, L1Config, OriginConfig
 from tests.helpers import segment_name
 from tests.server.lanes import HOST, TTL, Lanes, Origin, Runner, _stored
 

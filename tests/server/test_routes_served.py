@@ -6,8 +6,9 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 
-from shmcache_server.config import Config, HeadersConfig
+from shmcache_server.config import Config
 from shmcache_server.routes import Route
+from shmcache_server.tables import HeadersConfig
 from tests.server.conftest import Front, Upstream, eventually, fronting
 from tests.server.test_routes_lanes import request, routed
 

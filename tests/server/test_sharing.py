@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from multidict import CIMultiDict
 
-from shmcache_server.config import CachingConfig, Config, OriginConfig
+from shmcache_server.config import Config
 from shmcache_server.rfc9111.storing import Asked
 from shmcache_server.sharing import Sharing
+from shmcache_server.tables import CachingConfig, OriginConfig
 
 NOW = 1_700_000_000.0
 DATE = "Tue, 14 Nov 2023 22:13:20 GMT"

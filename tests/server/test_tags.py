@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from shmcache import tags as library
-from shmcache_server.config import PurgeConfig
+from shmcache_server.tables import PurgeConfig
 from shmcache_server.tags import (
     hidden,
     invalidated,

@@ -12,8 +12,9 @@ import pytest
 from multidict import CIMultiDict
 
 from shmcache_server import upstreams
-from shmcache_server.config import Config, OriginConfig
+from shmcache_server.config import Config
 from shmcache_server.origins import Asking, Origin, OriginDown
+from shmcache_server.tables import OriginConfig
 from shmcache_server.upstreams import RESERVE, SHARE, Budget, Upstream, Upstreams
 from tests.server.conftest import eventually
 
