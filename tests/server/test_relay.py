@@ -16,17 +16,21 @@ from shmcache_server.app import CacheRunner
 from shmcache_server.config import Config
 from shmcache_server.tables import L1Config, OriginConfig
 from tests.helpers import segment_name
-from tests.server.conftest import Front, eventually, idle
+from tests.server.conftest import Front, Upstream, eventually, idle
 
 
 class Slow:
-    """A response whose pieces come when they are let."""
+    """A response whose pieces come when they are let, its head at once but where that
+    is to be let, too."""
 
     def __init__(self, length: int | None = None, **fields: str) -> None:
+        self.head = asyncio.Event()
+        self.head.set()
         self.gates: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.fields = {"Cache-Control": "max-age=60"} | fields
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
+        await self.head.wait()
         response = web.StreamResponse(headers=self.fields)
         await response.prepare(request)
         while True:
@@ -63,6 +67,18 @@ async def begin(front: Front):
     return await front.session.get(
         front.url, headers=headers, skip_auto_headers=("Accept-Encoding",)
     )
+
+
+async def both_wait(
+    upstream: Upstream, one: Front, two: Front
+) -> tuple[asyncio.Future[aiohttp.ClientResponse], ...]:
+    """Two requests: the one's fetch is at the origin, and the other worker has asked
+    for its live response."""
+    first = asyncio.ensure_future(begin(one))
+    await eventually(lambda: upstream.seen)
+    second = asyncio.ensure_future(begin(two))
+    await eventually(lambda: one.runner.handler._fetches._lives._relay._serving)
+    return first, second
 
 
 async def test_other_worker_reads_along_while_it_comes(upstream) -> None:
@@ -103,20 +119,11 @@ async def test_other_worker_is_not_told_a_private_field(upstream) -> None:
 
 async def test_other_worker_waits_for_the_head(upstream) -> None:
     """It asks before there is a live response."""
-    gate = asyncio.Event()
-    slow = Slow()
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        await gate.wait()
-        return await slow(request)
-
-    upstream.answer = answer
+    upstream.answer = slow = Slow()
+    slow.head.clear()
     async with workers(upstream.url) as (one, two):
-        first = asyncio.ensure_future(begin(one))
-        await eventually(lambda: upstream.seen)
-        second = asyncio.ensure_future(begin(two))
-        await eventually(lambda: one.runner.handler._fetches._lives._relay._serving)
-        gate.set()
+        first, second = await both_wait(upstream, one, two)
+        slow.head.set()
         slow.gates.put_nowait(b"now")
         along = await second
         assert await along.content.readexactly(3) == b"now"
@@ -127,20 +134,11 @@ async def test_other_worker_waits_for_the_head(upstream) -> None:
 
 async def test_what_is_validated_for_each_is_for_who_waited_there(upstream) -> None:
     """Who comes when the head is here is not answered by what was asked before."""
-    gate = asyncio.Event()
-    slow = Slow(**{"Cache-Control": "no-cache", "ETag": '"1"'})
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        await gate.wait()
-        return await slow(request)
-
-    upstream.answer = answer
+    upstream.answer = slow = Slow(**{"Cache-Control": "no-cache", "ETag": '"1"'})
+    slow.head.clear()
     async with workers(upstream.url) as (one, two):
-        first = asyncio.ensure_future(begin(one))
-        await eventually(lambda: upstream.seen)
-        second = asyncio.ensure_future(begin(two))
-        await eventually(lambda: one.runner.handler._fetches._lives._relay._serving)
-        gate.set()
+        first, second = await both_wait(upstream, one, two)
+        slow.head.set()
         slow.gates.put_nowait(b"now")
         assert "collapsed" in (await second).headers["Cache-Status"]
         late = asyncio.ensure_future(begin(two))

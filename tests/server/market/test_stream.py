@@ -50,19 +50,26 @@ async def test_older_and_unchanged_are_not_appended(streams, server, late) -> No
     assert entries(server, one.key) == [b"2.0"]
 
 
-async def test_late_append_is_refused(streams, server, monkeypatch) -> None:
-    """1. One reads the last entry. 2. Another appends. 3. The first appends."""
-    one, other = streams
-    await one.append(dashboard(1.0))
+def pausing(stream: Stream, monkeypatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """Appends of the stream stop behind their read, which the first tells, until the
+    other lets them go on."""
     read, go = asyncio.Event(), asyncio.Event()
-    append = one._append
+    append = stream._append
 
     async def paused(*given):
         read.set()
         await go.wait()
         return await append(*given)
 
-    monkeypatch.setattr(one, "_append", paused)
+    monkeypatch.setattr(stream, "_append", paused)
+    return read, go
+
+
+async def test_late_append_is_refused(streams, server, monkeypatch) -> None:
+    """1. One reads the last entry. 2. Another appends. 3. The first appends."""
+    one, other = streams
+    await one.append(dashboard(1.0))
+    read, go = pausing(one, monkeypatch)
     late = asyncio.ensure_future(one.append(dashboard(2.0, 2.5)))
     await read.wait()
     assert await other.append(dashboard(3.0, 3.5))
@@ -73,15 +80,7 @@ async def test_late_append_is_refused(streams, server, monkeypatch) -> None:
 
 async def test_newer_append_is_tried_again(streams, server, monkeypatch) -> None:
     one, other = streams
-    read, go = asyncio.Event(), asyncio.Event()
-    append = one._append
-
-    async def paused(*given):
-        read.set()
-        await go.wait()
-        return await append(*given)
-
-    monkeypatch.setattr(one, "_append", paused)
+    read, go = pausing(one, monkeypatch)
     late = asyncio.ensure_future(one.append(dashboard(3.0, 3.5)))
     await read.wait()
     await other.append(dashboard(2.0, 2.5))
