@@ -222,9 +222,9 @@ function show(dashboard) {
   const price = dashboard.btc_price_usd;
   document.title = price ? `$${split(price).join("")} \u00b7 Market` : "Market";
   if (changed.length) say(changed.slice(0, 3).map(spoken).join(". "), QUIET);
-  const took = dashboard.fetch_duration_ms;
+  const ms = dashboard.fetch_duration_ms;
   write($("made"), `Dashboard of ${clock(made)}` +
-    (typeof took === "number" ? `, put together in ${Math.round(took)} ms` : "") +
+    (typeof ms === "number" ? `, put together in ${Math.round(ms)} ms` : "") +
     (dashboard.partial_failure ? "; not every part could be had" : ""));
   tick();
 }
@@ -264,10 +264,10 @@ function verdict(field) {
   return [reason === "stale" ? "Expired" : reason ? "Miss" : "Not told", ttl];
 }
 
-function log(what, old = null, ttl = null, took = null) {
+function log(what, old = null, ttl = null, ms = null) {
   if (paused) return;
   const told = [old === null ? "\u2013" : duration(old), ttl === null || ttl < 0 ? "\u2013" : duration(ttl),
-    took === null ? "\u2013" : `${took < 10 ? took.toFixed(1) : Math.round(took)} ms`];
+    ms === null ? "\u2013" : `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`];
   const row = element("tr", {}, element("td", {}, clock(now())), element("td", {}, what));
   row.append(...told.map((text) => element("td", { className: "number" }, text)));
   const rows = $("answers");
@@ -348,7 +348,7 @@ async function poll() {
     const old = answer.headers.has("Age") ? Number(answer.headers.get("Age")) : null;
     const date = Date.parse(answer.headers.get("Date"));
     if (date) skew = Math.abs(date / 1000 + (old ?? 0) - now()) > 2 ? date / 1000 + (old ?? 0) - now() : 0;
-    log(answer.ok ? what : `Error ${answer.status}`, old, ttl, performance.now() - began);
+    log(answer.ok ? what : `Error ${answer.status}`, old, ttl, took(answer) ?? performance.now() - began);
     misses = 0;
     if (link === "offline") again = 0;
     if (!socket) become("polling");
@@ -364,6 +364,13 @@ async function poll() {
     polling = false;
     tick();
   }
+}
+
+/** Milliseconds from the request to the answer's end, without what the page was busy with. */
+function took({ url }) {
+  const timing = performance.getEntriesByName(url).at(-1);
+  performance.clearResourceTimings();
+  return timing && timing.responseEnd - timing.requestStart;
 }
 
 function fail(answer) {
