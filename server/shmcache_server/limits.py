@@ -312,9 +312,9 @@ class Limits:
 
     async def close(self) -> None:
         """Leave the ledger to others, and Redis."""
-        if self._beats is not None:
-            self._beats.cancel()
-            await asyncio.gather(self._beats, return_exceptions=True)
+        while self._beats is not None and not self._beats.done():
+            self._beats.cancel()  # the client forgets one that comes at a deadline
+            await asyncio.wait((self._beats,), timeout=0.1)
         if self._tally is not None:
             await self._tally.close()
         await self._ledger.close()

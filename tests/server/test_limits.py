@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -188,6 +189,30 @@ async def test_host_that_has_no_redis_any_more_keeps_to_no_share(
         again = Worker(cache, Limits(cache), 20, MINUTE)
         assert await again.take(30) == 20
         await again.limits.close()
+
+
+async def test_close_ends_a_beat_that_forgets_a_cancellation(
+    server, monkeypatch
+) -> None:
+    """As the client does where one comes together with a deadline."""
+    looks = 0
+
+    async def look(self: Limits) -> None:
+        nonlocal looks
+        looks += 1
+        looking.set()
+        with contextlib.suppress(*[asyncio.CancelledError] if looks == 1 else ()):
+            await asyncio.Event().wait()
+
+    looking = asyncio.Event()
+    monkeypatch.setattr(Limits, "_look", look)
+    async with Cache(CacheConfig(segment_name(), SIZE, l2=server.url)) as cache:
+        limits = Limits(cache)
+        limits.budget("any", 20, MINUTE)
+        async with asyncio.timeout(5):
+            await looking.wait()
+            await limits.close()
+    assert looks == 1
 
 
 async def test_block_and_standing_are_the_hosts(host) -> None:
