@@ -104,7 +104,7 @@ async def test_stale_part_counts_until_it_is_tried_again(vendors, opened) -> Non
     one = await opened(told)
     first = await one.dashboard.entry()
     vendors.refuse(*ALL, status=404)
-    await asyncio.sleep(first.ttl)
+    await asyncio.sleep(first.ttl + 0.05)  # of both parts
     entry = await one.dashboard.entry()
     shown = entry.value["shown"]
     assert shown["parts"]["btc"]["state"] == "stale"

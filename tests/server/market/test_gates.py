@@ -67,6 +67,7 @@ async def test_ban_shuts_for_as_long_as_it_says(vendors, opened) -> None:
     doors = (await opened(vendors.settings(binance={"url": "http://b"}))).gates
     ban = Unusable("banned", until=time.time() + 50, banned=True)
     await fail(doors["coingecko"], ban)
+    assert doors["coingecko"].breaker.state == "open"
     error = await refusal(doors["coingecko"])
     assert error.until == pytest.approx(time.time() + 50, abs=3)
     error = await refusal(doors["coingecko_global"])
