@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -51,7 +50,7 @@ def until_up(url: str, process: subprocess.Popen[bytes], within: float = 20) -> 
         try:
             with urllib.request.urlopen(url, timeout=1):
                 return True
-        except urllib.error.URLError:
+        except OSError:  # also a worker that has not begun to answer
             time.sleep(0.05)
     return False
 
