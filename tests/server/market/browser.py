@@ -1,4 +1,4 @@
-"""A browser without a window, driven by the DevTools protocol over one WebSocket.
+"""A browser without a window, driven by the DevTools protocol over two pipes.
 
 Debian's chromium, installed by apt-get where that is ours to do.
 """
@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import shutil
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from fcntl import F_DUPFD, fcntl
 from pathlib import Path
 from typing import Any
-
-import aiohttp
 
 from loadtest.peers import install
 
@@ -25,9 +25,9 @@ PACKAGES = ("chromium-headless-shell", "fonts-dejavu-core")
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
     *("--no-first-run", "--disable-background-networking", "--hide-scrollbars"),
-    *("--disable-component-update", "--remote-debugging-port=0", "about:blank"),
+    *("--disable-component-update", "--remote-debugging-pipe", "about:blank"),
 )
-SECONDS = 20.0
+SECONDS = 30.0
 """After which the browser, or what is waited for in it, is given up."""
 
 
@@ -126,8 +126,9 @@ class Page:
         told = [{"name": k.replace("_", "-"), "value": v} for k, v in features.items()]
         await self.send("Emulation.setEmulatedMedia", features=told)
 
-    async def resize(self, width: int, height: int) -> None:
-        size = {"width": width, "height": height, "deviceScaleFactor": 2}
+    async def resize(self, width: int, height: int, scale: int = 1) -> None:
+        """In CSS pixels, each of `scale` times `scale` of a picture's."""
+        size = {"width": width, "height": height, "deviceScaleFactor": scale}
         mobile = width < 600
         await self.send("Emulation.setDeviceMetricsOverride", **size, mobile=mobile)
 
@@ -168,10 +169,14 @@ class Page:
 
 
 class Browser:
-    """A running browser; commands and events go over one connection."""
+    """A running browser: commands go down one pipe, answers and events come up another,
+    each ended by a zero byte."""
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self._socket = socket
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.WriteTransport
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._pages: dict[str, Page] = {}
 
@@ -181,23 +186,29 @@ class Browser:
         number = len(self._answers)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         to = {"sessionId": session} if session else {}
-        await self._socket.send_json(
-            {"id": number, "method": method, "params": params, **to}
-        )
+        told = {"id": number, "method": method, "params": params, **to}
+        self._writer.write(json.dumps(told).encode() + b"\0")
         return await answer
 
     async def listen(self) -> None:
-        async for message in self._socket:
-            told = message.json()
-            if "id" not in told:
-                if page := self._pages.get(told.get("sessionId", "")):
-                    page.heard(told["method"], told["params"])
-            elif (answer := self._answers[told["id"]]).done():
-                continue
-            elif "error" in told:
-                answer.set_exception(AssertionError(told["error"]["message"]))
-            else:
-                answer.set_result(told["result"])
+        """Until the browser ends; who still waits for it fails."""
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                self._heard(json.loads((await self._reader.readuntil(b"\0"))[:-1]))
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(AssertionError("the browser has ended"))
+
+    def _heard(self, told: dict[str, Any]) -> None:
+        if "id" not in told:
+            if page := self._pages.get(told.get("sessionId", "")):
+                page.heard(told["method"], told["params"])
+        elif (answer := self._answers[told["id"]]).done():
+            return
+        elif "error" in told:
+            answer.set_exception(AssertionError(told["error"]["message"]))
+        else:
+            answer.set_result(told["result"])
 
     async def page(self) -> Page:
         """A new tab, with storage of its own."""
@@ -214,38 +225,44 @@ class Browser:
 
 @asynccontextmanager
 async def browsing(folder: Path) -> AsyncIterator[Browser]:
-    """A browser whose files are in the folder."""
-    process = await asyncio.create_subprocess_exec(
-        *(program(), f"--user-data-dir={folder}", *FLAGS),
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
+    """A browser whose files are in the folder. It ends with us, however we do: it has
+    the far ends of our pipes."""
+    down, up = os.pipe(), os.pipe()
+
+    def far_ends() -> None:
+        commands, answers = (fcntl(fd, F_DUPFD, 10) for fd in (down[0], up[1]))
+        os.dup2(commands, 3)
+        os.dup2(answers, 4)
+
+    with (folder / "log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *(program(), f"--user-data-dir={folder}", *FLAGS),
+            stderr=log,
+            start_new_session=True,
+            close_fds=False,
+            preexec_fn=far_ends,
+        )
+    os.close(down[0])
+    os.close(up[1])
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(2**26)
+    protocol = asyncio.StreamReaderProtocol(reader)
+    above, _ = await loop.connect_read_pipe(lambda: protocol, os.fdopen(up[0], "rb", 0))
+    below, _ = await loop.connect_write_pipe(
+        asyncio.Protocol, os.fdopen(down[1], "wb", 0)
     )
+    browser = Browser(reader, below)
+    listening = asyncio.create_task(browser.listen())
     try:
+        yield browser
         async with asyncio.timeout(SECONDS):
-            url = await _endpoint(process)
-        assert process.stderr
-        rest = asyncio.create_task(process.stderr.read())  # a full pipe would stop it
-        async with (
-            aiohttp.ClientSession() as session,
-            session.ws_connect(url, max_msg_size=0) as socket,
-        ):
-            browser = Browser(socket)
-            listening = asyncio.create_task(browser.listen())
-            yield browser
             await browser.send("Browser.close", {})
             await listening
-        await rest
+            await process.wait()
     finally:
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
-
-
-async def _endpoint(process: asyncio.subprocess.Process) -> str:
-    assert process.stderr
-    said = b""
-    while line := await process.stderr.readline():
-        said += line
-        if b"listening on ws://" in line:
-            return line.split()[-1].decode()
-    raise AssertionError(f"the browser does not start:\n{said.decode()}")
+        await listening
+        above.close()
+        below.close()

@@ -31,6 +31,7 @@ NAMED = {"article", "button", "columnheader", "heading", "img", "image", "link"}
 NAMED |= {"region", "rowheader", "table"}
 SHAPES = {"phone": (360, 780), "desktop": (1280, 900)}
 SCHEMES = ("light", "dark")
+CALM = {"prefers_reduced_motion": "reduce"}
 PRICE = "document.querySelector('#btc_price_usd .value .unseen').textContent"
 LOOK = "dispatchEvent(new Event('online'))"
 """Makes the page look at once, not when it is time."""
@@ -109,14 +110,16 @@ def poor(
 async def page(running: Browser) -> AsyncIterator[Page]:
     page = await running.page()
     await page.resize(*SHAPES["desktop"])
+    await page.emulate(**CALM)
     yield page
     await page.close()
 
 
 async def test_numbers_keep_their_digits_and_change(page: Page, site: Server) -> None:
+    await page.emulate(prefers_reduced_motion="no-preference")
     await page.open(url(site))
     first = await page.until(LOADED)
-    await page.until(f"{PRICE} !== {first!r}")
+    await page.until(f"{PRICE} !== {first!r} && document.getAnimations().length")
     note = await page.look("document.querySelector('#btc_price_usd .note').innerText")
     assert note.endswith(f"from {first.removesuffix(' US dollars')}")
     assert note.startswith(("\u25b2\u00a0Up", "\u25bc\u00a0Down"))
@@ -254,16 +257,14 @@ async def test_stale_part_and_banned_vendor_are_told(
 
 
 async def test_text_fits_and_has_contrast(page: Page, poor: Server) -> None:
-    calm = {"prefers_reduced_motion": "reduce"}
-    await page.emulate(**calm)
     await page.open(url(poor))
     await page.until(state("rsi_14", "Unavailable"))
     await page.until("document.querySelectorAll('#vendors th').length > 3")
     await page.until(f"{PRICE} !== {await page.until(PRICE)!r}")
     assert await page.look("document.getAnimations().length") == 0
     for scheme, (size, shape) in itertools.product(SCHEMES, SHAPES.items()):
-        await page.emulate(prefers_color_scheme=scheme, **calm)
-        await page.resize(*shape)
+        await page.emulate(prefers_color_scheme=scheme, **CALM)
+        await page.resize(*shape, scale=2)
         await page.shoot(SHOTS / f"{size}-{scheme}.png")
         assert await page.look("document.documentElement.scrollWidth") == shape[0]
         found = await page.look(CONTRAST)
