@@ -52,7 +52,8 @@ HISTORIES ?= 300000
 stress: $(BUILT) build/check/fast/stress  ## every long count; HISTORIES=1000000
 	build/check/fast/stress 1e9 900
 	SHMCACHE_REPEATS=50 SHMCACHE_WAVE_SECONDS=1.1 \
-	$(PY) -m pytest tests/processes/test_cold_key.py $(PYTEST_ARGS)
+	$(PY) -m pytest tests/processes/test_cold_key.py \
+	  tests/server/market/test_service.py $(PYTEST_ARGS)
 	SHMCACHE_REPEATS=10000 $(PY) -m pytest tests/test_cancellation.py tests/test_asks.py \
 	  $(PYTEST_ARGS)
 	SHMCACHE_PURGE_SECONDS=60 $(PY) -m pytest tests/processes/test_purge_histories.py \

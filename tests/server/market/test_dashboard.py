@@ -138,7 +138,7 @@ async def test_fresh_value_is_waited_for(vendors, opened) -> None:
     told = vendors.settings(real_time={"ttl": 1.0, "jitter": 0.0})
     one = await opened(told)
     first = await one.dashboard.entry()
-    await asyncio.sleep(first.ttl)
+    await asyncio.sleep(first.ttl + 0.05)  # of both parts
     shown = (await one.dashboard.entry()).value["shown"]
     assert {part["state"] for part in shown["parts"].values()} == {"fresh"}
     assert vendors.calls == {PRICE: 2, GLOBAL: 2, FNG: 1, RSI: 1}
