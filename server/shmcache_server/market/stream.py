@@ -80,7 +80,7 @@ class Stream:
         except Exception as e:  # the client raises TypeError for a lost peer, too
             log.info("stream: not read: %s", type(e).__name__)
             return None
-        return None if last is None else last.data
+        return None if last is None else last.data or None
 
     async def append(self, dashboard: Mapping[str, Any]) -> bool:
         """Append it, if it is newer than the last and its numbers are others. Whether
@@ -115,4 +115,16 @@ class Stream:
         if not entries:
             return None
         ((name, fields),) = entries
-        return Last(name.decode(), json.loads(fields[b"data"]), float(fields[b"as_of"]))
+        data, as_of = _read(fields)
+        return Last(name.decode(), data, as_of)
+
+
+def _read(fields: Mapping[bytes, bytes]) -> tuple[dict[str, Any], float]:
+    """What an entry says; one that is none of ours says nothing, and is older than
+    all."""
+    try:
+        data, as_of = json.loads(fields[b"data"]), float(fields[b"as_of"])
+    except (KeyError, ValueError):
+        return {}, 0.0
+    known = type(data) is dict and type(data.get("last_updated")) is float
+    return (data, as_of) if known else ({}, 0.0)

@@ -117,7 +117,19 @@ async def test_dead_redis_is_no_failure(streams, server) -> None:
     assert await one.append(dashboard(3.0, 3.5))
 
 
-async def test_foreign_entry_is_no_failure(streams, server) -> None:
-    one, _ = streams
-    server.command("XADD", one.key, "*", "data", "{", "as_of", "x")
-    assert await one.latest() is None and not await one.append(dashboard(1.0))
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("data", "{", "as_of", "9e9"),
+        ("data", "[1]", "as_of", "9e9"),
+        ("data", '{"last_updated": "now"}', "as_of", "9e9"),
+        ("data", '{"last_updated": 9e9}', "as_of", "soon"),
+        ("x", "y"),
+    ],
+)
+async def test_foreign_entry_is_none(streams, server, fields) -> None:
+    one, other = streams
+    server.command("XADD", one.key, "*", *fields)
+    assert await one.latest() is None
+    assert await one.append(dashboard(1.0))
+    assert await other.latest() == dashboard(1.0)
