@@ -25,7 +25,7 @@ BUILT     := $(VENV)/.stamp-built
 PEERS     := $(VENV)/.stamp-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help build serve test check check-c c-programs conformance stress fuzz chaos bench bench-l1 bench-l2 \
+.PHONY: help build serve market test check check-c c-programs conformance stress fuzz chaos bench bench-l1 bench-l2 \
         bench-eviction waves scale redis-faults streams clean distclean
 
 help:  ## this list
@@ -35,6 +35,9 @@ build: $(BUILT)  ## .venv with all that is needed, and the C core built in place
 
 serve: $(BUILT)  ## the main job on 127.0.0.1:8080; ORIGIN=http://host:port fronts yours
 	@$(PY) loadtest/serve.py $(if $(ORIGIN),--origin '$(ORIGIN)')
+
+market: $(BUILT)  ## the example: a market dashboard, its page on 127.0.0.1:8080
+	@$(PY) -m loadtest.showcase
 
 test: $(BUILT)  ## every test, against real processes and a real redis-server
 	$(PY) -m pytest $(PYTEST_ARGS)

@@ -64,9 +64,14 @@ class Vendors:
     began: int
     """Unix time of second 0."""
 
+    @property
+    def base(self) -> str:
+        """Where all of them are."""
+        return f"http://127.0.0.1:{self.port}"
+
     def url(self, vendor: str) -> str:
         """Without a slash at its end."""
-        return f"http://127.0.0.1:{self.port}/{vendor}"
+        return f"{self.base}/{vendor}"
 
     def fault(self, vendor: str, mode: str = "ok", **how: Any) -> None:
         """See `faults.Fault`; raises ValueError for what it cannot be told."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,9 +20,20 @@ import aiohttp
 import pytest
 
 from loadtest.vendors import Vendors, running
+from shmcache_server.arbiter import segment_name as segment_name_of
 from shmcache_server.config import load
 from shmcache_server.market import settings
-from tests.helpers import ROOT, Server, until
+from tests.helpers import (
+    ROOT,
+    SHM,
+    Server,
+    alive,
+    descendants,
+    end,
+    free_port,
+    python,
+    until,
+)
 from tests.processes.test_cold_key import CLIENTS, SECONDS
 from tests.redis_server import redis_server
 from tests.server.market.vendor import CALLED, KEYS, PRICE
@@ -290,3 +303,32 @@ def test_stream_and_page_are_served(tmp_path, vendors) -> None:
             assert b"<title>Market</title>" in server.get("/").body
         key = "shmcache:shmcache.app:market_data_stream"
         assert redis.command("XLEN", key) == 1
+
+
+def test_showcase_shows_the_page_and_stops_cleanly(tmp_path) -> None:
+    """`make market`: the deployed settings, with the simulator's addresses alone."""
+    port = free_port()
+    with (tmp_path / "log").open("w") as out:
+        process = python(
+            *("-m", "loadtest.showcase", "--bind", f"127.0.0.1:{port}"),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        until(lambda: "Ctrl-C" in (tmp_path / "log").read_text(), 30, "where it is")
+        family = descendants(process.pid)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{DASHBOARD}") as answer:
+            shown = json.loads(answer.read())
+        assert shown["partial_failure"] is False
+        assert {p["source"] for p in shown["parts"].values()} == {
+            *("coingecko", "coingecko_global", "alternative", "taapi"),
+        }
+        process.send_signal(signal.SIGINT)
+        assert process.wait(15) == 0
+    finally:
+        end(process)
+    assert not any(map(alive, family))
+    name = segment_name_of(("127.0.0.1", port))
+    (left,) = SHM.glob(f"*{name}*")
+    left.unlink()
+    assert left.name.endswith(f"{name}.app.limits"), "it outlives a stop"
