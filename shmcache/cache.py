@@ -318,7 +318,7 @@ class Cache:
         tags: Tags = (),
     ) -> bool:
         """Store a value where just that one stands whose `Entry.version` this is;
-        whether it did. Where L2 does not answer, the host decides alone."""
+        whether it did. Where L2 does not answer, or is full, the host decides alone."""
         wanted = self._terms(ttl=ttl, grace=grace, tags=tags)
         if type(version) is not int or not 0 < version < 2**64:
             raise ValueError(f"version={version!r}: expected an Entry's version")

@@ -248,7 +248,7 @@ class Flights:
                     return await self._apart(key, compute, terms, until)
                 lived = outcome.lived(began) or (own and outcome.source == "compute")
                 if lived and self._answers(key, outcome, note):
-                    outcome = self._as_it_stands(key, outcome)
+                    outcome = self._as_it_stands(key, outcome, own)
                     if own:
                         return outcome
                     l1.count("coalesced")
@@ -306,14 +306,15 @@ class Flights:
         raised = self.home.l1.table.highest(key, record.tags, soft=soft)
         return raised <= outcome.stamp
 
-    def _as_it_stands(self, key: bytes, outcome: Outcome) -> Outcome:
+    def _as_it_stands(self, key: bytes, outcome: Outcome, own: bool) -> Outcome:
         """Stale, if it was expired since it was begun, or found to be fresh by a
-        process that was then stopped until it was not."""
+        process that was then stopped until it was not; who joined has found what the
+        flight's own caller computed."""
         record = outcome.record
         assert record is not None
         if record.state != FRESH:
             return outcome
-        found = outcome.source != "compute"
+        found = outcome.source != "compute" or not own
         over = found and self.home.l1.clock.now() >= record.fresh_until
         raised = self.home.l1.table.highest(key, record.tags, soft=True)
         if not over and raised <= outcome.stamp:

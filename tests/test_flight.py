@@ -642,14 +642,20 @@ async def test_answer_that_is_there_first_is_told(cache):
     assert entry is not None and entry.value == "v" and not told.done()
 
 
-@pytest.mark.parametrize(("source", "state"), [("l2", "stale"), ("compute", "fresh")])
-async def test_what_a_stopped_process_found_is_told_as_it_is_now(pair, source, state):
-    """1. A flight finds a fresh value. 2. Its process is stopped. 3. It goes on when
-    the ttl is over, and answers. What was just computed is told all the same."""
+@pytest.mark.parametrize(
+    ("source", "own", "state"),
+    [("l2", True, "stale"), ("compute", True, "fresh"), ("compute", False, "stale")],
+)
+async def test_what_a_stopped_process_found_is_told_as_it_is_now(
+    pair, source, own, state
+):
+    """1. A flight finds a fresh value, or computes it. 2. Its process is stopped. 3. It
+    goes on when the ttl is over, and answers. Who computed is told all the same; who
+    came at 3 and joined is not."""
     cache, clock = pair[0], pair[0]._l1.clock
     outcome = await cache._flights.resolve(b"k", lambda: "v", Terms(1.0, 60.0))
     clock.advance(2)
-    told = cache._flights._as_it_stands(b"k", outcome._replace(source=source))
+    told = cache._flights._as_it_stands(b"k", outcome._replace(source=source), own)
     assert cache._entry_of(told).state == state
 
 

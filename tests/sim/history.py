@@ -149,17 +149,17 @@ class History:
         adds: bool = True,
     ) -> list[Violation]:
         """All violations. `ages`: nobody moved Redis' clock, nor touched a value;
-        `swaps`: nobody was cut off from the fleet, or had no
-        answer in time; `softs`: nobody touched a value,
-        or moved Redis' clock, which makes a stale one fresh; `adds`: Redis lost and
-        refused nothing, nor ended it early, after which two hosts
-        may add to what one of them holds."""
+        `swaps`: nobody was cut off from the fleet, or had no lease or no answer in
+        time, and swapped for his own host alone; `softs`: nobody touched a value, or
+        moved Redis' clock, which makes a stale one fresh; `adds`: Redis lost and
+        refused nothing, nor ended it early, after which two hosts may add to what one
+        of them holds."""
         found = list(self.troubles)
         if swaps:
             found += self._swapped()
         for read in self.reads:
             found += self._check_read(read, ages, softs)
-        found += self._resurrections()
+        found += self._resurrections(swaps)
         if self.settled is not None:
             found += self._apart(self.settled, adds)
         return found
@@ -192,7 +192,7 @@ class History:
             if read.begin > made + life + self.slack_ns and read.source != "compute":
                 yield Violation("expired", f"{_told(read)}")
 
-    def _resurrections(self) -> Iterable[Violation]:
+    def _resurrections(self, swaps: bool) -> Iterable[Violation]:
         for late in self.reads:
             old = late.value
             if old is None or late.state != FRESH:
@@ -200,6 +200,8 @@ class History:
             for write in self.writes:
                 if write.soft or not self.void(old, write):
                     continue
+                if not swaps and write.verb == "swap" and write.host != late.host:
+                    continue  # the fleet need not know of it
                 seen = self._seen_after(write, late)
                 if seen is not None:
                     yield Violation(

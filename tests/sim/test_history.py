@@ -90,6 +90,18 @@ def test_older_value_after_a_newer_one_is_resurrected() -> None:
     assert not _rules(reads[::-1][:1], [write])
 
 
+@pytest.mark.parametrize("host", [0, 1])
+def test_swap_for_one_host_alone_is_not_known_on_another(host: int) -> None:
+    """Where there was no lease to be had: docs/fleet.md."""
+    old, swap = _value(1, 5), _set(10, 20, 2, host=1)
+    swap.verb = "swap"
+    reads = [_read(30, _value(3, 25), host), _read(40, old, host)]
+    history = History(reads, [swap])
+    told = [v.rule for v in history.check() if v.rule == "resurrected"]
+    alone = [v.rule for v in history.check(swaps=False) if v.rule == "resurrected"]
+    assert (told, alone) == (["resurrected"], ["resurrected"] * host)
+
+
 def test_two_sets_must_not_stand_on_two_hosts_for_ever() -> None:
     one, two = _set(5, 15, 1), _set(6, 16, 2, host=1)
     reads = [_read(30, one.value), _read(30, two.value, host=1)]
