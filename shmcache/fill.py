@@ -138,6 +138,7 @@ def error_record(
     return made._replace(nonce=nonce, tags=terms.tags)
 
 
-def pass_mark(*, now: int, stamp: int) -> Record:
+def pass_mark(*, now: int, stamp: int, nonce: int) -> Record:
     """The record that says: answers of this key may not be shared."""
-    return mark(PASS, b"\xc0", PASS_LIFE, now=now, stamp=stamp)
+    made = mark(PASS, b"\xc0", PASS_LIFE, now=now, stamp=stamp)
+    return made._replace(nonce=nonce)

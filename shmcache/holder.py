@@ -59,7 +59,7 @@ from .l2 import FULL as L2_FULL
 from .l2 import NONE, STORED, WON
 from .lease import Lease
 from .policy import SECOND
-from .record import DEAD, ERROR, FRESH, PASS, VALUE, Record
+from .record import ERROR, FRESH, PASS, VALUE, Record
 
 SLOW_AFTER = 0.2
 """Seconds after which a compute is a slow one: should its process die, the key must be
@@ -86,7 +86,7 @@ class Holder:
         self._slow: asyncio.TimerHandle | None = None
         self._watch: asyncio.Task[None] | None = None
         self._stood = 0
-        """The nonce of what stood when L2 was asked; 0: nothing did."""
+        """The nonce of what stood in L1 when L2 was asked last; 0: nothing did."""
         self._stored_error = False
         """The failure stands in place of the key's value."""
 
@@ -98,7 +98,6 @@ class Holder:
             self._note()
             if (outcome := found(self.home.l1, self.job)) is not None:
                 return outcome
-            self._stood = self._standing()
             asked = await self._ask()
             if isinstance(asked, Outcome):
                 ended = FREED_STORED if asked.stored else FREED_PASS
@@ -169,6 +168,7 @@ class Holder:
         """L2's value, or the lease; None where L2 cannot be asked."""
         l2, leases = self.home.l2, self.home.leases
         if l2 is None or leases is None:
+            self._stood = self._standing()
             return None
         instead_of, waited = self.claim.instead_of, b""
         early = self.job.seen is not None
@@ -177,6 +177,7 @@ class Holder:
             if not self._note(offer):
                 raise _ClaimLost
             self._offered, lowest = offer, self.home.l1.lowest()
+            self._stood = self._standing()
             try:
                 answer = await l2.acquire(
                     self.job.key,
@@ -234,8 +235,8 @@ class Holder:
     async def _promote(self, found: Record) -> Outcome | None:
         """Copy an L2 record into L1; None if it does not end the flight."""
         record = found._replace(stamp=self.job.stamp)
-        stored = await self._store(record)
-        if stored == LOST:
+        stored = await self._store(record, self._stood)
+        if stored in (LOST, STANDS):
             raise _ClaimLost
         if stored == RAISED:
             return None
@@ -288,7 +289,7 @@ class Holder:
         )
         if not fill.shareable:
             l1.count("passed")
-            mark = fills.pass_mark(now=now, stamp=self.job.stamp)
+            mark = fills.pass_mark(now=now, stamp=self.job.stamp, nonce=nonce())
             await self._fill(lease, mark)
             return outcome, FREED_PASS
         if not lives.stored:
@@ -316,9 +317,9 @@ class Holder:
 
     async def _fill(self, lease: Lease | None, record: Record) -> int:
         """Store in L2 under the lease, then in L1; how the claim ends."""
-        l1 = self.home.l1
-        heard = self.home.l2 is None
+        l1, stood = self.home.l1, self._stood
         if lease is not None and self.home.l2 is not None:
+            standing = self._standing()
             try:
                 answer = await self.home.l2.put_fenced(
                     self.job.key, lease.token, record, lease.clock
@@ -326,13 +327,13 @@ class Holder:
             except TierUnavailable:
                 l1.count("l2_errors")
             else:
-                heard = True
+                stood = standing
                 if answer == L2_FULL:
                     l1.count("fills_full")
                 elif answer != STORED:
                     l1.count("fills_refused")
                     return FREED_REFUSED
-        stored = await (self._store(record) if heard else self._store_alone(record))
+        stored = await self._store(record, stood)
         if stored == OK:
             return FREED_STORED
         if stored in (LOST, RAISED, STANDS):
@@ -344,31 +345,31 @@ class Holder:
     def _standing(self) -> int:
         if self.home.l2 is None:
             return 0  # it is the claim that tells
-        record = self.home.l1.look(self.job.key)
-        return 0 if record is None or record.state == DEAD else record.nonce
+        return self.home.l1.standing(self.job.key)
 
-    async def _store_alone(self, record: Record) -> int:
-        """Into L1, where L2 did not say whether the lease still stands.
+    async def _store(self, record: Record, stood: int) -> int:
+        """Into L1, if the claim is still ours, in the place of what `stood` there
+        before L2 was sent what it answered to, and of nothing that came since:
 
-        1. We compute. 2. Another host sets the key: our lease is gone, and this host
-        has not heard of it. 3. A sibling reads the set's value, and promotes it. 4. Our
-        compute ends, and L2 does not answer. What we bring takes the place of what
-        stood when we began, and of nothing that came since.
+        1. We fill, and L2 stores it; we have not read its answer. 2. Another host sets
+        the key. 3. A sibling reads the set's value, and promotes it. 4. We read the
+        answer, and would store over what is younger.
+
+        So too where 1 is an ask that L2 answered by a value. Where it did not answer to
+        the fill, our lease may be gone since it was granted: then what stood when we
+        asked for it is all that we may replace.
         """
-        return await self.home.l1.put_patiently(
-            self.job.key,
-            record,
-            claim=self.claim.ref,
-            absent_only=not self._stood,
-            if_nonce=self._stood,
+        claim, l1 = self.claim.ref, self.home.l1
+        if self.home.l2 is None:
+            return await l1.put_patiently(
+                self.job.key, record, claim=claim, newer_only=claim is None
+            )
+        stored = await l1.put_patiently(
+            self.job.key, record, claim=claim, absent_only=not stood, if_nonce=stood
         )
-
-    async def _store(self, record: Record) -> int:
-        """Into L1, if the claim is still ours."""
-        claim = self.claim.ref
-        return await self.home.l1.put_patiently(
-            self.job.key, record, claim=claim, newer_only=claim is None
-        )
+        if stored == STANDS and self._standing() == record.nonce:
+            return OK  # a sibling promoted it
+        return stored
 
     # -- failure
 

@@ -211,9 +211,11 @@ class Invalidations:
     ) -> list[str]:
         """The second half of sets: fills, under leases that their first half took, and
         stamps noted since. What L2 answered to each; "" nothing: it is not known
-        whether it has it."""
-        l2 = self._l2
+        whether it has it. In L1 each takes the place of what stands here now, and of
+        nothing that comes before the answer: that is of who set the key after us."""
+        l1, l2 = self._l1, self._l2
         assert l2 is not None
+        stood = {key: l1.standing(key) for key in records}
         puts = [
             (key, tokens[key], record, begun[l2.partition(key)])
             for key, record in records.items()
@@ -228,7 +230,10 @@ class Invalidations:
             raise
         for (key, _, record, _), answer in zip(puts, answers, strict=True):
             if answer in (STORED, FULL):
-                await self._l1.put_patiently(key, record, newer_only=True)
+                there = stood[key]
+                await l1.put_patiently(
+                    key, record, absent_only=not there, if_nonce=there
+                )
         return answers
 
     def give_back(self, key: bytes, token: bytes) -> None:

@@ -35,7 +35,7 @@ from ._core import binding
 from .clock import SYSTEM, Clock
 from .errors import LayoutMismatch, SegmentError
 from .policy import SECOND
-from .record import FRESH, STALE, VALUE, Record
+from .record import DEAD, FRESH, STALE, VALUE, Record
 from .segment import CUT, REMOVED, UNFINISHED, Segment
 from .stats import INDEX, ShardUsage, Stats
 
@@ -229,6 +229,12 @@ class L1:
         if self._unfollowed and self._doubtful(record):
             return record._replace(state=STALE)
         return record
+
+    def standing(self, key: bytes) -> int:
+        """The nonce of what stands under the key, fresh or stale; 0: nothing does. A
+        store in the place of just that has `if_nonce`, or `absent_only`."""
+        record = self.look(key)
+        return 0 if record is None or record.state == DEAD else record.nonce
 
     def _peek_at(self, key: bytes | str) -> bytes | None:
         """`peek` on a clock of tests."""

@@ -41,7 +41,6 @@ import mmap
 import os
 import random
 import re
-import secrets
 import signal
 import stat
 import struct
@@ -49,6 +48,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from secrets import token_bytes
 from typing import Protocol
 
 from . import room
@@ -326,7 +326,7 @@ def _make(path: Path, fd: int, size: int, prepare: Prepare) -> None:
         if why := room.refusal(path.parent, size):
             raise SegmentError(f"size: a segment of {size} bytes {why}")
         _reserve(fd, size)
-        prepare(mmap.mmap(fd, size), secrets.token_bytes(16))
+        prepare(mmap.mmap(fd, size), token_bytes(16))
     except OSError as e:
         _unlink(path)
         if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM):

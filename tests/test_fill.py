@@ -61,7 +61,7 @@ def test_value_that_cannot_be_encoded_names_its_type():
 
 
 def test_pass_mark_is_short_and_no_value():
-    mark = pass_mark(now=0, stamp=1)
+    mark = pass_mark(now=0, stamp=1, nonce=1)
     assert mark.kind == PASS
     assert mark.dead_at == 2 * S
 

@@ -701,6 +701,82 @@ def watches():
     return [task for task in tasks if task.get_name() == "shmcache-lease-watch"]
 
 
+# -- what comes into L1 while L2 answers
+
+
+def younger_meanwhile(monkeypatch, one, verb, record):
+    """Before that answer of L2 is read, a sibling promotes what another host has set
+    since; this host has not heard of it."""
+    asked = getattr(one._l2, verb)
+
+    async def answer(*args, **named):
+        answer = await asked(*args, **named)
+        promoted = record._replace(stamp=one._l1.table.clock())
+        assert one._l1.put(b"k", promoted, newer_only=True) == OK
+        return answer
+
+    monkeypatch.setattr(one._l2, verb, answer)
+
+
+async def theirs(other):
+    await other.get_or_set("other", lambda: "theirs", ttl=60)
+    return other._l1.look(b"other")
+
+
+async def test_fill_that_was_stored_leaves_what_is_younger(hosts, monkeypatch):
+    one, other = hosts
+    younger_meanwhile(monkeypatch, one, "put_fenced", await theirs(other))
+    assert await one.get_or_set("k", lambda: "ours", ttl=60) == "ours"
+    assert one.peek("k") == "theirs"
+    assert one.stats().fills_refused == 1
+
+
+async def test_value_of_an_ask_leaves_what_is_younger(hosts, monkeypatch):
+    one, other = hosts
+    await other.set("k", "old", ttl=60)
+    record = await theirs(other)
+    await one.start()
+    younger_meanwhile(monkeypatch, one, "acquire", record)
+    assert await one.get_or_set("k", held("never"), ttl=60) == "theirs"
+    assert one.peek("k") == "theirs"
+
+
+@pytest.mark.parametrize("verb", ["set", "add"])
+async def test_set_leaves_what_is_younger_though_it_was_made_before(
+    hosts, monkeypatch, verb
+):
+    """Another host's set began before ours, and came to Redis after it."""
+    one, other = hosts
+    record = await theirs(other)
+    younger_meanwhile(monkeypatch, one, "put_many", record)
+    await getattr(one, verb)("k", "ours", ttl=60)
+    assert one.peek("k") == "theirs"
+
+
+async def test_fill_that_a_sibling_has_promoted_is_stored(hosts, monkeypatch):
+    one, _ = hosts
+    asked = one._l2.put_fenced
+
+    async def answer(key, token, record, clock):
+        answer = await asked(key, token, record, clock)
+        assert one._l1.put(key, record, newer_only=True) == OK
+        return answer
+
+    monkeypatch.setattr(one._l2, "put_fenced", answer)
+    assert await one.get_or_set("k", lambda: "ours", ttl=60) == "ours"
+    assert one.peek("k") == "ours"
+    assert one.stats().fills_refused == 0
+
+
+async def test_failure_that_is_an_answer_gives_way_to_an_add(hosts):
+    """What stands when the store is sent is replaced, be it no value."""
+    one, _ = hosts
+    with pytest.raises(ValueError, match="no"):
+        await one.get_or_set("k", Origin(ValueError("no")), errors=ValueError)
+    assert await one.add("k", "new", ttl=60)
+    assert one.peek("k") == "new"
+
+
 # -- L2 does not say whether the lease still stands
 
 

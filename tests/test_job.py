@@ -50,7 +50,7 @@ async def test_found_is_what_the_job_is_for(cache):
 
 async def test_found_mark_says_to_compute_alone(cache):
     now = cache._l1.clock.now()
-    cache._l1.put(b"k", pass_mark(now=now, stamp=cache.note()))
+    cache._l1.put(b"k", pass_mark(now=now, stamp=cache.note(), nonce=1))
     assert found(cache._l1, job()).record is None
 
 
