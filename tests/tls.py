@@ -143,11 +143,11 @@ def relay_to(server: RedisServer) -> Serve:
         try:
             await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            for end in (writer, back):  # first: what follows may be cancelled
+                end.transport.abort()
             for copy in copies:
                 copy.cancel()
             await asyncio.gather(*copies, return_exceptions=True)
-            for end in (writer, back):
-                end.transport.abort()
 
     return relay
 
