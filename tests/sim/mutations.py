@@ -225,8 +225,8 @@ MUTATIONS = [
     Mutation(
         "a store in L1 is checked against the claim",
         "holder:Holder._store",
-        "claim = self.claim.ref",
-        "claim = None",
+        "claim, l1 = self.claim.ref, self.home.l1",
+        "claim, l1 = None, self.home.l1",
         tried=700,
     ),
     Mutation(
@@ -261,10 +261,9 @@ MUTATIONS = [
     Mutation(
         "a set's stamp is from before its second half",
         _SETS,
-        "self._l1.put_patiently(key, record, newer_only=True)",
-        "self._l1.put_patiently(\n"
-        "                key, record._replace(stamp=self._l1.table.clock()),\n"
-        "                newer_only=True)",
+        "key, record, absent_only=not there, if_nonce=there",
+        "key, record._replace(stamp=l1.table.clock()), absent_only=not there,\n"
+        "                    if_nonce=there",
         tried=700,
     ),
     Mutation(
