@@ -18,6 +18,7 @@
 -- Whatever stands in a key, the others' part of the answer must not suffer: so no
 -- number is taken that would not fit there.
 local HEAD, HEAD_BYTES, FORMAT = '<i8i8i8c8I8c8', 64, 2    -- from its 17th byte on
+local FIRST = 512       -- bytes to look at: all heads are shorter, many values too
 local LIFE_MAX = 9223372036854          -- ms
 local BYTES_MAX = 16 * 1048576 + 4096   -- of a value and its head; none of us is larger
 local LEASE_MAX = 5000                  -- ms; another host's may be longer than ours
@@ -78,10 +79,10 @@ local function lives(v, ttl, grace, ends)
 end
 
 local function state(v)
-    local head = read('GETRANGE', v, 0, HEAD_BYTES + 4 * 33 - 1)
+    local head = read('GETRANGE', v, 0, FIRST - 1)
     if not head or head == '' then return 0, 0, EIGHT end
     if #head < 5 or sub(head, 1, 4) ~= 'SHMC'
-            or call('GETRANGE', v, BYTES_MAX, BYTES_MAX) ~= '' then
+            or #head == FIRST and call('GETRANGE', v, BYTES_MAX, BYTES_MAX) ~= '' then
         call('DEL', v)        -- foreign
         return 0, 0, EIGHT
     end
