@@ -1,4 +1,4 @@
-"""Runs: what scenarios of load found, kept as JSON for the report and for comparison."""
+"""Runs: what scenarios of load found, as JSON for the report and for comparison."""
 
 from __future__ import annotations
 
