@@ -17,7 +17,7 @@ ROWS = [
     {"shmcache_server.market.live", "shmcache_server.market.views"},
     {"shmcache_server.market.dashboard"},
     {"shmcache_server.market.feed", "shmcache_server.market.stream"},
-    {"shmcache_server.market.gates"},
+    {"shmcache_server.market.calls", "shmcache_server.market.gates"},
     {
         *("shmcache_server.market.files", "shmcache_server.market.parts"),
         "shmcache_server.market.settings",

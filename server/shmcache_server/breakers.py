@@ -150,6 +150,12 @@ class Breaker:
         if probe:
             await self._cache.delete(self._probe_key)
 
+    async def left(self, attempt: Attempt) -> None:
+        """Nothing came of it, by no fault of the vendor: if it was the probe, another
+        one may be made at once."""
+        if _alive(attempt):
+            await self._cache.delete(self._probe_key)
+
     async def open_for(self, seconds: float) -> None:
         """Leave the vendor alone for so long: it said so."""
         until = time.monotonic() + seconds

@@ -2,7 +2,7 @@
 
 vendors    a vendor's payload to a reading; pure
 parts      what there is, where it comes from, how it is asked for; data
-feed       a part through the cache, inside the limits of its vendors (gates)
+feed       a part through the cache, inside the limits of its vendors (gates, calls)
 dashboard  all parts in one value
 stream     its changes in Redis, for any reader
 live       its changes to the clients of /ws
@@ -23,6 +23,7 @@ from shmcache_server.hosted import Context
 from shmcache_server.limits import Limits
 
 from . import settings
+from .calls import Calls
 from .dashboard import Dashboard, numbers
 from .feed import Feed
 from .files import Files
@@ -49,7 +50,8 @@ def application(context: Context) -> web.Application:
     )
     limits = Limits(cache)
     doors = gates(limits, told.vendors)
-    feed = Feed(cache, told, doors)
+    calls = Calls()
+    feed = Feed(cache, told, doors, calls)
     stream = Stream(context.cache, told.stream_length, numbers)
     dashboard = Dashboard(cache, feed, stream, told)
     views = Views(told, feed, dashboard, stream, doors)
@@ -57,7 +59,7 @@ def application(context: Context) -> web.Application:
     files = Files()
 
     async def lifetime(_: web.Application) -> AsyncIterator[None]:
-        async with feed, cache:
+        async with calls, cache:
             yield
             await dashboard.close()
         await limits.close()

@@ -48,6 +48,10 @@ class Unusable(Exception):
         """Asking once more within the same deadline may help."""
 
 
+class Unasked(Unusable):
+    """The vendor was not asked: this is no failure of its."""
+
+
 def document(answer: Answer, now: float, kind: type = dict) -> Any:
     """The JSON of an answer, which is a `kind`; raises `Unusable`."""
     _refuse(answer, now)

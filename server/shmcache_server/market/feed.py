@@ -21,25 +21,23 @@ import logging
 import math
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Self
-
-import aiohttp
-from yarl import URL
 
 from shmcache import Cache, CacheError, ComputeFailed, Entry, Fill
 
-from .answers import Answer, Unusable
+from .answers import Answer, Unasked, Unusable
+from .calls import Calls
 from .gates import Gate
-from .parts import KEY, PARTS, USER_AGENT, Part, Request, Source
+from .parts import PARTS, Part, Source
 from .settings import Settings
 from .vendors import Reading
 
-BODY_MOST = 256 * 1024
-"""Bytes of a payload; CoinGecko's longest has 3 KB."""
 PAUSE = 0.25
 """Seconds before a second round, half of them by chance."""
+LEAST = 0.25
+"""Seconds of the deadline that a next source must have: cut short at once, it would be
+called in vain, and taken for one that fails."""
 
 log = logging.getLogger("shmcache.market")
 
@@ -80,25 +78,17 @@ class Feed:
     """The parts, for one worker."""
 
     def __init__(
-        self, cache: Cache, settings: Settings, gates: Mapping[str, Gate]
+        self,
+        cache: Cache,
+        settings: Settings,
+        gates: Mapping[str, Gate],
+        calls: Calls,
     ) -> None:
         self._cache = cache
         self._settings = settings
         self._gates = gates
         self._keys = {name: row.key for name, row in settings.vendors.items()}
-        self._session: aiohttp.ClientSession | None = None
-
-    async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            headers={"User-Agent": USER_AGENT},
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None),
-        )
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._session is not None
-        await self._session.close()
+        self._calls = calls
 
     async def entry(self, name: str) -> Entry:
         """The part of this name, fresh or stale: a dict of `values`, `as_of` (seconds
@@ -140,6 +130,8 @@ class Feed:
             if turn and not await self._paused(failures, ends):
                 break
             for source in part.sources:
+                if failures and loop.time() + LEAST > ends:
+                    break
                 try:
                     return source, await self._ask(source, ends)
                 except Unusable as e:
@@ -167,44 +159,39 @@ class Feed:
 
     async def _ask(self, source: Source, ends: float) -> Reading:
         """What the source says; raises `Unusable`. The vendor's gate hears of it."""
-        vendor = self._settings.vendors[source.vendor]
-        if vendor.key_env and not self._keys[source.vendor]:
-            raise Unusable(f"{vendor.key_env} is not set", until=math.inf)
-        gate = self._gates[source.vendor]
-        async with gate.passing(source.cost * len(source.requests)):
-            answers = await asyncio.gather(
-                *(self._get(source, request, ends) for request in source.requests)
+        name = source.vendor
+        vendor = self._settings.vendors[name]
+        key = self._keys[name]
+        if vendor.key_env and not key:
+            raise Unasked(f"{vendor.key_env} is not set", until=math.inf)
+        cost = source.cost * len(source.requests)
+        async with self._gates[name].passing(cost) as sending:
+            limit = asyncio.get_running_loop().time() + self._settings.attempt_timeout
+            get = partial(
+                self._calls.get,
+                vendor.url,
+                key,
+                min(ends, limit),
+                partial(sending, source.cost),
             )
-            return source.parse(answers, time.time())
-
-    async def _get(self, source: Source, request: Request, ends: float) -> Answer:
-        """One request, within its time."""
-        assert self._session is not None
-        key, vendor = self._keys[source.vendor], self._settings.vendors[source.vendor]
-        url = URL(vendor.url.rstrip("/") + request.path)
-        loop = asyncio.get_running_loop()
-        limit = min(ends, loop.time() + self._settings.attempt_timeout)
-        try:
-            async with (
-                asyncio.timeout_at(limit),
-                self._session.get(
-                    url.with_query(_with_key(request.query, key)),
-                    headers=_with_key(request.fields, key),
-                    allow_redirects=False,  # it would be told the key
-                ) as answer,
-            ):
-                body = bytearray()
-                async for chunk in answer.content.iter_chunked(64 * 1024):
-                    body += chunk
-                    if len(body) > BODY_MOST:
-                        raise Unusable("longer than a payload may be")
-                return Answer(answer.status, answer.headers, bytes(body))
-        except TimeoutError:
-            raise Unusable("no answer in time", again=True) from None
-        except (aiohttp.ClientError, OSError) as e:
-            # its text, and what it was raised from, may have the URL with the key
-            raise Unusable(type(e).__name__, again=True) from None
+            # all of them are within the gate, also those that come after one that fails
+            told = await asyncio.gather(
+                *map(get, source.requests), return_exceptions=True
+            )
+            return _reading(source, told)
 
 
-def _with_key(given: Mapping[str, str], key: str) -> dict[str, Any]:
-    return {name: key if value == KEY else value for name, value in given.items()}
+def _reading(source: Source, told: Sequence[Answer | BaseException]) -> Reading:
+    """What the answers say. No payload is more than a failure, whatever is in it."""
+    answers = []
+    for one in told:
+        if isinstance(one, BaseException):
+            raise one
+        answers.append(one)
+    try:
+        return source.parse(answers, time.time())
+    except Unusable:
+        raise
+    except Exception as e:
+        log.warning("%s: no parser took it: %s", source.vendor, type(e).__name__)
+        raise Unusable("not to be read") from None

@@ -11,6 +11,7 @@ import pytest
 
 from shmcache import Cache, CacheConfig
 from shmcache_server.limits import Limits
+from shmcache_server.market.calls import Calls
 from shmcache_server.market.dashboard import Dashboard, numbers
 from shmcache_server.market.feed import Feed
 from shmcache_server.market.gates import Gate, gates
@@ -44,11 +45,12 @@ async def market(
     cache = Cache(config)
     limits = Limits(cache)
     doors = gates(limits, settings.vendors)
-    feed = Feed(cache, settings, doors)
+    calls = Calls()
+    feed = Feed(cache, settings, doors, calls)
     stream = Stream(config, settings.stream_length, numbers)
     dashboard = Dashboard(cache, feed, stream, settings)
     try:
-        async with feed, cache:
+        async with calls, cache:
             yield Market(cache, settings, doors, feed, stream, dashboard)
             await dashboard.close()
     finally:

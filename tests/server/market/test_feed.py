@@ -9,7 +9,7 @@ import time
 import pytest
 
 from shmcache import CacheError
-from shmcache_server.market.feed import BODY_MOST, Failed, Unavailable
+from shmcache_server.market.feed import Failed, Unavailable
 from tests.server.market.vendor import (
     CMC_BTC,
     FNG,
@@ -192,7 +192,21 @@ async def test_key_is_in_no_log_and_no_error(vendors, opened, caplog) -> None:
     assert "/x" not in vendors.calls  # a redirect would be told the key
 
 
-async def test_long_payload_is_cut_off(vendors, opened) -> None:
-    vendors.refusals[RSI] = (200, {}, b" " * (BODY_MOST + 1))
-    failed = await failure((await opened(vendors.settings())).feed, "rsi")
-    assert failed.why == "taapi: longer than a payload may be"
+async def test_payload_that_no_parser_takes_is_a_failure(vendors, opened) -> None:
+    """Whatever a parser raises: its part has failed, no other has."""
+    vendors.refuse(PRICE, status=404)
+    vendors.bodies[TICKER]["closeTime"] = 10**400
+    one = await opened(vendors.settings())
+    assert (await one.feed.entry("btc")).value["source"] == "cmc"
+
+
+async def test_source_that_has_no_time_left_is_not_asked(vendors, opened) -> None:
+    """Cut off at once, it would be called in vain, and taken for a vendor that
+    fails."""
+    vendors.open.clear()
+    told = vendors.settings(deadline=0.6, attempt_timeout=0.2)
+    one = await opened(told)
+    failed = await failure(one.feed, "btc")
+    assert failed.why == "coingecko: no answer in time; binance: no answer in time"
+    assert not vendors.calls[CMC_BTC]
+    assert (await one.gates["cmc"].budget.standing()).used == 0

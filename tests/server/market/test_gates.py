@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
 
 from shmcache import ConfigError
-from shmcache_server.market.answers import Unusable
+from shmcache_server.market.answers import Unasked, Unusable
 from shmcache_server.market.gates import dearest, gates
 
 
@@ -84,6 +85,44 @@ async def test_other_errors_are_no_failures_of_the_vendor(vendors, opened) -> No
         async with gate.passing(1):
             raise ZeroDivisionError
     assert gate.breaker.state == "closed"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [asyncio.CancelledError(), Unasked("over budget")],
+    ids=["cancelled", "unasked"],
+)
+async def test_probe_that_comes_to_nothing_makes_room(vendors, opened, error) -> None:
+    """As in a worker that is stopped: the others need not wait until it is dead."""
+    told = vendors.settings(
+        coingecko={"failures": 1, "open_seconds": 0.1, "successes": 1}
+    )
+    gate = (await opened(told)).gates["coingecko"]
+    await fail(gate, Unusable("status 500"))
+    while gate.breaker.state == "open":
+        pass
+    with pytest.raises(type(error)):
+        async with gate.passing(1):
+            raise error
+    assert gate.breaker.state == "half-open"
+    async with gate.passing(1):
+        pass
+    assert gate.breaker.state == "closed"
+
+
+async def test_late_call_takes_another_grant(vendors, opened) -> None:
+    """1. A call is granted. 2. It is not sent within half of a lag. 3. In its window it
+    would be one too many."""
+    told = vendors.settings(coingecko={"calls": 2, "seconds": 0.5})
+    gate = (await opened(told)).gates["coingecko"]
+    async with gate.passing(1) as sending:
+        await sending(1)
+        assert (await gate.budget.standing()).used == 1
+        await asyncio.sleep(0.03)
+        await sending(1)
+        assert (await gate.budget.standing()).used == 2
+        with pytest.raises(Unasked):
+            await sending(1)
 
 
 def test_budget_below_one_fetch_is_refused(vendors) -> None:
