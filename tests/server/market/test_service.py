@@ -12,13 +12,13 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
 import aiohttp
 import pytest
 
+from loadtest.service import DASHBOARD, calls, config, serving
 from loadtest.vendors import Vendors, running
 from shmcache_server.arbiter import segment_name as segment_name_of
 from shmcache_server.config import load
@@ -26,7 +26,6 @@ from shmcache_server.market import settings
 from tests.helpers import (
     ROOT,
     SHM,
-    Server,
     alive,
     descendants,
     end,
@@ -38,7 +37,6 @@ from tests.processes.test_cold_key import CLIENTS, SECONDS
 from tests.redis_server import redis_server
 from tests.server.market.vendor import CALLED, KEYS, PRICE
 
-DASHBOARD = "/api/dashboard"
 SAMPLE = {
     "btc_price_usd": 112884.0,
     "market_cap_usd": 3912296730719.0854,
@@ -58,48 +56,6 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
 def vendors() -> Iterator[Vendors]:
     with running("--still", "--latency", "0.05") as vendors:
         yield vendors
-
-
-def config(
-    vendors: Vendors, ttl: float | None = None, **changes: dict[str, Any]
-) -> str:
-    """A TOML file's text: all vendors in the simulator, with room for many calls;
-    `changes` are of single ones."""
-    lines = ["[app]", 'factory = "shmcache_server.market:application"']
-    for name in settings.Settings().vendors:
-        url = vendors.url(name.removesuffix("_global"))
-        told = {"url": url, "calls": 1000, "failures": 1000, **changes.get(name, {})}
-        lines += [f"[app.settings.vendors.{name}]"]
-        lines += [f"{key} = {json.dumps(value)}" for key, value in told.items()]
-    if ttl is not None:
-        for name in settings.Settings().classes:
-            lines += [f"[app.settings.classes.{name}]", f"ttl = {ttl}", "jitter = 0.0"]
-    return "\n".join(lines)
-
-
-@contextmanager
-def serving(
-    folder: Path, text: str, hosts: int = 1, **how: Any
-) -> Iterator[list[Server]]:
-    path = folder / "market.toml"
-    path.write_text(text)
-    with ExitStack() as stack:
-        made = [Server("", flags=("--config", str(path)), **how) for _ in range(hosts)]
-        for number, server in enumerate(made):
-            server.start(folder / f"{number}.log")
-            stack.callback(server.stop)
-        yield made
-
-
-def calls(
-    vendors: Vendors, what: str = "calls", window: float = 60.0
-) -> dict[str, int]:
-    """By path: all so far, or the `busiest` window's."""
-    return {
-        key.partition("?")[0]: row[what]
-        for told in vendors.calls(window).values()
-        for key, row in told["keys"].items()
-    }
 
 
 class Load:
