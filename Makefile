@@ -26,7 +26,7 @@ PEERS     := $(VENV)/.stamp-peers
 
 .DEFAULT_GOAL := help
 .PHONY: help build serve market test check check-c c-programs conformance stress fuzz chaos bench bench-l1 bench-l2 \
-        bench-eviction waves scale redis-faults streams clean distclean
+        bench-eviction before-after waves scale redis-faults streams clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -100,6 +100,9 @@ bench-l1: $(BUILT) $(PEERS) build/store  ## L1 beside its peers; BENCH_ARGS=--qu
 
 bench-l2: $(BUILT)  ## L2 beside one redis.asyncio GET a call; BENCH_ARGS=--quick is a look
 	@$(PY) -m loadtest.l2 $(BENCH_ARGS)
+
+before-after: $(BUILT)  ## the dashboard without a cache, with one per process, with ours
+	@$(PY) -m loadtest.beforeafter $(BENCH_ARGS)
 
 TRACES ?= $(wildcard ../shared/traces/*.csv.xz)
 bench-eviction: $(BUILT) $(PEERS)  ## hit ratios beside libcachesim's; TRACES='A.csv.xz B.csv.xz'

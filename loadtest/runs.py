@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +70,19 @@ class Run:
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+
+def begun() -> Run:
+    """One that begins now, on this machine and tree."""
+    root = Path(__file__).resolve().parent.parent
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty=+"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    cores = len(os.sched_getaffinity(0))
+    return Run(
+        began=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        tree=told.stdout.strip(),
+        machine=f"{cores} cores, {platform.machine()}, Linux {platform.release()}",
+    )
 
 
 def read(path: Path) -> Run:

@@ -14,8 +14,8 @@ import pytest
 
 from loadtest import openloop
 from loadtest.openloop import Loop, Plan, Samples, sound
+from loadtest.service import DASHBOARD, calls, config, serving
 from loadtest.vendors import running
-from tests.server.market.test_service import DASHBOARD, calls, config, serving
 from tests.server.market.vendor import CALLED, KEYS
 
 BODY = b'{"price": 1}'
