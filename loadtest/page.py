@@ -63,11 +63,11 @@ PLOTS: Sequence[tuple[str, str, str, Mapping[str, str]]] = (
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1c2126; --soft: #5b6570;
-  --rule: #dfe3e8; --band: #f5f7f9; --link: #0b5cad; --good: #13683a; --bad: #b3261e;
+  --rule: #dfe3e8; --shade: #b6bfc9; --link: #0b5cad; --good: #13683a; --bad: #b3261e;
   --line-0: #1769c2; --line-1: #b35900; --line-2: #0b7a5c; --line-3: #8d3fa8;
   --line-4: #6b7078; }
 @media (prefers-color-scheme: dark) { :root { --paper: #14181d; --ink: #e4e8ec;
-  --soft: #9aa5b1; --rule: #333b45; --band: #1c2229; --link: #79b8ff;
+  --soft: #9aa5b1; --rule: #333b45; --shade: #4b5663; --link: #79b8ff;
   --good: #6fd39a; --bad: #ff9086; --line-0: #6cb0ff; --line-1: #f0a04b;
   --line-2: #4fd1a8; --line-3: #d59bec; --line-4: #aab2bc; } }
 * { box-sizing: border-box; }
@@ -81,7 +81,15 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem;
   margin: 0; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 section { border-top: 1px solid var(--rule); margin-top: 2.25rem; padding-top: 1.5rem; }
-.wide { overflow-x: auto; }
+/* a shadow where a table goes on; the first two lie over it where it ends */
+.wide { overflow-x: auto; background: no-repeat; background-image:
+    linear-gradient(90deg, var(--paper) 40%, transparent),
+    linear-gradient(270deg, var(--paper) 40%, transparent),
+    linear-gradient(90deg, var(--shade), transparent),
+    linear-gradient(270deg, var(--shade), transparent);
+  background-position: left, right, left, right;
+  background-size: 3rem 100%, 3rem 100%, .8rem 100%, .8rem 100%;
+  background-attachment: local, local, scroll, scroll; }
 .tables, .plots { display: grid; gap: 0 2.5rem; align-items: start; }
 .plots { gap: 1.75rem 2.5rem; margin-top: 1.5rem; }
 @media (min-width: 52rem) { .tables, .plots { grid-template-columns: 1fr 1fr; } }
@@ -158,16 +166,17 @@ def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 
 def _overview(run: Run, earlier: Mapping[str, Outcome]) -> str:
+    names = [n for n in OVERVIEW if any(n in one.totals for one in run.outcomes)]
     rows = []
     for outcome in run.outcomes:
         link = f'<a href="#{_anchor(outcome)}">{escape(outcome.title)}</a>'
         before = earlier.get(outcome.name)
         cells = [
             shown(outcome.totals.get(name)) + _beside(name, outcome, before)
-            for name in OVERVIEW
+            for name in names
         ]
         rows.append([link, *cells, _met(outcome)])
-    head = ["scenario", *(NAMES[name] for name in OVERVIEW), "targets met"]
+    head = ["scenario", *(NAMES[name] for name in names), "targets met"]
     return _table("Scenarios", head, rows)
 
 

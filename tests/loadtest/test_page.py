@@ -112,7 +112,7 @@ def test_text_is_escaped() -> None:
 def test_totals_calls_and_targets_are_tables() -> None:
     made = outcome(own_figure=0.125, **{"cache off: p99": 5.0, "L1: p99": 1.0})
     rows = Told(page.page(run(made))).rows
-    assert "Ramp | 9,000 | 0.2 | 1.25 | - | 3 | 40 | 1 of 1 | " in rows
+    assert "Ramp | 9,000 | 0.2 | 1.25 | 3 | 40 | 1 of 1 | " in rows
     for row in ("requests/s | 9,000 | ", "own figure | 0.125 | ", "/rsi | 20 | "):
         assert row in rows
     assert "p99, ms | 1.25 | <= 2.00 | met | " in rows
