@@ -108,6 +108,11 @@ class History:
     """From here on the fleet agrees; writes that began later are not judged so."""
     patient: bool = True
     """By then nothing is stale for a gap any more."""
+    shared: set[int] | None = None
+    """Numbers of the values that Redis ever had; None: of all. One that a host made
+    for itself, without an answer, tells nothing of what the fleet had told that host:
+    1. another host is cut off, and deletes the key; 2. this one has no answer, and
+    computes; 3. Redis answers it again, with what it was never told to delete."""
     _ends: dict[int, int | None] = field(default_factory=dict)
     slack_ns: int = 5_000_000
     """By which an answer may be older than its ttl: the time a look takes."""
@@ -219,6 +224,7 @@ class History:
                 and read.end < late.begin
                 and read.value is not None
                 and read.source not in ("compute", "flight")  # it may stand nowhere
+                and (write.host == late.host or self._is_shared(read.value))
                 and (
                     read.value == write.value
                     or (write.end is not None and read.value.began > write.end)
@@ -226,6 +232,9 @@ class History:
             ):
                 return read
         return None
+
+    def _is_shared(self, value: Value) -> bool:
+        return self.shared is None or value.number in self.shared
 
     def _apart(self, settled: int, adds: bool) -> Iterable[Violation]:
         added = {write.value for write in self.writes if write.verb == "add"}

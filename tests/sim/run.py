@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from shmcache.codec import MSGPACK
+from shmcache.envelope import unpack_envelope
 from shmcache.l1 import ALL_SENT
+from shmcache.record import VALUE
 from shmcache.scripts import Names
 
 from .attachment import FOCUSES, SimHost
 from .fleet import Fleet
-from .history import Violation
+from .history import Value, Violation
 from .program import LONG, LONGEST, SETTLE, SHORT, Program
 from .world import Process, Stuck, World
 
@@ -49,6 +53,7 @@ def run(fleet: Fleet, seed: int, traced: bool = False) -> Result:
         finally:
             world.close()
     slow = "split" in program.befell  # an ask may get no answer in time
+    program.history.shared = set(_shared(world))
     violations = program.history.check(
         ages=not program.redis_jumped and not program.touched,
         swaps=not program.redis_lost and not program.gaps and not slow,
@@ -57,6 +62,14 @@ def run(fleet: Fleet, seed: int, traced: bool = False) -> Result:
     )
     violations += _fetched_once(program)
     return Result(seed, violations, program.befell, world.steps, world.lines)
+
+
+def _shared(world: World) -> Iterable[int]:
+    """Numbers of the values that Redis ever had."""
+    for name, data in world.server.redis.stored:
+        envelope = unpack_envelope(name, data)
+        if envelope is not None and envelope.kind == VALUE:
+            yield Value.of(MSGPACK.decode(envelope.value)).number
 
 
 def _run(world: World, seed: int) -> Program:

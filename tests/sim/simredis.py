@@ -15,6 +15,8 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from shmcache.envelope import MAGIC
+
 Reply = Any
 Hash = dict[bytes, bytes]
 WRONG_TYPE: Final = b"WRONGTYPE Operation against a key holding the wrong kind of value"
@@ -91,6 +93,8 @@ class SimRedis:
         self.appended: set[bytes] = set()
         """Streams that grew since somebody looked."""
         self.executed: dict[bytes, int] = {}
+        self.stored: list[tuple[bytes, bytes]] = []
+        """Keys and envelopes, as they were stored."""
         self._script: _Step | None = None
 
     def clone(self, run_id: str, replication_id: str) -> SimRedis:
@@ -99,6 +103,7 @@ class SimRedis:
         other.data = copy.deepcopy(self.data)
         other.ends = dict(self.ends)
         other.full, other.trim_exactly = self.full, self.trim_exactly
+        other.stored = self.stored
         return other
 
     @property
@@ -218,6 +223,8 @@ class SimRedis:
         if only and (self.look(key) is None) is not (only == b"NX"):
             return None
         self.data[key] = value
+        if value[:4] == MAGIC:
+            self.stored.append((key, value))
         self.ends.pop(key, None)
         if end is not None:
             self.ends[key] = end

@@ -91,6 +91,17 @@ def test_older_value_after_a_newer_one_is_resurrected() -> None:
 
 
 @pytest.mark.parametrize("host", [0, 1])
+def test_value_that_redis_never_had_tells_nothing_of_another_host(host: int) -> None:
+    """A host that had no answer made it; the other could not tell Redis either."""
+    own, old = _value(2, 25), _value(1, 5)
+    history = History([_read(30, own), _read(40, old)], [_delete(10, 20, host)])
+    history.shared = {1, 2}
+    assert "resurrected" in [v.rule for v in history.check()]
+    history.shared = {1}
+    assert ("resurrected" in [v.rule for v in history.check()]) == (host == 0)
+
+
+@pytest.mark.parametrize("host", [0, 1])
 def test_swap_for_one_host_alone_is_not_known_on_another(host: int) -> None:
     """Where there was no lease to be had: docs/fleet.md."""
     old, swap = _value(1, 5), _set(10, 20, 2, host=1)

@@ -140,6 +140,7 @@ class World:
     def use(self, redis: SimRedis) -> Server:
         """Another server takes the place of the one that was."""
         redis.trim_exactly = self.server.redis.trim_exactly
+        redis.stored = self.server.redis.stored
         self.server = Server(self, redis)
         return self.server
 
