@@ -25,8 +25,8 @@ BUILT     := $(VENV)/.stamp-built
 PEERS     := $(VENV)/.stamp-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help build serve market test check check-c c-programs conformance stress fuzz chaos bench bench-l1 bench-l2 \
-        bench-eviction before-after waves scale redis-faults streams clean distclean
+.PHONY: help build serve market test check check-c c-programs conformance stress fuzz chaos load load-page bench bench-l1 \
+        bench-l2 bench-eviction before-after waves scale redis-faults streams clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -75,6 +75,13 @@ fuzz: $(BUILT)  ## lanes that agree, answers to anything; six minutes; REQUESTS=
 # Real hosts, a real Redis behind a fault proxy, a seeded schedule; every answer checked.
 chaos: $(BUILT)  ## five minutes of faults; CHAOS_ARGS='--seconds 60 --seed 7'
 	@$(PY) -m loadtest.chaos $(if $(CHAOS_ARGS),$(CHAOS_ARGS),--seconds 300)
+
+# The market service under locust's clients: 11 scenarios, and what must hold in each.
+load: $(BUILT)  ## ten minutes of load, judged; SCENARIO=stampede; BENCH_ARGS=--short
+	@$(PY) -m loadtest.load $(if $(SCENARIO),--scenario '$(SCENARIO)') $(BENCH_ARGS)
+
+load-page: $(BUILT)  ## a scenario on locust's own page, 127.0.0.1:8089; SCENARIO=expiry
+	@$(PY) -m loadtest.load --scenario '$(or $(SCENARIO),sustained)' --page 8089
 
 # http-cache-tests, from npm; what it finds must be what expected.json explains.
 conformance: $(BUILT)  ## the public suite for HTTP caches; ID=vary-match shows one test
