@@ -12,11 +12,9 @@ the latest. Only one that has taken nothing for long is disconnected.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 from collections import deque
-from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
@@ -48,12 +46,14 @@ log = logging.getLogger("shmcache.market")
 class Client:
     """One connection, and what waits for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, transport: asyncio.Transport | None = None) -> None:
+        self._transport = transport
         self.socket = web.WebSocketResponse(
             timeout=GOODBYE,
             heartbeat=HEARTBEAT,
             max_msg_size=MESSAGE_MOST,
             compress=False,
+            autoping=False,
         )
         self._queue: deque[str] = deque(maxlen=QUEUED)
         self._filled = asyncio.Event()
@@ -77,12 +77,27 @@ class Client:
         loop = asyncio.get_running_loop()
         said: deque[float] = deque(maxlen=SAID_MOST)
         async for message in self.socket:
-            if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+            if message.type not in _SAID:
                 return
             if len(said) == SAID_MOST and loop.time() - said[0] < SAID_SECONDS:
                 await self.socket.close(code=WSCloseCode.POLICY_VIOLATION)
                 return
             said.append(loop.time())
+            if message.type is WSMsgType.PING:
+                await self.socket.pong(message.data)
+
+    async def close(self) -> None:
+        """Say goodbye; cut off who does not take it."""
+        try:
+            async with asyncio.timeout(GOODBYE):
+                await self.socket.close(code=WSCloseCode.GOING_AWAY)
+        except (TimeoutError, RuntimeError):  # RuntimeError: before its handshake
+            self.abort()
+
+    def abort(self) -> None:
+        """Cut it off: what takes nothing would not take a goodbye."""
+        if self._transport is not None:
+            self._transport.abort()
 
 
 class Live:
@@ -106,13 +121,13 @@ class Live:
                 content_type="application/json",
                 headers={"Retry-After": "10", "Cache-Control": "no-store"},
             )
-        client = Client()
+        client = Client(request.transport)
         self._clients.add(client)
         try:
             await client.socket.prepare(request)
             self._greet(client)
-            if not await self._tied(client) and request.transport is not None:
-                request.transport.abort()  # it took nothing, nor would a goodbye
+            if not await self._tied(client):
+                client.abort()
         finally:
             self._clients.discard(client)
             if not self._clients and self._task is not None:
@@ -122,10 +137,7 @@ class Live:
 
     async def close(self) -> None:
         """Tell the clients that we go."""
-        await asyncio.gather(
-            *(c.socket.close(code=WSCloseCode.GOING_AWAY) for c in self._clients),
-            return_exceptions=True,
-        )
+        await asyncio.gather(*(client.close() for client in self._clients))
 
     def _greet(self, client: Client) -> None:
         """What stands, at once; the loop goes on from there."""
@@ -151,15 +163,12 @@ class Live:
 
     async def _follow(self) -> None:
         """The loop. It ends with the last client."""
-        asking: asyncio.Task[Any] | None = None
+        asking: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
         again = 0.0
         try:
             while True:
-                entry = self._dashboard.standing()
-                if entry is not None:
-                    self._show(entry)
-                over = entry is None or (entry.ttl or 0.0) <= 0
+                over = self._look()
                 if over and (asking is None or asking.done()) and loop.time() >= again:
                     again = loop.time() + ASK
                     asking = loop.create_task(self._ask())
@@ -168,9 +177,24 @@ class Live:
             if asking is not None:
                 asking.cancel()
 
+    def _look(self) -> bool:
+        """Show what stands; whether its life is over."""
+        try:
+            entry = self._dashboard.standing()
+            if entry is not None:
+                self._show(entry)
+        except Exception as e:  # the next look may do better; the clients stay
+            log.warning("live: %s: %s", type(e).__name__, e)
+            return True
+        return entry is None or (entry.ttl or 0.0) <= 0
+
     async def _ask(self) -> None:
-        with contextlib.suppress(CacheError, Failed):  # the last one stands
+        try:
             self._show(await self._dashboard.entry())
+        except (CacheError, Failed):
+            pass  # the last one stands
+        except Exception as e:
+            log.warning("live: %s: %s", type(e).__name__, e)
 
     def _show(self, entry: Entry) -> None:
         """To all clients, if it is another than the last."""
@@ -186,5 +210,6 @@ class Live:
             client.put(self._text)
 
 
+_SAID = {WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG}
 _TIMES = {"last_updated", "fetch_duration_ms"}
 """What differs in each dashboard, and is no change."""

@@ -191,3 +191,63 @@ async def test_goodbye_is_said_at_the_end(vendors, serve) -> None:
         message = await one.receive(timeout=5)
         assert message.type is WSMsgType.CLOSE and message.data == 1001
         await closing
+
+
+@pytest.mark.parametrize("what", [WSMsgType.PING, WSMsgType.PONG], ids=["ping", "pong"])
+async def test_pings_without_end_are_talk_too(vendors, serve, what) -> None:
+    """Each would be answered, at the cost of all who share the worker."""
+    client, _, live = await serve(vendors.settings())
+    async with client.ws_connect("/ws", autoping=False) as one:
+        await told(one)
+        for _ in range(SAID_MOST + 1):
+            await one._writer.send_frame(b"", what)
+        message = await one.receive(timeout=5)
+        for _ in range(SAID_MOST):
+            if message.type is WSMsgType.PONG:
+                message = await one.receive(timeout=5)
+        assert message.type is WSMsgType.CLOSE and message.data == 1008
+    await eventually(lambda: not live._clients)
+
+
+async def test_client_that_answers_pings_stays(vendors, serve, monkeypatch) -> None:
+    monkeypatch.setattr(lives, "HEARTBEAT", 0.3)
+    client, _, live = await serve(vendors.settings())
+    async with client.ws_connect("/ws") as socket:
+        await told(socket)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.5):
+                await socket.receive()
+        assert live._clients
+
+
+async def test_client_that_takes_nothing_holds_up_no_goodbye(vendors, serve) -> None:
+    client, _, live = await serve(vendors.settings())
+    async with client.ws_connect("/ws") as one:
+        await told(one)
+        (slow,) = live._clients
+        transport = one._response.connection.transport
+        transport.pause_reading()
+        slow.put("x" * 20_000_000)
+        async with asyncio.timeout(10), client.ws_connect("/ws") as other:
+            await told(other)
+            closing = asyncio.ensure_future(live.close())
+            assert (await other.receive()).data == 1001
+            await asyncio.wait((closing,), timeout=lives.GOODBYE + 1)
+            assert closing.done()
+        await eventually(lambda: not live._clients)
+        transport.resume_reading()
+
+
+async def test_look_that_fails_ends_nobodys_updates(
+    vendors, serve, monkeypatch, caplog
+) -> None:
+    """As where another program has written under the same key."""
+    client, one, _ = await serve(vendors.settings())
+    async with client.ws_connect("/ws") as socket:
+        await told(socket)
+        shown = one.dashboard.standing().value["shown"]
+        await one.cache.set("latest_market_data", "foreign", ttl=9)
+        await eventually(lambda: "live: TypeError" in caplog.text)
+        news = {"shown": {**shown, "rsi_14": 1.25}, "grace": 9.0}
+        await one.cache.set("latest_market_data", news, ttl=9)
+        assert (await told(socket))["rsi_14"] == 1.25
