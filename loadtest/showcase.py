@@ -38,12 +38,13 @@ SAID = """
 
 
 def simulated(text: str, vendors: Vendors) -> str:
-    """A configuration with the vendors' addresses of a simulator."""
+    """A configuration with the vendors' addresses of a simulator, and none else."""
 
     def address(match: re.Match[str]) -> str:
         url = vendors.url(match[2].removesuffix("_global"))
         return f'{match[1]}url = "{url}"'
 
+    text = re.sub(r'\belsewhere = "[^"]*"', 'elsewhere = ""', text)
     row = r'(\[app\.settings\.vendors\.(\w+)\][^\[]*?\n)url = "[^"]*"'
     return re.sub(row, address, text)
 

@@ -18,10 +18,8 @@ ROWS = [
     {"shmcache_server.market.dashboard"},
     {"shmcache_server.market.feed", "shmcache_server.market.stream"},
     {"shmcache_server.market.calls", "shmcache_server.market.gates"},
-    {
-        *("shmcache_server.market.files", "shmcache_server.market.parts"),
-        "shmcache_server.market.settings",
-    },
+    {"shmcache_server.market.settings"},
+    {"shmcache_server.market.files", "shmcache_server.market.parts"},
     {"shmcache_server.market.vendors"},
     {"shmcache_server.market.answers"},
     {"shmcache_server.__main__"},

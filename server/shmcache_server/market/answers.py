@@ -52,6 +52,10 @@ class Unasked(Unusable):
     """The vendor was not asked: this is no failure of its."""
 
 
+class Unserved(Unusable):
+    """The vendor does not serve from here, by its law or ours."""
+
+
 def document(answer: Answer, now: float, kind: type = dict) -> Any:
     """The JSON of an answer, which is a `kind`; raises `Unusable`."""
     _refuse(answer, now)
@@ -80,12 +84,14 @@ def _refuse(answer: Answer, now: float) -> None:
     if status == 418:
         told = _BANNED_UNTIL.search(answer.body)
         ends = min(int(told[1]) / 1000, now + _WAIT_MOST) if told else 0.0
-        until = max(ends, until or 0.0) or now + _BAN_LEAST
+        until = max(ends, until or 0.0)
+        if until <= now:  # no time at all, or one by another clock
+            until = now + _BAN_LEAST
         raise Unusable("banned (status 418)", until=until, banned=True)
     if status == 429:
         raise Unusable("its rate limit (status 429)", until=until, again=until is None)
     if status == 451:
-        raise Unusable("not served from here (status 451)", until=until)
+        raise Unserved("not served from here (status 451)", until=until)
     raise Unusable(f"status {status}", until=until, again=status >= 500 and not until)
 
 

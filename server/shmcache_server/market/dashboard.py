@@ -54,7 +54,7 @@ class Dashboard:
         self._told = 0
         """The version that was appended last."""
         self._telling: set[asyncio.Task[bool]] = set()
-        self._grace = min(settings.classes[p.lives].grace for p in DASHBOARD.values())
+        self._grace = min(settings.lives(name).grace for name in DASHBOARD)
 
     async def close(self) -> None:
         """What is being appended is appended."""
@@ -129,7 +129,7 @@ class Dashboard:
             return max(RETRY, one.until - time.time()), math.inf
         since = asyncio.get_running_loop().time() - one.at
         ttl = (one.entry.ttl or 0.0) - since
-        grace = self._settings.classes[DASHBOARD[name].lives].grace
+        grace = self._settings.lives(name).grace
         return (ttl if one.entry.state == "fresh" else RETRY), ttl + grace
 
     def _unavailable(self, failures: list[Failed]) -> Failed:

@@ -26,15 +26,17 @@ from functools import partial
 
 from shmcache import Cache, CacheError, ComputeFailed, Entry, Fill
 
-from .answers import Answer, Unasked, Unusable
+from .answers import Answer, Unasked, Unserved, Unusable
 from .calls import Calls
 from .gates import Gate
-from .parts import PARTS, Part, Source
+from .parts import PARTS, Source
 from .settings import Settings
 from .vendors import Reading
 
 PAUSE = 0.25
 """Seconds before a second round, half of them by chance."""
+ELSEWHERE = 3600.0
+"""Seconds for which a vendor that does not serve from here is asked elsewhere."""
 LEAST = 0.25
 """Seconds of the deadline that a next source must have: cut short at once, it would be
 called in vain, and taken for one that fails."""
@@ -89,16 +91,18 @@ class Feed:
         self._gates = gates
         self._keys = {name: row.key for name, row in settings.vendors.items()}
         self._calls = calls
+        self._elsewhere: dict[str, float] = {}
+        """By vendor, until when by `time.monotonic` it is asked there."""
 
     async def entry(self, name: str) -> Entry:
         """The part of this name, fresh or stale: a dict of `values`, `as_of` (seconds
         of the epoch) and `source`. Raises `Failed` or `CacheError`: it is unavailable.
         """
         part = PARTS[name]
-        lives = self._settings.classes[part.lives]
+        lives = self._settings.lives(name)
         return await self._cache.get_or_set_entry(
             part.key,
-            partial(self._fill, part),
+            partial(self._fill, name),
             ttl=lives.ttl,
             grace=lives.grace,
             errors=Unavailable,
@@ -110,9 +114,9 @@ class Feed:
         entry = self._cache.look(PARTS[name].key)
         return None if entry is None or entry.state == "dead" else entry
 
-    async def _fill(self, part: Part) -> Fill:
-        lives = self._settings.classes[part.lives]
-        source, reading = await self._read(part)
+    async def _fill(self, name: str) -> Fill:
+        lives = self._settings.lives(name)
+        source, reading = await self._read(name)
         now = time.time()
         value = {
             "values": reading.values,
@@ -121,8 +125,9 @@ class Feed:
         }
         return Fill(value, ttl=lives.ttl * (1 - lives.jitter * random.random()))
 
-    async def _read(self, part: Part) -> tuple[Source, Reading]:
+    async def _read(self, name: str) -> tuple[Source, Reading]:
         """The first source that can be used, and what it says."""
+        part = PARTS[name]
         loop = asyncio.get_running_loop()
         ends = loop.time() + self._settings.deadline
         failures: dict[str, Unusable] = {}
@@ -137,7 +142,7 @@ class Feed:
                 except Unusable as e:
                     failures[source.vendor] = e
                     log.info("%s: %s: %s", part.key, source.vendor, e.why)
-        raise self._failure(part, failures)
+        raise self._failure(name, failures)
 
     async def _paused(self, failures: Mapping[str, Unusable], ends: float) -> bool:
         """Wait before the next round; whether there is to be one."""
@@ -148,32 +153,37 @@ class Feed:
         await asyncio.sleep(pause)
         return True
 
-    def _failure(self, part: Part, failures: Mapping[str, Unusable]) -> Failed:
-        soon = time.time() + self._settings.classes[part.lives].negative_ttl
+    def _failure(self, name: str, failures: Mapping[str, Unusable]) -> Failed:
+        soon = time.time() + self._settings.lives(name).negative_ttl
         until = min(max(soon, e.until or 0.0) for e in failures.values())
         why = "; ".join(f"{vendor}: {e.why}" for vendor, e in failures.items())
-        standing = self._cache.look(part.key)
-        if standing is None or standing.state == "dead":
-            return Unavailable(why, until)
-        return Failed(why, until)
+        kind = Unavailable if self.standing(name) is None else Failed
+        return kind(why, until)
 
     async def _ask(self, source: Source, ends: float) -> Reading:
-        """What the source says; raises `Unusable`. The vendor's gate hears of it."""
+        """What the source says; raises `Unusable`. A vendor that does not serve from
+        here is asked elsewhere for a while, and each time is a call of its budget."""
+        vendor, now = self._settings.vendors[source.vendor], time.monotonic()
+        if not vendor.elsewhere or now < self._elsewhere.get(source.vendor, 0.0):
+            return await self._asked(source, vendor.elsewhere or vendor.url, ends)
+        try:
+            return await self._asked(source, vendor.url, ends)
+        except Unserved as e:
+            log.info("%s: %s: asked elsewhere now", source.vendor, e.why)
+        self._elsewhere[source.vendor] = now + ELSEWHERE
+        return await self._asked(source, vendor.elsewhere, ends)
+
+    async def _asked(self, source: Source, url: str, ends: float) -> Reading:
+        """What it says there; the vendor's gate hears of it."""
         name = source.vendor
-        vendor = self._settings.vendors[name]
-        key = self._keys[name]
+        vendor, key = self._settings.vendors[name], self._keys[name]
         if vendor.key_env and not key:
             raise Unasked(f"{vendor.key_env} is not set", until=math.inf)
         cost = source.cost * len(source.requests)
         async with self._gates[name].passing(cost) as sending:
             limit = asyncio.get_running_loop().time() + self._settings.attempt_timeout
-            get = partial(
-                self._calls.get,
-                vendor.url,
-                key,
-                min(ends, limit),
-                partial(sending, source.cost),
-            )
+            sent = partial(sending, source.cost)
+            get = partial(self._calls.get, url, key, min(ends, limit), sent)
             # all of them are within the gate, also those that come after one that fails
             told = await asyncio.gather(
                 *map(get, source.requests), return_exceptions=True

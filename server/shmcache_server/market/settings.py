@@ -11,9 +11,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+
+from yarl import URL
 
 from shmcache import ConfigError
+from shmcache_server.breakers import PROBE_LIFE
+
+from .parts import PARTS
 
 T = TypeVar("T")
 
@@ -53,15 +57,13 @@ class Vendor:
     open_seconds: float = 60.0
     successes: int = 2
     """Of probes, after which it is asked as before."""
+    elsewhere: str = ""
+    """Asked in place of `url` where that does not serve from here (451)."""
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.netloc or parts.query:
-            raise ConfigError(
-                f"url={self.url!r}: expected http[s]://HOST[:PORT][/PATH]"
-            )
-        if "@" in parts.netloc:
-            raise ConfigError("url: expected none with a password; see key_env")
+        _checked_url("url", self.url)
+        if self.elsewhere:
+            _checked_url("elsewhere", self.elsewhere)
         _between("calls", self.calls, 1, 2**31)
         _between("seconds", self.seconds, 0.1, 86400)
         _between("failures", self.failures, 1, 10000)
@@ -70,8 +72,12 @@ class Vendor:
 
     @property
     def key(self) -> str:
-        """From the environment; empty where it is not set."""
-        return os.environ.get(self.key_env, "") if self.key_env else ""
+        """From the environment; empty where it is not set. A file's last newline is
+        none of it."""
+        key = os.environ.get(self.key_env, "").strip() if self.key_env else ""
+        if not (key.isascii() and key.isprintable()):
+            raise ConfigError(f"{self.key_env}: expected printable ASCII")
+        return key
 
 
 def _classes() -> dict[str, Lives]:
@@ -80,7 +86,12 @@ def _classes() -> dict[str, Lives]:
         "short": Lives(300.0, grace=3600.0),
         "medium": Lives(3600.0, grace=14400.0),
         "long": Lives(10800.0, grace=86400.0),
+        "custom": Lives(60.0, grace=600.0),
     }
+
+
+def _parts() -> dict[str, str]:
+    return {name: part.lives for name, part in PARTS.items()}
 
 
 def _vendors() -> dict[str, Vendor]:
@@ -92,7 +103,11 @@ def _vendors() -> dict[str, Vendor]:
         "coingecko_global": Vendor(gecko, "", 10, 60.0, 5, 60.0, 3),
         "alternative": Vendor("https://api.alternative.me", "", 5, 60.0, 8, 120.0, 4),
         "taapi": Vendor("https://api.taapi.io", "TAAPI_KEY", 1, 15.0, 6, 90.0, 3),
-        "binance": Vendor("https://api.binance.com", "", 1000, 60.0),
+        "binance": Vendor(
+            "https://api.binance.com",
+            calls=1000,
+            elsewhere="https://api.binance.us",
+        ),
         "cmc": Vendor("https://pro-api.coinmarketcap.com", "CMC_API_KEY", 30, 60.0),
         "finnhub": Vendor("https://finnhub.io", "FINNHUB_KEY", 60, 60.0),
     }
@@ -114,13 +129,19 @@ class Settings:
     """Entries that the stream keeps, about."""
     classes: Mapping[str, Lives] = field(default_factory=_classes)
     vendors: Mapping[str, Vendor] = field(default_factory=_vendors)
+    parts: Mapping[str, str] = field(default_factory=_parts)
+    """The class of each."""
 
     def __post_init__(self) -> None:
         _between("deadline", self.deadline, 0.1, 60)
-        _between("attempt_timeout", self.attempt_timeout, 0.05, 60)
+        _between("attempt_timeout", self.attempt_timeout, 0.05, PROBE_LIFE - 5)
         _between("rounds", self.rounds, 1, 5)
         _between("clients", self.clients, 0, 100_000)
         _between("stream_length", self.stream_length, 1, 10**6)
+
+    def lives(self, part: str) -> Lives:
+        """Of the part with that name."""
+        return self.classes[self.parts[part]]
 
 
 def of(table: Mapping[str, Any]) -> Settings:
@@ -132,19 +153,36 @@ def of(table: Mapping[str, Any]) -> Settings:
         name: _rows(f"app.settings.{name}", getattr(found, name), plain.pop(name, {}))
         for name in ("classes", "vendors")
     }
+    rows["parts"] = _classed(found, plain.pop("parts", {}))
     return replace(_replaced("app.settings", found, plain), **rows)
+
+
+def _classed(found: Settings, table: Any) -> dict[str, str]:
+    """The class of each part, with what the table says of some."""
+    _a_table("app.settings.parts", table)
+    for name, said in table.items():
+        where = f"app.settings.parts.{name}"
+        if name not in found.parts:
+            raise ConfigError(f"{where}: expected one of {', '.join(found.parts)}")
+        if type(said) is not str or said not in found.classes:
+            known = ", ".join(found.classes)
+            raise ConfigError(f"{where}={said!r}: expected one of {known}")
+    return {**found.parts, **table}
+
+
+def _a_table(where: str, table: Any) -> None:
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where}={table!r}: expected a table")
 
 
 def _rows(where: str, known: Mapping[str, T], table: Any) -> dict[str, T]:
     """`known` with what the table changes of its rows."""
-    if not isinstance(table, Mapping):
-        raise ConfigError(f"{where}={table!r}: expected a table")
+    _a_table(where, table)
     rows = dict(known)
     for name, changes in table.items():
         if name not in rows:
             raise ConfigError(f"{where}.{name}: expected one of {', '.join(rows)}")
-        if not isinstance(changes, Mapping):
-            raise ConfigError(f"{where}.{name}={changes!r}: expected a table")
+        _a_table(f"{where}.{name}", changes)
         rows[name] = _replaced(f"{where}.{name}", rows[name], changes)
     return rows
 
@@ -166,6 +204,20 @@ def _replaced(where: str, old: T, changes: Mapping[str, Any]) -> T:
         return replace(old, **made)  # type: ignore[type-var]
     except ConfigError as e:
         raise ConfigError(f"{where}: {e}") from None
+
+
+def _checked_url(setting: str, url: str) -> None:
+    """Raise where it is none that can be asked. One with a password is not repeated."""
+    expected = "expected http[s]://HOST[:PORT][/PATH]"
+    try:
+        parts = URL(url)
+    except ValueError:
+        raise ConfigError(f"{setting}: {expected}") from None
+    if parts.user is not None or parts.password is not None:
+        raise ConfigError(f"{setting}: expected none with a password; see key_env")
+    known = parts.scheme in ("http", "https") and parts.host
+    if not known or parts.raw_query_string or parts.fragment or set(url) & {*" ?#"}:
+        raise ConfigError(f"{setting}={url!r}: {expected}")
 
 
 _WORDS = {str: "text", int: "a whole number", float: "a number"}

@@ -67,7 +67,7 @@ class Views:
             return _unavailable(Failed.of(e))
         part = entry.value
         said = {**part["values"], "as_of": part["as_of"], "source": part["source"]}
-        grace = self._settings.classes[PARTS[name].lives].grace
+        grace = self._settings.lives(name).grace
         return _answer(said | {"state": entry.state}, entry, began, grace)
 
     async def latest(self, request: web.Request) -> web.Response:

@@ -78,6 +78,8 @@ def test_status_says_when_to_ask_again(status, fields, until, again) -> None:
         ({"error": "Forbidden"}, {"Retry_After": "60"}, NOW + 60),
         ({"error": "Forbidden"}, {}, NOW + 120),
         ({"msg": "IP banned until 9999999999999"}, {}, NOW + 86400),
+        ({"msg": "IP banned until 1000000000000"}, {}, NOW + 120),  # by its clock
+        ({"error": "Forbidden"}, {"Retry_After": "0"}, NOW + 120),
     ],
 )
 def test_ban_lasts_as_long_as_it_says(body, fields, until) -> None:

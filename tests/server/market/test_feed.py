@@ -8,7 +8,9 @@ import time
 
 import pytest
 
+from loadtest.vendors import running
 from shmcache import CacheError
+from shmcache_server.market import settings
 from shmcache_server.market.feed import Failed, Unavailable
 from tests.server.market.vendor import (
     CMC_BTC,
@@ -210,3 +212,36 @@ async def test_source_that_has_no_time_left_is_not_asked(vendors, opened) -> Non
     assert failed.why == "coingecko: no answer in time; binance: no answer in time"
     assert not vendors.calls[CMC_BTC]
     assert (await one.gates["cmc"].budget.standing()).used == 0
+
+
+async def test_vendor_that_does_not_serve_here_is_asked_elsewhere(opened) -> None:
+    """And not asked here again by each fetch."""
+    with running("--still", "--latency", "0") as here, running("--still") as there:
+        here.fault("binance", "blocked")
+        row = {"url": here.url("binance"), "elsewhere": there.url("binance")}
+        told = settings.of({"vendors": {"binance": row}})
+        one = await opened(told)
+        for _ in range(2):
+            entry = await one.feed.entry("coins")
+            assert entry.value["source"] == "binance"
+            assert entry.value["values"]["BTCUSDT"]["price_usd"] == 112884.0
+            await one.cache.delete("coins_binance_30s")
+        calls = [each.calls()["binance"]["calls"] for each in (here, there)]
+        assert calls == [1, 2]
+        assert (await one.gates["binance"].budget.standing()).used == 6  # by weight
+
+
+async def test_vendor_that_serves_nowhere_has_failed(opened) -> None:
+    with running("--still", "--latency", "0") as vendors:
+        vendors.fault("binance", "blocked")
+        row = dict.fromkeys(("url", "elsewhere"), vendors.url("binance"))
+        one = await opened(settings.of({"vendors": {"binance": row}}))
+        failed = await failure(one.feed, "coins")
+        assert failed.why == "binance: not served from here (status 451)"
+        assert vendors.calls()["binance"]["calls"] == 2
+
+
+async def test_part_lives_by_its_class(vendors, opened) -> None:
+    told = vendors.settings(parts={"rsi": "custom"}, custom={"ttl": 5.0, "jitter": 0.0})
+    one = await opened(told)
+    assert (await one.feed.entry("rsi")).ttl == pytest.approx(5.0, abs=0.5)

@@ -44,6 +44,21 @@ def test_told_values_take_the_place_of_defaults() -> None:
         ({"vendors": {"kraken": {}}}, "vendors.kraken: expected one of coingecko"),
         ({"vendors": {"cmc": {"key": "x"}}}, "vendors.cmc.key: no such setting"),
         ({"vendors": {"cmc": {"url": "ftp://x"}}}, "vendors.cmc: url='ftp://x'"),
+        ({"vendors": {"cmc": {"url": "http://h:99999"}}}, "vendors.cmc: url: expected"),
+        ({"vendors": {"cmc": {"url": "http://[::1"}}}, "vendors.cmc: url: expected"),
+        ({"vendors": {"cmc": {"url": "http://a b"}}}, "vendors.cmc: url='http://a b'"),
+        (
+            {"vendors": {"cmc": {"url": "http://a/#x"}}},
+            "vendors.cmc: url='http://a/#x'",
+        ),
+        ({"vendors": {"cmc": {"url": "http://a/?"}}}, "vendors.cmc: url='http://a/?'"),
+        ({"vendors": {"cmc": {"url": "api.org"}}}, "vendors.cmc: url='api.org'"),
+        ({"vendors": {"cmc": {"elsewhere": "x"}}}, "vendors.cmc: elsewhere='x'"),
+        ({"attempt_timeout": 29}, "attempt_timeout=29.0: expected 0.05 to 25"),
+        ({"parts": {"btc": "daily"}}, "parts.btc='daily': expected one of real_time"),
+        ({"parts": {"eth": "short"}}, "parts.eth: expected one of btc, global"),
+        ({"parts": {"btc": ["x"]}}, "parts.btc=['x']: expected one of real_time"),
+        ({"parts": 3}, "parts=3: expected a table"),
         ({"vendors": {"cmc": {"calls": 0}}}, "vendors.cmc: calls=0: expected 1"),
     ],
 )
@@ -65,3 +80,24 @@ def test_key_is_the_environments(monkeypatch) -> None:
     assert row.key == ""
     monkeypatch.setenv("MY_KEY", "abc")
     assert row.key == "abc" and "abc" not in repr(row)
+
+
+def test_part_lives_by_the_class_it_is_given() -> None:
+    told = settings.of({"parts": {"rsi": "custom"}, "classes": {"custom": {"ttl": 7}}})
+    assert told.lives("rsi").ttl == 7.0 and told.lives("btc").ttl == 30.0
+
+
+def test_key_of_a_file_loses_its_newline(monkeypatch) -> None:
+    row = settings.of({"vendors": {"cmc": {"key_env": "MY_KEY"}}}).vendors["cmc"]
+    monkeypatch.setenv("MY_KEY", "abc\n")
+    assert row.key == "abc"
+
+
+@pytest.mark.parametrize("key", ["a\nb", "a\x7f", "\u00fc"])
+def test_key_that_no_field_takes_is_named(monkeypatch, key) -> None:
+    """And not repeated: it is a key."""
+    row = settings.of({"vendors": {"cmc": {"key_env": "MY_KEY"}}}).vendors["cmc"]
+    monkeypatch.setenv("MY_KEY", key)
+    with pytest.raises(ConfigError) as raised:
+        _ = row.key
+    assert str(raised.value) == "MY_KEY: expected printable ASCII"
