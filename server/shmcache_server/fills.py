@@ -119,12 +119,12 @@ class Fills:
         tags: tuple[str, ...],
     ) -> Fill:
         """A whole response's. One that is to be validated before each use, or was too
-        old when it came, is dead at once, and kept."""
-        fresh = age < shared.lifetime
+        old when it came, beyond its grace, is dead at once, and kept."""
+        dead = age >= shared.lifetime + shared.grace
         return Fill(
-            stored.pack(head, status, body, to_validate=not fresh, hidden=self._hidden),
+            stored.pack(head, status, body, to_validate=dead, hidden=self._hidden),
             ttl=shared.lifetime or _AT_ONCE,
-            grace=shared.grace if fresh else 0,
+            grace=0 if dead else shared.grace,
             age=age,
             tags=tags,
         )

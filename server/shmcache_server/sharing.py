@@ -23,9 +23,10 @@ class Shared(NamedTuple):
     """How a response may be stored for all."""
 
     lifetime: float
-    """Seconds from its making; 0: each use is to be validated."""
+    """Seconds from its making."""
     grace: float
-    """Seconds more it may be served while it is fetched again."""
+    """Seconds more it may be served while it is fetched again; 0 of both: each use is
+    to be validated."""
     drop: frozenset[str]
     """Fields that only its own client gets."""
     names: tuple[str, ...]

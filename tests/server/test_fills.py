@@ -187,3 +187,56 @@ async def test_private_field_of_a_304_is_not_stored(front, upstream) -> None:
     got = await front.get(X_Me="carol")
     assert "hit" in got.told and "X-User" not in got.fields
     assert len(upstream.seen) == 2
+
+
+@pytest.mark.parametrize("life", [0, 1])
+async def test_too_old_when_it_came_is_served_while_it_is_fetched_again(
+    upstream: Upstream, life: int
+) -> None:
+    """RFC 5861 §3. A life of less than a second is over by the Date of the second
+    before, and one of the last millisecond is none at all: else all would wait for the
+    next answer."""
+    upstream.fields |= {
+        "Cache-Control": f"public, max-age={life}, stale-while-revalidate=60",
+        "Age": "5",
+        "ETag": '"1"',
+    }
+    gate = asyncio.Event()
+
+    async def slow(request: web.Request) -> web.Response:
+        await gate.wait()
+        return web.Response(body=b"again", headers={"Cache-Control": "max-age=60"})
+
+    async with fronting(upstream.url) as front:
+        await front.get()
+        await eventually(lambda: front.cache.entry(front.key("/")))
+        upstream.answer = slow
+        got = await asyncio.gather(*(front.get() for _ in range(5)))
+        assert {one.body for one in got} == {b"hello"}
+        assert {one.told for one in got} <= {
+            f"shmcache; hit; ttl=-{n}" for n in (5, 6, 7)
+        }
+        await eventually(lambda: len(upstream.seen) == 2)
+        gate.set()
+        await eventually(lambda: front.cache.entry(front.key("/")).state == "fresh")
+        assert (await front.get()).body == b"again"
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        "max-age=1, stale-while-revalidate=3",
+        "no-cache, stale-while-revalidate=60",
+        "max-age=1, stale-while-revalidate=60, must-revalidate",
+        "max-age=1",
+    ],
+)
+async def test_too_old_for_its_grace_is_fetched_by_each(
+    upstream: Upstream, control: str
+) -> None:
+    upstream.fields |= {"Cache-Control": control, "Age": "5", "ETag": '"1"'}
+    async with fronting(upstream.url) as front:
+        for asked in (1, 2):
+            assert "fwd" in (await front.get()).told
+            await idle(front)
+            assert len(upstream.seen) == asked
