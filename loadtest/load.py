@@ -12,27 +12,21 @@ cannot be told. A run is kept in build/load, as JSON and as a page, unless it is
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import math
-import os
-import platform
-import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
 from tests.helpers import ROOT
 
-from . import command
+from . import command, page
 from .fates import FAILED, FATES, REFUSED
 from .generator import Counted, Generator, generating, quantile
 from .report import Target, judged, shown, table
-from .runs import Outcome, Run, Second
+from .runs import Outcome, Run, Second, begun, read
 from .scenarios import Bound, scenarios
 from .service import calls
 from .stage import Stage, staged
@@ -52,7 +46,7 @@ class Watch:
         """The most, percent of a core."""
         self._stage, self._generator = stage, generator
         self._counted: Counter[str] = Counter()
-        self._calls = 0
+        self._calls = stage.called
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -207,32 +201,19 @@ def said(outcome: Outcome) -> None:
 
 
 def kept(run: Run, path: Path | None, short: bool) -> None:
-    """The run as JSON; a long one among the others, and as a page."""
+    """The run as JSON; a long one among the others, and as a page beside the last."""
     if path is not None:
         run.write(path)
     if short:
         return
-    for at in (run.began.translate({ord(":"): None}), "latest"):
-        run.write(KEPT / f"{at}.json")
-    if importlib.util.find_spec("loadtest.page"):
-        page = importlib.import_module("loadtest.page")
-        page.write(run, KEPT / "latest.html")
+    latest = KEPT / "latest.json"
+    before = read(latest) if latest.exists() else None
+    for kept_at in (KEPT / f"{run.began.translate({ord(':'): None})}.json", latest):
+        run.write(kept_at)
+    page.write(run, latest.with_suffix(".html"), before)
 
 
-def _tree() -> str:
-    """The commit, with a + where files were changed since; empty outside of git."""
-    told = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
-    try:
-        return subprocess.run(told, capture_output=True, text=True).stdout.strip()
-    except OSError:
-        return ""
-
-
-def _machine() -> str:
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-
-
-def page(name: str, port: int) -> int:
+def shown_by_locust(name: str, port: int) -> int:
     """The scenario's servers, and locust's own page before them, until Ctrl-C."""
     with staged(scenarios(False)[name]) as stage:
         bases = [f"http://127.0.0.1:{host.port}" for host in stage.hosts]
@@ -273,8 +254,8 @@ def main() -> int:
         print(f"load: no scenario {unknown[0]!r}: {', '.join(known)}", file=sys.stderr)
         return 2
     if args.page:
-        return page((args.scenario or ["sustained"])[0], args.page)
-    run = Run(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", _tree(), _machine())
+        return shown_by_locust((args.scenario or ["sustained"])[0], args.page)
+    run = begun()
     for name in args.scenario or known:
         command.note(f"load: {name} ...")
         outcome = play(name, args.short, args.at_most)

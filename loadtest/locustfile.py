@@ -9,6 +9,7 @@ import os
 import time
 from argparse import ArgumentParser
 from collections import Counter
+from itertools import count
 
 import gevent
 from locust import LoadTestShape, events, runners, stats
@@ -22,6 +23,8 @@ __all__ = ["Clients", "Crowd", "Newcomers", "Reader", "Storm"]
 
 _GET_READY = 1.0
 """Seconds from the moment that all clients are there to the first wave."""
+_LAST = 15.0
+"""Seconds for the last reports to come."""
 runners.WORKER_REPORT_INTERVAL = 0.5
 runners.CPU_MONITOR_INTERVAL = 1.0
 
@@ -41,7 +44,11 @@ class Clients(LoadTestShape):
         environment = self.runner.environment
         scenario, answers = environment.scenario, self.runner.stats.total.num_requests
         told = scenario.shape.tick(self.get_run_time(), answers)
-        return told and (*told, [getattr(users, scenario.user)])
+        if told is None:
+            # quit, which comes next, waits for no request that is under way
+            self.runner.stop()
+            return None
+        return *told, [getattr(users, scenario.user)]
 
 
 @events.init_command_line_parser.add_listener
@@ -59,10 +66,28 @@ def _init(environment, runner, **_) -> None:
     if isinstance(runner, runners.WorkerRunner):
         die_with_parent(os.getppid())
         runner.register_message("begin", lambda msg, **_: users.BEGIN.set(msg.data))
+        asked = count()
+        events.request.add_listener(lambda **_: next(asked))
+        events.test_stop.add_listener(
+            lambda **_: runner.send_message("asked", next(asked))
+        )
     else:
+        runner.asked = []
+        runner.register_message("asked", lambda msg, **_: runner.asked.append(msg.data))
+        events.test_stop.add_listener(lambda **_: _complete(runner))
         events.test_start.add_listener(lambda **_: gevent.spawn(_report, runner))
         events.spawning_complete.add_listener(lambda **_: _begin(runner))
         events.quit.add_listener(lambda **_: _tell(runner))
+
+
+def _complete(runner) -> None:
+    """All have stopped; wait for their last reports."""
+    workers = runner.environment.parsed_options.expect_workers
+    with gevent.Timeout(_LAST, False):
+        while len(runner.asked) < workers or (
+            runner.stats.total.num_requests < sum(runner.asked)
+        ):
+            gevent.sleep(0.01)
 
 
 def _begin(runner) -> None:

@@ -64,15 +64,25 @@ class _Client(FastHttpUser):
         return bool(self.scenario.budget) and "Retry-After" in fields
 
 
-class Reader(_Client):
-    """Asks for one URL, at its pace, over a connection that it keeps."""
+class _Paced(_Client):
+    """Asks at its pace, over a connection that it keeps."""
+
+    abstract = True
+
+    def on_start(self) -> None:
+        """Not all at one moment: their beats would stay the same."""
+        gevent.sleep(random.random() / self.scenario.pace)
+
+
+class Reader(_Paced):
+    """Asks for one URL."""
 
     @task
     def read(self) -> None:
         self.ask(self.scenario.hot[0])
 
 
-class Storm(_Client):
+class Storm(_Paced):
     """Asks for URLs that nobody asked for, and now and then for one that many do."""
 
     @task
