@@ -412,7 +412,8 @@ def answers(url: str, slowest: float, *, count: int = 1000) -> Outcome:
 def _apart(
     url: str, plan: Plan, calls: Callable[[], Mapping[str, int]] | None
 ) -> tuple[dict[str, Any], list[int]]:
-    """What a child has found, and the calls after each second of it."""
+    """What a child has found, and the calls after each second since it began: it says
+    so by a line."""
     parent, sampled = os.getpid(), list[int]()
     asked = {
         "--rate": plan.rate,
@@ -425,9 +426,12 @@ def _apart(
     with subprocess.Popen(
         [sys.executable, "-m", "loadtest.openloop", url, "--json", *flags],
         stdout=subprocess.PIPE,
+        bufsize=0,  # what follows the line stays in the pipe
         cwd=Path(__file__).resolve().parent.parent,
         preexec_fn=lambda: die_with_parent(parent),
     ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
         out = None
         while out is None:
             try:
@@ -488,6 +492,8 @@ def main(args: list[str] | None = None) -> int:
     )
     gc.freeze()
     gc.disable()
+    if asked.json:
+        print(flush=True)
     try:
         found = Loop(asked.url, plan).run()
     except (OSError, ValueError) as e:
