@@ -90,6 +90,8 @@ def _refuse(answer: Answer, now: float) -> None:
         raise Unusable("banned (status 418)", until=until, banned=True)
     if status == 429:
         raise Unusable("its rate limit (status 429)", until=until, again=until is None)
+    if status in (401, 403):
+        raise Unusable(f"its key is refused (status {status})", until=until)
     if status == 451:
         raise Unserved("not served from here (status 451)", until=until)
     raise Unusable(f"status {status}", until=until, again=status >= 500 and not until)

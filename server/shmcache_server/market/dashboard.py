@@ -41,6 +41,13 @@ _LEAST = 0.05
 """Seconds that a dashboard lives: a part may have ended while others were fetched."""
 
 
+_SHOWN = {
+    *(field for part in DASHBOARD.values() for field in part.names),
+    *("parts", "partial_failure", "fetch_duration_ms", "last_updated"),
+}
+"""What each dashboard has."""
+
+
 class Dashboard:
     """The dashboard, for one worker."""
 
@@ -81,17 +88,22 @@ class Dashboard:
         """The first value of a host that finds none is the stream's last."""
         if self._cache.look(KEY) is None:
             last = await self._stream.latest()
-            age = max(0.0, time.time() - last["last_updated"]) if last else 0.0
-            if last and age < self._grace:
-                return _fill(last, RETRY, self._grace, age)
+            if last is not None and last.keys() >= _SHOWN:  # another version's may not
+                age = max(RETRY, time.time() - last["last_updated"])
+                if age < self._grace:
+                    return _fill(last, RETRY, self._grace, age)
         return await self._fill()
 
     async def _fill(self) -> Fill:
         loop = asyncio.get_running_loop()
         began = loop.time()
         tasks = {name: loop.create_task(self._part(name)) for name in DASHBOARD}
-        await asyncio.wait(tasks.values(), timeout=self._settings.deadline)
-        found = {name: self._outcome(name, task) for name, task in tasks.items()}
+        try:
+            await asyncio.wait(tasks.values(), timeout=self._settings.deadline)
+            found = {name: self._outcome(name, task) for name, task in tasks.items()}
+        finally:  # also where the fill itself is cancelled
+            for task in tasks.values():
+                task.cancel()
         failures = [one for one in found.values() if isinstance(one, Failed)]
         if len(failures) == len(found):
             raise self._unavailable(failures)
@@ -114,7 +126,6 @@ class Dashboard:
     def _outcome(self, name: str, task: asyncio.Task[Seen | Failed]) -> Seen | Failed:
         if task.done():
             return task.result()
-        task.cancel()
         return self._stale(name)
 
     def _stale(self, name: str) -> Seen | Failed:

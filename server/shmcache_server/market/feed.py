@@ -91,6 +91,8 @@ class Feed:
         self._gates = gates
         self._keys = {name: row.key for name, row in settings.vendors.items()}
         self._calls = calls
+        self._told: dict[tuple[str, str], str] = {}
+        """Of a part and a vendor, why it failed last."""
         self._elsewhere: dict[str, float] = {}
         """By vendor, until when by `time.monotonic` it is asked there."""
 
@@ -138,11 +140,21 @@ class Feed:
                 if failures and loop.time() + LEAST > ends:
                     break
                 try:
-                    return source, await self._ask(source, ends)
+                    reading = await self._ask(source, ends)
                 except Unusable as e:
                     failures[source.vendor] = e
-                    log.info("%s: %s: %s", part.key, source.vendor, e.why)
+                    self._tell(part.key, source.vendor, e.why)
+                else:
+                    self._told.pop((part.key, source.vendor), None)
+                    return source, reading
         raise self._failure(name, failures)
+
+    def _tell(self, key: str, vendor: str, why: str) -> None:
+        """Once for each reason: a key that is missing is so at each fetch."""
+        if self._told.get((key, vendor)) != why:
+            self._told[key, vendor] = why
+            url = self._settings.vendors[vendor].url
+            log.info("%s: %s at %s: %s", key, vendor, url, why)
 
     async def _paused(self, failures: Mapping[str, Unusable], ends: float) -> bool:
         """Wait before the next round; whether there is to be one."""

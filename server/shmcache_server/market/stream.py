@@ -10,6 +10,9 @@ Appending
     appends. 3. We would append what is older than the last, or no change of it. So the
     script appends only if the entry that was read is still the last.
 
+An entry of the future is by a clock that is wrong, and one that is no dashboard is
+another program's: neither is a start, nor newer than anything.
+
 Without Redis there is no stream, and nobody fails for it.
 """
 
@@ -18,11 +21,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from shmcache import CacheConfig
 
+AHEAD = 1.0
+"""Seconds by which the clocks of hosts may differ."""
 TRIES = 3
 """Times that the last entry is read anew because another was appended."""
 
@@ -115,16 +121,25 @@ class Stream:
         if not entries:
             return None
         ((name, fields),) = entries
-        data, as_of = _read(fields)
+        data, as_of = _read(fields, time.time())
         return Last(name.decode(), data, as_of)
 
 
-def _read(fields: Mapping[bytes, bytes]) -> tuple[dict[str, Any], float]:
+def _read(fields: Mapping[bytes, bytes], now: float) -> tuple[dict[str, Any], float]:
     """What an entry says; one that is none of ours says nothing, and is older than
     all."""
     try:
-        data, as_of = json.loads(fields[b"data"]), float(fields[b"as_of"])
-    except (KeyError, ValueError):
+        data = json.loads(fields[b"data"], parse_constant=_no_number)
+        as_of = float(fields[b"as_of"])
+    except (KeyError, ValueError, RecursionError):
         return {}, 0.0
     known = type(data) is dict and type(data.get("last_updated")) is float
-    return (data, as_of) if known else ({}, 0.0)
+    return (data, as_of) if known and _past(data, as_of, now) else ({}, 0.0)
+
+
+def _past(data: Mapping[str, Any], as_of: float, now: float) -> bool:
+    return all(0 < at <= now + AHEAD for at in (data["last_updated"], as_of))
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")

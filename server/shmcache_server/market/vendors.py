@@ -16,8 +16,15 @@ from typing import Any, NamedTuple
 
 from .answers import Answer, Unusable, document
 
-CLASSES = ("Extreme Fear", "Fear", "Neutral", "Greed", "Extreme Greed")
-"""Of alternative.me's index."""
+CLASSES = {
+    "Extreme Fear": range(31),
+    "Fear": range(20, 51),
+    "Neutral": range(40, 61),
+    "Greed": range(50, 81),
+    "Extreme Greed": range(70, 101),
+}
+"""Of alternative.me's index, with the values that each may have, generously: one that
+is not among them, as a 0 that is Neutral, is no reading."""
 _INT_MOST = 2**63
 _DECIMAL = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?", re.ASCII)
 
@@ -66,10 +73,10 @@ def alternative_fng(answers: Sequence[Answer], now: float) -> Reading:
     value, said = newest.get("value"), newest.get("value_classification")
     if type(value) is not str or not re.fullmatch(r"[0-9]{1,3}", value):
         raise Unusable("value is no whole number in a string")
-    if int(value) > 100:
-        raise Unusable("value is above 100")
-    if said not in CLASSES:
+    if type(said) is not str or said not in CLASSES:
         raise Unusable("value_classification is none of its classes")
+    if int(value) not in CLASSES[said]:
+        raise Unusable("value is not of its class")
     when = newest.get("timestamp")
     seconds = int(when) if type(when) is str and re.fullmatch(r"\d{1,12}", when) else 0
     return Reading(
@@ -204,9 +211,7 @@ def _ticker(row: Mapping[str, Any], symbol: str) -> tuple[float, float, float | 
 def _decimal(within: Mapping[str, Any], name: str) -> float:
     """A number in a string."""
     said = within.get(name)
-    if type(said) is not str or not re.fullmatch(
-        r"-?[0-9]{1,20}(\.[0-9]{1,20})?", said
-    ):
+    if type(said) is not str or not _DECIMAL.fullmatch(said):
         raise Unusable(f"{name} is no number in a string")
     return float(said)
 

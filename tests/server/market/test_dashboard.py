@@ -195,7 +195,11 @@ async def test_new_host_starts_from_the_stream(vendors, opened, redis) -> None:
 
 async def test_entry_that_is_too_old_is_no_start(vendors, opened, redis) -> None:
     one = await opened(vendors.settings(), l2=redis.url)
-    old = {"last_updated": time.time() - 601, "btc_price_usd": 7.5}
+    shown = (await one.dashboard.entry()).value["shown"]
+    await one.dashboard.close()
+    old = {**shown, "last_updated": time.time() - 601, "btc_price_usd": 7.5}
+    redis.command("DEL", one.stream.key)
+    await one.cache.delete(KEY)
     words = ("data", json.dumps(old), "as_of", repr(old["last_updated"]))
     redis.command("XADD", one.stream.key, "*", *words)
     entry = await one.dashboard.entry()
@@ -233,3 +237,20 @@ async def test_redis_that_hangs_costs_the_stream_alone(vendors, opened, redis) -
         assert await one.stream.latest() is None
     finally:
         redis.cont()
+
+
+@pytest.mark.parametrize("lost", ["parts", "rsi_14"])
+async def test_entry_of_another_version_is_no_start(
+    vendors, opened, redis, lost
+) -> None:
+    one = await opened(vendors.settings(), l2=redis.url)
+    shown = (await one.dashboard.entry()).value["shown"]
+    await one.dashboard.close()
+    made = time.time() - 5
+    other = {**shown, "last_updated": made, "btc_price_usd": 7.5}
+    del other[lost]
+    words = ("data", json.dumps(other), "as_of", repr(made))
+    redis.command("DEL", one.stream.key)
+    redis.command("XADD", one.stream.key, "*", *words)
+    await one.cache.delete(KEY)
+    assert (await one.dashboard.entry()).value["shown"]["btc_price_usd"] == 112884.0

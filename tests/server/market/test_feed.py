@@ -245,3 +245,16 @@ async def test_part_lives_by_its_class(vendors, opened) -> None:
     told = vendors.settings(parts={"rsi": "custom"}, custom={"ttl": 5.0, "jitter": 0.0})
     one = await opened(told)
     assert (await one.feed.entry("rsi")).ttl == pytest.approx(5.0, abs=0.5)
+
+
+async def test_reason_is_logged_once(vendors, opened, caplog) -> None:
+    """With the address that was asked: it may be the wrong one."""
+    caplog.set_level(logging.INFO)
+    vendors.refuse(FNG, status=401)
+    told = vendors.settings(short={"negative_ttl": 0.1}, alternative={"failures": 99})
+    feed = (await opened(told)).feed
+    for _ in range(3):
+        await failure(feed, "fear-greed")
+        await asyncio.sleep(0.12)
+    line = f"fng_alternative_5m: alternative at {vendors.url}: its key is refused"
+    assert vendors.calls[FNG] > 1 and caplog.text.count(line) == 1

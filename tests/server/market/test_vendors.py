@@ -203,9 +203,16 @@ def test_zeros_of_an_unknown_symbol_are_unusable() -> None:
         read(vendors.finnhub_quotes(("X",)), body)
 
 
-@pytest.mark.parametrize("value", ["101", "-1", "4.5", " 39", "", 39])
-def test_index_outside_its_range_is_unusable(value) -> None:
-    row = {"value": value, "value_classification": "Fear"}
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        *((value, "Fear") for value in ("101", "-1", "4.5", " 39", "", 39)),
+        *(("0", "Neutral"), ("39", "Extreme Greed"), ("101", "Extreme Greed")),
+        *(("39", "fear"), ("39", ["Fear"])),
+    ],
+)
+def test_index_that_is_not_of_its_class_is_unusable(value, said) -> None:
+    row = {"value": value, "value_classification": said}
     with pytest.raises(Unusable):
         read(vendors.alternative_fng, {"data": [row]})
 
