@@ -75,6 +75,7 @@ body { margin: 0 auto; padding: 1.25rem 1rem 4rem; max-width: 70rem; color: var(
   background: var(--paper); font: 1rem/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .75rem; }
 h2 { font-size: 1.25rem; line-height: 1.3; margin: 0 0 .75rem; }
+h2::first-letter { text-transform: uppercase; }
 h3 { font-size: 1rem; margin: 1.5rem 0 .4rem; }
 a { color: var(--link); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem;
@@ -229,7 +230,7 @@ def section(outcome: Outcome, before: Outcome | None = None) -> str:
         f'<h2 id="{title}">{escape(outcome.title)}</h2>',
         _targets(outcome, before),
         f'<div class="tables"><div>{_totals(outcome, before)}</div>'
-        f"<div>{_calls(outcome, before)}</div></div>",
+        f"<div>{_calls(outcome, before)}{_others(outcome, before)}</div></div>",
         *_rows(outcome, before),
         _plots(outcome, before),
     ]
@@ -283,12 +284,21 @@ def _compared(
 
 
 def _totals(outcome: Outcome, before: Outcome | None) -> str:
-    plain = {name: f for name, f in outcome.totals.items() if ": " not in name}
-    ordered = {name: plain[name] for name in NAMES if name in plain} | plain
+    """Those that every scenario has, in their order."""
+    known = {name: outcome.totals[name] for name in NAMES if name in outcome.totals}
     then = before.totals if before else None
-    return _compared(
-        "Totals", ordered, then, lambda n: NAMES.get(n, n.replace("_", " "))
-    )
+    return _compared("Totals", known, then, NAMES.__getitem__)
+
+
+def _others(outcome: Outcome, before: Outcome | None) -> str:
+    """What a scenario counts beside."""
+    counted = {
+        name: figure
+        for name, figure in outcome.totals.items()
+        if name not in NAMES and ": " not in name
+    }
+    then = before.totals if before else None
+    return _compared("Also counted", counted, then, lambda n: n.replace("_", " "))
 
 
 def _calls(outcome: Outcome, before: Outcome | None) -> str:
