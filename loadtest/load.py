@@ -57,10 +57,11 @@ class Watch:
     def _run(self) -> None:
         try:
             for seen in self._generator.lines():
-                if not self.seconds:
-                    self._stage.load()
                 self._stage.witness.first = seen.first
-                self._take(seen)
+                if seen.requests and not self.seconds:
+                    self._stage.load()
+                if self.seconds or seen.requests:
+                    self._take(seen)
         finally:
             self._stage.end()
 

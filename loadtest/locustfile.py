@@ -23,6 +23,8 @@ __all__ = ["Clients", "Crowd", "Newcomers", "Reader", "Storm"]
 
 _GET_READY = 1.0
 """Seconds from the moment that all clients are there to the first wave."""
+_FIRST = 60.0
+"""Seconds for the first answer to come."""
 _LAST = 15.0
 """Seconds for the last reports to come."""
 runners.WORKER_REPORT_INTERVAL = 0.5
@@ -38,12 +40,18 @@ stats.bucket_response_time = _bucket
 
 
 class Clients(LoadTestShape):
-    """The scenario's shape, as locust asks for it."""
+    """The scenario's shape, as locust asks for it. Its time counts from the first
+    answer: how long clients take to be there is the machine's."""
+
+    _waited = 0.0
+    """Seconds until then."""
 
     def tick(self):
-        environment = self.runner.environment
+        environment, run_time = self.runner.environment, self.get_run_time()
         scenario, answers = environment.scenario, self.runner.stats.total.num_requests
-        told = scenario.shape.tick(self.get_run_time(), answers)
+        if not answers and run_time < _FIRST:
+            self._waited = run_time
+        told = scenario.shape.tick(run_time - self._waited, answers)
         if told is None:
             # quit, which comes next, waits for no request that is under way
             self.runner.stop()

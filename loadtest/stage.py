@@ -85,7 +85,7 @@ class Stage:
         """What all vendors were asked before."""
 
     def load(self) -> None:
-        """The load begins now."""
+        """The load begins now: the first answers are there."""
         self.began = time.monotonic()
         self._loaded.set()
 
