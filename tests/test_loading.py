@@ -38,7 +38,11 @@ class Loading:
         task = asyncio.current_task()
         assert task is not None
         self._relays.add(task)
-        there, back = await asyncio.open_unix_connection(str(self._server.socket))
+        try:
+            there, back = await asyncio.open_unix_connection(str(self._server.socket))
+        except BaseException:  # refused, or ended meanwhile
+            writer.transport.abort()
+            raise
         answers = asyncio.create_task(self._copy(there, writer))
         commands = hiredis.Reader()
         try:

@@ -135,7 +135,11 @@ class TlsServer:
 
 def relay_to(server: RedisServer) -> Serve:
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_unix_connection(str(server.socket))
+        try:
+            there, back = await asyncio.open_unix_connection(str(server.socket))
+        except BaseException:  # refused, or ended meanwhile
+            writer.transport.abort()
+            raise
         copies = [
             asyncio.create_task(_copy(reader, back)),
             asyncio.create_task(_copy(there, writer)),
