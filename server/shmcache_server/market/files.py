@@ -1,7 +1,7 @@
 """Files: the page and what it loads, read once and told apart by their digests.
 
-The page's `/static/NAME` become `/static/NAME?DIGEST`, so a browser may keep them for
-good, and asks for another URL when one has changed.
+The `/static/NAME` of the page and its modules become `/static/NAME?DIGEST`, so a
+browser may keep them for good, and asks for another URL when one has changed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_LINKING = (".html", ".js")
 _LINK = re.compile(rb"/static/([\w.-]+)")
 
 
@@ -34,13 +35,25 @@ class Files:
 
     def __init__(self, folder: Path = FOLDER) -> None:
         paths = sorted(folder.glob("*.*")) if folder.is_dir() else []
-        self._files = {p.name: _file(p.name, p.read_bytes()) for p in paths}
-        if index := self._files.get(INDEX):
-            self._files[INDEX] = _file(INDEX, _LINK.sub(self._linked, index.body))
+        self._bodies = {path.name: path.read_bytes() for path in paths}
+        self._files: dict[str, File] = {}
+        for name in self._bodies:
+            self._file(name)
+
+    def _file(self, name: str) -> File:
+        """With its links to others, which must not come back to it: its digest, and so
+        its URL, changes with theirs."""
+        if (found := self._files.get(name)) is None:
+            body = self._bodies[name]
+            if name.endswith(_LINKING):
+                body = _LINK.sub(self._linked, body)
+            found = self._files[name] = _file(name, body)
+        return found
 
     def _linked(self, link: re.Match[bytes]) -> bytes:
-        found = self._files.get(link[1].decode())
-        return link[0] if found is None else b"%b?%b" % (link[0], found.digest.encode())
+        if (name := link[1].decode()) not in self._bodies:
+            return link[0]
+        return b"%b?%b" % (link[0], self._file(name).digest.encode())
 
     async def index(self, request: web.Request) -> web.Response:
         """The page."""

@@ -56,3 +56,20 @@ async def test_changed_file_has_another_digest(tmp_path) -> None:
 async def test_other_names_are_not_found(name) -> None:
     async with await client_of(Files()) as client:
         assert (await client.get(f"/static/{name}")).status == 404
+
+
+async def test_modules_name_each_other_by_their_digests(tmp_path) -> None:
+    """Else a browser would go on with an old one, for good."""
+    (tmp_path / "index.html").write_text('<script src="/static/a.js">')
+    (tmp_path / "a.js").write_text('import "/static/b.js";')
+    pages = []
+    for text in ("1", "2"):
+        (tmp_path / "b.js").write_text(text)
+        async with await client_of(Files(tmp_path)) as client:
+            pages.append(await (await client.get("/")).text())
+            (link,) = re.findall(r'"(/static/a.js[^"]*)"', pages[-1])
+            (link,) = re.findall(r'"([^"]+)"', await (await client.get(link)).text())
+            answer = await client.get(link)
+            assert await answer.text() == text
+            assert "max-age=31536000" in answer.headers["Cache-Control"]
+    assert pages[0] != pages[1]

@@ -4,118 +4,14 @@
 // and lines are drawn from what arrived alone. /api/dashboard is asked every few
 // seconds beside /ws: that shows what the cache does, and stands in where /ws does not.
 
+import { describe, draw, keep, series } from "/static/lines.js";
+import { READINGS, STATES, VENDORS, $, clock, duration, element, now, parse, short, split, write } from "/static/words.js";
+
 const POLL = 5; // seconds between two looks at /api/dashboard
 const BUDGETS = 10; // ... and at /api/rate-limits
 const BACKOFF = 30; // seconds at most between two tries of /ws
-const SPAN = 600; // seconds that a line tells at most
-const FIRST = 30; // ... and at least, though less has arrived
 const ANSWERS = 8; // rows of the log
 const QUIET = 30; // seconds between two numbers read out, at least
-
-const READINGS = [
-  { name: "btc_price_usd", part: "btc", title: "Bitcoin", before: "$", spoken: "US dollars", kind: "first" },
-  { name: "btc_change_24h", part: "btc", title: "Bitcoin over 24 hours", after: "%", spoken: "percent", signed: true, kind: "second" },
-  { name: "market_cap_usd", part: "global", title: "Market capitalisation", before: "$", spoken: "US dollars" },
-  { name: "volume_24h_usd", part: "global", title: "Volume in 24 hours", before: "$", spoken: "US dollars" },
-  { name: "fng_value", part: "fear-greed", title: "Fear and greed", after: "of 100", spoken: "of 100", scale: [25, 75], word: "fng_classification", kind: "half" },
-  { name: "rsi_14", part: "rsi", title: "Relative strength, 14 d", after: "of 100", spoken: "of 100", scale: [30, 70], kind: "half" },
-];
-const NAMES = new Set(READINGS.map((reading) => reading.name));
-const VENDORS = {
-  alternative: "alternative.me", binance: "Binance", cmc: "CoinMarketCap", coingecko: "CoinGecko",
-  coingecko_global: "CoinGecko global", finnhub: "Finnhub", taapi: "TAAPI",
-};
-const STATES = {
-  connecting: "Connecting", live: "Live", polling: "Polling", offline: "No connection", paused: "Paused",
-};
-
-const $ = (id) => document.getElementById(id);
-const now = () => Date.now() / 1000;
-
-// --- words and digits ---------------------------------------------------------------
-
-/** The dashboard of a text: its numbers as {value, digits}, the digits as they came. */
-function parse(text) {
-  return JSON.parse(text, (key, value, context) =>
-    NAMES.has(key) && typeof value === "number" ? { value, digits: context?.source ?? String(value) } : value);
-}
-
-/** What of a number is read first, and the rest of its digits. */
-function split({ value, digits }) {
-  if (/e/i.test(digits)) digits = value.toLocaleString("en", { useGrouping: false, maximumFractionDigits: 20 });
-  const [, sign, whole, fraction] = /^(-?)(\d+)(.*)$/.exec(digits);
-  const grouped = sign.replace("-", "\u2212") + whole.replace(/\B(?=(\d{3})+$)/g, ",");
-  const shown = whole.length > 3 ? 0 : 3;
-  return [grouped + fraction.slice(0, shown), fraction.slice(shown)];
-}
-
-function duration(seconds) {
-  const s = Math.max(0, Math.floor(seconds));
-  if (s < 120) return `${s} s`;
-  if (s < 7200) return `${Math.floor(s / 60)} min`;
-  if (s < 172800) return `${Math.floor(s / 3600)} h`;
-  return `${Math.floor(s / 86400)} days`;
-}
-
-const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString("en-GB");
-const short = new Intl.NumberFormat("en", { notation: "compact", compactDisplay: "long", maximumFractionDigits: 2 });
-
-function element(tag, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-}
-
-/** Change a text only if it differs: screen readers and selections keep their place. */
-function write(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}
-
-// --- lines --------------------------------------------------------------------------
-
-const series = new Map(READINGS.map(({ name }) => [name, []])); // of {at, number or null}
-
-function keep(name, number) {
-  const points = series.get(name);
-  points.push({ at: now(), number });
-  while (points.length > 1 && points[1].at < now() - SPAN) points.shift();
-}
-
-/** Steps: a value holds until the next one arrives. Where there is none there is no line. */
-function draw(reading) {
-  const points = series.get(reading.name);
-  const known = points.filter((point) => point.number).map((point) => point.number.value);
-  if (!known.length) return;
-  const from = Math.max(now() - SPAN, Math.min(points[0].at, now() - FIRST));
-  const [low, high] = reading.scale ? [0, 100] : [Math.min(...known), Math.max(...known)];
-  const x = (at) => (100 * Math.max(0, at - from)) / (now() - from);
-  const y = (value) => (high > low ? 96 - (92 * (value - low)) / (high - low) : 50);
-  let line = "", area = "", begun = null;
-  points.forEach(({ at, number }, i) => {
-    if (!number) return (begun = null);
-    const until = x(points[i + 1]?.at ?? now());
-    line += `${begun === null ? "M" : "L"}${x(at)} ${y(number.value)}H${until}`;
-    area += `M${x(at)} ${y(number.value)}H${until}V100H${x(at)}Z`;
-    begun = at;
-  });
-  const svg = cards.get(reading.name).querySelector(".spark");
-  const last = points.at(-1).number;
-  svg.querySelector(".line").setAttribute("d", line);
-  svg.querySelector(".area").setAttribute("d", area);
-  svg.querySelector(".end").setAttribute("d", last ? `M100 ${y(last.value)}h0.001` : "");
-  if (reading.scale) {
-    svg.querySelector(".guides").setAttribute("d", reading.scale.map((at) => `M0 ${y(at)}H100`).join(""));
-  }
-}
-
-function describe(reading) {
-  const known = series.get(reading.name).filter((point) => point.number);
-  if (!known.length) return `${reading.title}: nothing has arrived`;
-  const sorted = known.map((point) => point.number).sort((a, b) => a.value - b.value);
-  const [low, high] = [sorted[0], sorted.at(-1)].map((number) => split(number).join(""));
-  const range = low === high ? `all ${low}` : `between ${low} and ${high}`;
-  return `${reading.title}: ${known.length} arrived since ${clock(known[0].at)}, ${range}`;
-}
 
 // --- readings -----------------------------------------------------------------------
 
@@ -421,7 +317,7 @@ function tick() {
   write($("notice"), trouble);
   for (const reading of READINGS) {
     age(reading);
-    draw(reading);
+    draw(reading, cards.get(reading.name).querySelector(".spark"));
   }
   showBudgets();
   speak();
