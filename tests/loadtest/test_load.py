@@ -29,7 +29,7 @@ from tests.helpers import (
     until,
 )
 
-WITHIN = 300.0
+WITHIN = 600.0
 IMPOSSIBLE = "requests=0"
 GROUPS = (
     ("stampede", "expiry", "reload"),
