@@ -16,23 +16,26 @@ import math
 import sys
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
 from tests.helpers import ROOT
 
-from . import command, page
+from . import command, openloop, page
 from .fates import FAILED, FATES, REFUSED
 from .generator import Counted, Generator, generating, quantile
 from .report import Target, judged, shown, table
 from .runs import Outcome, Run, Second, begun, read
-from .scenarios import Bound, scenarios
-from .service import calls
+from .scenarios import DEPLOYED, Bound, Scenario, scenarios
+from .service import DASHBOARD, calls
+from .shapes import Steady
 from .stage import Stage, staged
 
 KEPT = ROOT / "build" / "load"
 _BOUNDED = ("requests", "p50", "p95", "p99", "max", "calls")
+_SINGLE = ("requests", "failures", "p50", "p99", "max")
 _COLUMNS = ("requests", "requests_per_second", "p50", "p95", "p99", "max", *FATES)
 
 
@@ -99,12 +102,43 @@ def play(name: str, short: bool, more: Sequence[Bound] = ()) -> Outcome:
         outcome.totals["calls"] = sum(outcome.calls.values()) - stage.called
         outcome.notes = [*trouble, *_notes(stage, watch)]
     bounds = [*scenario.common, *scenario.bounds, *more]
-    outcome.targets = [
-        Target(b.what, outcome.totals.get(b.figure), b.bound, b.least, b.form)
-        for b in bounds
-        if not (short and b.timed)
-    ]
+    outcome.targets = [_target(outcome, b) for b in bounds if not (short and b.timed)]
     return outcome
+
+
+def open_loop(short: bool) -> Outcome:
+    """The ramp at fixed times: `openloop.py`."""
+    scenario = Scenario("", Steady(1, 0.0), calls=DEPLOYED)
+    with staged(scenario) as stage:
+        stage.begin()
+        url = f"http://127.0.0.1:{stage.hosts[0].port}{DASHBOARD}"
+        how = {"rate": 300.0, "seconds": 2.0} if short else {}
+        return openloop.ramp(url, calls=partial(calls, stage.vendors), **how)
+
+
+def single(short: bool) -> Outcome:
+    """Single answers, and 500 cold connections: `openloop.py`."""
+    scenario = Scenario("", Steady(1, 0.0), hosts=2, still=True, calls=DEPLOYED)
+    with staged(scenario) as stage:
+        url = f"http://127.0.0.1:{stage.hosts[0].port}"
+        return openloop.answers(url, scenario.latency, count=50 if short else 1000)
+
+
+TIMED = {"open-loop": open_loop, "single": single}
+"""What is not locust's: their times are too short for its clients."""
+
+
+def play_timed(name: str, short: bool, more: Sequence[Bound] = ()) -> Outcome:
+    outcome = TIMED[name](short)
+    outcome.name = name
+    if short:  # the last is the count of those without a right answer
+        del outcome.targets[:-1]
+    outcome.targets += [_target(outcome, bound) for bound in more]
+    return outcome
+
+
+def _target(outcome: Outcome, b: Bound) -> Target:
+    return Target(b.what, outcome.totals.get(b.figure), b.bound, b.least, b.form)
 
 
 def _meanwhile(stage: Stage) -> list[str]:
@@ -190,15 +224,31 @@ def _notes(stage: Stage, watch: Watch) -> list[str]:
 def said(outcome: Outcome) -> None:
     """What came of a scenario, as text."""
     print(f"\n{outcome.name}: {outcome.title}\n")
-    head = ("requests", "a second", "p50 ms", "p95", "p99", "max", *FATES, "calls")
-    figures = [outcome.totals.get(name) for name in (*_COLUMNS, "calls")]
-    forms = [",.0f"] * 2 + [",.1f"] * 4 + [",.0f"] * 5
-    row = [shown(f, form) for f, form in zip(figures, forms, strict=True)]
-    print(table(head, [row], names=0))
+    if rows := _rows(outcome.totals):
+        print(table(("", *_SINGLE), rows))
+    else:
+        print(_table(outcome))
     for note in outcome.notes:
         print(f"  {note}")
     judged(outcome.targets)
     sys.stdout.flush()
+
+
+def _rows(totals: Mapping[str, float]) -> list[list[str]]:
+    """Of totals that are named `row: figure`."""
+    names = dict.fromkeys(key.partition(": ")[0] for key in totals if ": " in key)
+    return [
+        [name, *(shown(totals.get(f"{name}: {f}"), ",.2f") for f in _SINGLE)]
+        for name in names
+    ]
+
+
+def _table(outcome: Outcome) -> str:
+    head = ("requests", "a second", "p50 ms", "p95", "p99", "max", *FATES, "calls")
+    figures = [outcome.totals.get(name) for name in (*_COLUMNS, "calls")]
+    forms = [",.0f"] * 2 + [",.1f"] * 4 + [",.0f"] * 5
+    row = [shown(f, form) for f, form in zip(figures, forms, strict=True)]
+    return table(head, [row], names=0)
 
 
 def kept(run: Run, path: Path | None, short: bool) -> None:
@@ -237,7 +287,7 @@ def _at_most(text: str) -> Bound:
 
 def main() -> int:
     parser = command.options("load", __doc__)
-    known = [*scenarios(True)]
+    known = [*scenarios(True), *TIMED]
     parser.add_argument("--scenario", action="append", metavar="NAME", default=[])
     parser.add_argument("--short", action="store_true", help="seconds each; no times")
     parser.add_argument(
@@ -250,6 +300,8 @@ def main() -> int:
     )
     parser.add_argument("--page", type=command.positive, metavar="PORT")
     args = parser.parse_args()
+    if args.page:
+        known = [*scenarios(True)]
     unknown = [name for name in args.scenario if name not in known]
     if unknown:
         print(f"load: no scenario {unknown[0]!r}: {', '.join(known)}", file=sys.stderr)
@@ -259,7 +311,8 @@ def main() -> int:
     run = begun()
     for name in args.scenario or known:
         command.note(f"load: {name} ...")
-        outcome = play(name, args.short, args.at_most)
+        played = play_timed if name in TIMED else play
+        outcome = played(name, args.short, args.at_most)
         said(outcome)
         run.outcomes.append(outcome)
     kept(run, args.json, args.short)

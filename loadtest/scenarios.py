@@ -23,7 +23,7 @@ WINDOW = 600.0
 """Seconds in which no vendor may be called more often than its budget: longer than any
 scenario, so that what is used of it is the number of calls."""
 ROOM = 1000
-_DEPLOYED = {name: vendor.calls for name, vendor in Settings().vendors.items()}
+DEPLOYED = {name: vendor.calls for name, vendor in Settings().vendors.items()}
 """What is a minute's there is ten minutes' here."""
 _FNG = "/alternative/fng/?limit=1&n="
 _HOT = tuple(f"{_FNG}hot{i}" for i in range(5))
@@ -76,6 +76,8 @@ class Scenario:
     """Of each host."""
     latency: float = 0.2
     """Of every vendor."""
+    still: bool = False
+    """Vendors' figures do not move."""
     ttl: float | None = None
     """Of all parts; None: as deployed."""
     grace: float | None = None
@@ -233,20 +235,20 @@ def scenarios(short: bool) -> dict[str, Scenario]:
             "clients become more and more",
             Ramp(2, 10, 3.0) if short else Ramp(10, 100, 60.0),
             pace=pace,
-            calls=_DEPLOYED,
+            calls=DEPLOYED,
         ),
         "sustained": Scenario(
             "as many clients throughout",
             steady(2 if short else 4),
             pace=pace,
-            calls=_DEPLOYED,
+            calls=DEPLOYED,
         ),
         "burst": Scenario(
             "connections that are new, all at once",
             Waves(50, 2, 2.0) if short else Waves(500, 5, 4.0),
             (WARM, Bound("slowest answer, ms", "max", 500, timed=True)),
             user="Newcomers",
-            calls=_DEPLOYED,
+            calls=DEPLOYED,
         ),
         "redis-killed": faults(
             "Redis is killed, and started again, under load",

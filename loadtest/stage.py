@@ -164,7 +164,8 @@ def staged(scenario: Scenario) -> Iterator[Stage]:
     with ExitStack() as stack:
         enter = stack.enter_context
         folder = Path(enter(tempfile.TemporaryDirectory(prefix="shml-")))
-        vendors = enter(running("--latency", str(scenario.latency)))
+        flags = ["--still"] if scenario.still else []
+        vendors = enter(running("--latency", str(scenario.latency), *flags))
         redis = enter(redis_server()) if scenario.hosts > 1 else None
         how = {
             "hosts": scenario.hosts,

@@ -34,9 +34,9 @@ IMPOSSIBLE = "requests=0"
 GROUPS = (
     ("stampede", "expiry", "reload"),
     ("stampede-fleet", "vendor-dead", "ramp", "burst"),
-    ("redis-killed", "worker-killed", "sustained", "budget"),
+    ("redis-killed", "worker-killed", "sustained", "budget", "open-loop", "single"),
 )
-"""Side by side: much of a scenario is waiting. The second is given a bound that it must
+"""One after another, for two cores are few. The second is given a bound that it must
 miss."""
 
 
@@ -50,7 +50,7 @@ def codes_and_outcomes(
 ) -> Iterator[tuple[list[int], dict[str, Outcome]]]:
     folder = tmp_path_factory.mktemp("load")
     with ExitStack() as stack:
-        processes = []
+        codes = []
         for number, names in enumerate(GROUPS):
             flags = [flag for name in names for flag in ("--scenario", name)]
             flags += ["--at-most", IMPOSSIBLE] if number == 1 else []
@@ -58,8 +58,7 @@ def codes_and_outcomes(
             json = str(folder / f"{number}.json")
             process = load("--short", "--json", json, *flags, stdout=log, stderr=log)
             stack.callback(end, process, 60)
-            processes.append(process)
-        codes = [process.wait(WITHIN) for process in processes]
+            codes.append(process.wait(WITHIN))
     outcomes = {}
     for number, names in enumerate(GROUPS):
         path = folder / f"{number}.json"
@@ -97,6 +96,14 @@ def test_wave_on_a_cold_key_is_one_call_a_part(outcomes, name: str) -> None:
     assert outcomes[name].totals["misses"] == waves.count
     asked = waves.count * (waves.clients + 1)  # the witness too
     assert outcomes[name].totals["requests"] == asked
+
+
+@pytest.mark.parametrize("name", ["open-loop", "single"])
+def test_requests_at_fixed_times_are_all_answered(outcomes, name: str) -> None:
+    outcome = outcomes[name]
+    assert [(t.found, t.met) for t in outcome.targets] == [(0, True)], outcome.notes
+    figures = [n for k, n in outcome.totals.items() if k.endswith("requests")]
+    assert all(figures) and sum(figures) >= 600
 
 
 def test_expired_parts_are_served_stale(outcomes) -> None:
