@@ -9,18 +9,22 @@ from __future__ import annotations
 import random
 import time
 from itertools import count
+from time import perf_counter
+from typing import Any
 
 import gevent
 from gevent.event import AsyncResult
-from locust import constant_throughput, task
+from locust import task
 from locust.contrib.fasthttp import FastHttpUser
-from locust.exception import StopUser
+from locust.exception import CatchResponseError, StopUser
 
 from .fates import FAILED, REFUSED, fate
 from .scenarios import Scenario
 
 _FIELDS = {"Accept-Encoding": "identity"}
 """As the witness has it: who takes gzip has another key."""
+_OVER = 1.0
+"""Seconds from an answer to when all others of its wave are there."""
 BEGIN: AsyncResult = AsyncResult()
 """When the first wave is due, seconds of the epoch."""
 _numbers = count()
@@ -37,31 +41,18 @@ class _Client(FastHttpUser):
         self.scenario: Scenario = environment.scenario
         bases = environment.parsed_options.bases.split(",")
         self.host = bases[next(_numbers) % len(bases)]
-        self._pause = constant_throughput(self.scenario.pace)
         super().__init__(environment)
 
-    def wait_time(self) -> float:
-        return self._pause(self)
-
-    def ask(self, path: str, due: float | None = None) -> None:
-        """`due`: since when the client waits, if not since now."""
-        with self.client.get(path, headers=_FIELDS, catch_response=True) as answer:
-            meta = answer.request_meta
-            if due is not None:
-                meta["response_time"] = 1000 * (time.time() - due)
-            fields = answer.headers or {}
-            if answer.status_code == 200 and answer.content:
-                meta["name"] = fate(fields.get("Cache-Status", ""))
-                answer.success()
-            elif answer.status_code == 503 and self._refused(fields):
-                meta["name"] = REFUSED
-                answer.success()
-            else:
-                meta["name"] = FAILED
-                answer.failure(f"{answer.status_code} {answer.error or ''}".strip())
-
-    def _refused(self, fields) -> bool:
-        return bool(self.scenario.budget) and "Retry-After" in fields
+    def fate_of(self, answer) -> tuple[str, str]:
+        """What to file it under, and what is wrong with it."""
+        fields = answer.headers or {}
+        if answer.status_code == 200 and answer.content:
+            return fate(fields.get("Cache-Status", "")), ""
+        refused = self.scenario.budget and "Retry-After" in fields
+        if answer.status_code == 503 and refused:
+            return REFUSED, ""
+        why = getattr(answer, "error", None) or ""
+        return FAILED, f"{answer.status_code} {why}".strip()
 
 
 class _Paced(_Client):
@@ -70,8 +61,19 @@ class _Paced(_Client):
     abstract = True
 
     def on_start(self) -> None:
-        """Not all at one moment: their beats would stay the same."""
+        """Not all at one moment. Locust's own pace counts from when a client was
+        made, which is one moment for all."""
         gevent.sleep(random.random() / self.scenario.pace)
+        self._due = perf_counter()
+
+    def wait_time(self) -> float:
+        self._due += 1 / self.scenario.pace
+        return max(0.0, self._due - perf_counter())
+
+    def ask(self, path: str) -> None:
+        with self.client.get(path, headers=_FIELDS, catch_response=True) as answer:
+            answer.request_meta["name"], wrong = self.fate_of(answer)
+            answer.failure(wrong) if wrong else answer.success()
 
 
 class Reader(_Paced):
@@ -105,10 +107,32 @@ class Crowd(_Client):
                 self._connect()
             due = BEGIN.get() + after
             gevent.sleep(max(0.0, due - time.time()))
-            self.ask(self.scenario.hot[0], due)
+            self._ask(self.scenario.hot[0], due)
             if not self.connected:
                 self.client.client.clientpool.close()
         raise StopUser
+
+    def _ask(self, path: str, due: float) -> None:
+        """Locust is told once the wave is over: to count an answer takes longer than
+        the server took for it, and others wait behind that."""
+        told: dict[str, Any] = {"name": FAILED, "exception": None}
+        body = b""
+        try:
+            answer = self.client.client.urlopen(self.host + path, headers=_FIELDS)
+            body = answer.content
+            took = time.time() - due
+            told["name"], wrong = self.fate_of(answer)
+            told["exception"] = CatchResponseError(wrong) if wrong else None
+        except Exception as e:  # its library has many
+            told["exception"], took = e, time.time() - due
+        gevent.sleep(_OVER)
+        self.environment.events.request.fire(
+            request_type="GET",
+            response_time=1000 * took,
+            response_length=len(body),
+            context={},
+            **told,
+        )
 
     def _connect(self) -> None:
         """By a request that locust does not count, nor the cache."""
