@@ -10,16 +10,22 @@ def splice(document: bytes, age: int, ttl: int, body: bool = True) -> bytes | No
     `ttl` more; without `body` its head alone, the empty line included. None if the
     document is no stored response of this version."""
 
-def answered(
-    blocks: dict[bytes, bytes],
-    data: bytes,
-    hit: Callable[[bytes], Hit | None],
-    transport: Transport,
-    longest: int,
-    most: int,
-) -> bool | Hit | None:
-    """Answer the GET `data`, of `longest` bytes at most, if its header block, with the
-    end of the request line, is one of `blocks`, which tell what its key begins with,
-    and `hit` has the key: True, if that was written; False, if there is nothing. What
-    was found where there is more to do than that: it is stale, or of more than `most`
-    bytes. None: it is not known."""
+class Known:
+    """Header blocks, with the end of the request line, of requests that are answered
+    as they come if `hit` has their key."""
+
+    def __init__(
+        self, hit: Callable[[bytes], Hit | None], *, longest: int, most: int
+    ) -> None: ...
+    def __len__(self) -> int: ...
+    def know(self, block: bytes, prefix: bytes) -> None:
+        """What keys begin with where a request bears that block."""
+
+    def forget(self) -> None:
+        """All of them."""
+
+    def answer(self, data: bytes, transport: Transport | None) -> bool | Hit | None:
+        """Answer the GET `data`, of `longest` bytes at most, if its block is known and
+        `hit` has the key: True, if that was written; False, if there is nothing. What
+        was found where there is more to do than that: it is stale, or of more than
+        `most` bytes. None: it is not known."""

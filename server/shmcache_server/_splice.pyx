@@ -96,42 +96,73 @@ def splice(bytes document not None, int64_t age, int64_t ttl, bint body=True):
     return answer
 
 
-def answered(
-    dict blocks not None, bytes data not None, hit, transport,
-    Py_ssize_t longest, Py_ssize_t most,
-):
-    cdef const char *p = PyBytes_AS_STRING(data)
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(data), n, target, before
-    cdef const char *space
-    cdef PyObject *prefix
-    cdef bytes key, answer
-    cdef char *out
-    if not LINE <= size <= longest or memcmp(p, "GET /", 5) != 0:
-        return None
-    space = <const char *>memchr(p + TARGET, 32, size - TARGET)
-    if space is NULL or p + size - space < ENDS or memcmp(space, LINE_END, ENDS) != 0:
-        return None
-    target = space - p - TARGET
-    for n in range(TARGET, TARGET + target):
-        if not 33 <= p[n] <= 126 or p[n] == 35:  # visible ASCII but `#`
+cdef class Known:
+    cdef dict blocks
+    cdef object hit
+    cdef Py_ssize_t longest, most
+    cdef bytes last_block, last_prefix
+
+    def __init__(self, hit, *, Py_ssize_t longest, Py_ssize_t most):
+        self.blocks = {}
+        self.hit = hit
+        self.longest = longest
+        self.most = most
+
+    def __len__(self):
+        return len(self.blocks)
+
+    def know(self, bytes block not None, bytes prefix not None):
+        self.blocks[block] = prefix
+
+    def forget(self):
+        self.blocks.clear()
+        self.last_block = self.last_prefix = None
+
+    cdef bytes prefix_of(self, const char *block, Py_ssize_t size):
+        """Most requests bear the same block as the one before."""
+        cdef PyObject *prefix
+        if self.last_block is None or size != PyBytes_GET_SIZE(self.last_block) \
+                or memcmp(block, PyBytes_AS_STRING(self.last_block), size) != 0:
+            given = PyBytes_FromStringAndSize(block, size)
+            prefix = PyDict_GetItem(self.blocks, given)
+            if prefix is NULL:
+                return None
+            self.last_block, self.last_prefix = given, <bytes>prefix
+        return self.last_prefix
+
+    def answer(self, bytes data not None, transport):
+        cdef const char *p = PyBytes_AS_STRING(data)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(data), n, target, before
+        cdef const char *space
+        cdef bytes prefix, key, answer
+        cdef char *out
+        if not LINE <= size <= self.longest or memcmp(p, "GET /", 5) != 0:
             return None
-    prefix = PyDict_GetItem(blocks, data[TARGET + target :])
-    if prefix is NULL:
-        return None
-    before = PyBytes_GET_SIZE(<object>prefix)
-    if before + target > KEY_BYTES:
-        return None
-    key = PyBytes_FromStringAndSize(NULL, before + target)
-    out = append(PyBytes_AS_STRING(key), PyBytes_AS_STRING(<object>prefix), before)
-    append(out, p + TARGET, target)
-    found = hit(key)
-    if found is None:
-        return False
-    document, stale, age, ttl = <tuple>found
-    if stale or PyBytes_GET_SIZE(document) > most:
-        return found
-    answer = splice(document, age, ttl)
-    if answer is None:
-        return None
-    transport.write(answer)
-    return True
+        space = <const char *>memchr(p + TARGET, 32, size - TARGET)
+        if space is NULL or p + size - space < ENDS \
+                or memcmp(space, LINE_END, ENDS) != 0:
+            return None
+        target = space - p - TARGET
+        for n in range(TARGET, TARGET + target):
+            if not 33 <= p[n] <= 126 or p[n] == 35:  # visible ASCII but `#`
+                return None
+        prefix = self.prefix_of(space, p + size - space)
+        if prefix is None:
+            return None
+        before = PyBytes_GET_SIZE(prefix)
+        if before + target > KEY_BYTES:
+            return None
+        key = PyBytes_FromStringAndSize(NULL, before + target)
+        out = append(PyBytes_AS_STRING(key), PyBytes_AS_STRING(prefix), before)
+        append(out, p + TARGET, target)
+        found = self.hit(key)
+        if found is None:
+            return False
+        document, stale, age, ttl = <tuple>found
+        if stale or PyBytes_GET_SIZE(document) > self.most:
+            return found
+        answer = splice(document, age, ttl)
+        if answer is None:
+            return None
+        transport.write(answer)
+        return True

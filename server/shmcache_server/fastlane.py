@@ -50,7 +50,7 @@ from yarl import URL
 from shmcache import Cache, CacheError
 
 from . import stored
-from ._splice import answered, splice
+from ._splice import Known, splice
 from .answer import from_store
 from .config import Config
 from .handler import Handler
@@ -113,11 +113,11 @@ class Lane:
         self._hit = cache.hit
         self._handler = handler
         self._request_max = min(REQUEST_MAX, config.limits.line)
-        self._plain: dict[bytes, bytes] = {}
+        self.known = Known(cache.hit, longest=self._request_max, most=SPLICE_MAX)
         """What keys begin with, by the header blocks of verdicts that are plain; none
         where requests are logged."""
         self._uniform = handler.keys.uniform
-        self._verdicts = tuple(Memo(VERDICTS, self._plain.clear) for _ in range(2))
+        self._verdicts = tuple(Memo(VERDICTS, self.known.forget) for _ in range(2))
         """Of strangers, and of peers that are believed."""
         self._keepalive = config.server.keepalive
         self.stall = config.origin.timeout
@@ -130,15 +130,10 @@ class Lane:
             itertools.cycle(range(config.server.access_log_every)) for _ in range(2)
         )
 
-    def answer(self, connection: Connection, data: bytes) -> bool:
+    def answer(self, connection: Connection, data: bytes, found: Hit | None) -> bool:
         """Answer what is known; whether that was all of it. Else nothing was done, or
-        the connection was given the rest."""
-        transport = connection.transport
-        assert transport is not None  # data came by it
-        limits = self._request_max, SPLICE_MAX
-        found = answered(self._plain, data, self._hit, transport, *limits)
-        if isinstance(found, bool):  # answered, or a miss
-            return found
+        the connection was given the rest. `found` is what L1 has, if it was looked up
+        already."""
         asked = self._recognised(data, connection.trusted)
         if asked is None:
             return self._answer_each(connection, data)
@@ -221,7 +216,7 @@ class Lane:
                 return None
             return Asked(keyed.key.encode(), whole, method, target, verdict)
         if verdict.plain and not self._logging:
-            self._plain[data[at:]] = verdict.prefix
+            self.known.know(data[at:], verdict.prefix)
         return Asked(verdict.prefix + target, whole, method, target, verdict)
 
     def _answer_each(self, connection: Connection, data: bytes) -> bool:
@@ -370,11 +365,12 @@ class Connection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         lane = self._lane
-        quick = self._quick or self._regained()
-        if quick and not self._paused and lane.answer(self, data):
-            self._next_keepalive_close_time = lane.closes
-        else:
-            self.go_slow(data)
+        if (self._quick or self._regained()) and not self._paused:
+            found = lane.known.answer(data, self.transport)
+            if found is True or (found is not False and lane.answer(self, data, found)):
+                self._next_keepalive_close_time = lane.closes
+                return
+        self.go_slow(data)
 
     def _regained(self) -> bool:
         self._quick = self._level and self.idle

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shmcache_server import stored
-from shmcache_server._splice import answered, splice
+from shmcache_server._splice import Known, splice
 from shmcache_server.rfc9111 import status
 
 HEAD = b'HTTP/1.1 200 OK\r\nETag: "a"\r\nContent-Length: 3\r\n'
@@ -51,7 +51,7 @@ def test_another_version_is_none() -> None:
     assert splice(bytes(document), 1, 2) is None
 
 
-# -- answered
+# -- known
 
 BLOCK = b" HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -74,7 +74,9 @@ def ask(data: bytes, found: object, longest: int = 4096, most: int = 16384):
         keys.append(key)
         return found
 
-    told = answered({BLOCK: b"p:"}, data, hit, written, longest, most)  # type: ignore
+    known = Known(hit, longest=longest, most=most)  # type: ignore[arg-type]
+    known.know(BLOCK, b"p:")
+    told = known.answer(data, written)  # type: ignore[arg-type]
     return told, keys, written.data
 
 
@@ -135,3 +137,25 @@ def test_what_needs_more_is_handed_back(found: object, most: int) -> None:
 )
 def test_what_is_not_there_is_not_answered(found: object, told: object) -> None:
     assert ask(b"GET /" + BLOCK, found)[::2] == (told, b"")
+
+
+def test_block_of_before_is_not_taken_for_another() -> None:
+    keys: list[bytes] = []
+    known = Known(keys.append, longest=4096, most=16384)  # type: ignore[arg-type]
+    other = BLOCK.replace(b"a", b"b")
+    known.know(BLOCK, b"a:")
+    known.know(other, b"b:")
+    for block in (BLOCK, BLOCK, other, BLOCK):
+        assert known.answer(b"GET /" + block, None) is False
+    assert known.answer(b"GET /" + BLOCK[:-2] + b"\n\n", None) is None
+    assert keys == [b"a:/", b"a:/", b"b:/", b"a:/"]
+    assert len(known) == 2
+
+
+def test_forgotten_block_is_not_known() -> None:
+    known = Known(lambda key: FRESH, longest=4096, most=16384)
+    known.know(BLOCK, b"a:")
+    assert known.answer(b"GET /" + BLOCK, Written()) is True  # type: ignore[arg-type]
+    known.forget()
+    assert known.answer(b"GET /" + BLOCK, Written()) is None  # type: ignore[arg-type]
+    assert len(known) == 0

@@ -326,7 +326,9 @@ async def test_nothing_received_is_for_aiohttp(both: Lanes) -> None:
     """It asks its own protocol so to go on with what its parser has kept."""
     transport = both.open(both.fast)
     await both.settle(transport)
-    assert not both.fast._lane.answer(transport._connection, b"")
+    lane = both.fast._lane
+    assert lane.known.answer(b"", None) is None
+    assert not lane.answer(transport._connection, b"", None)
     transport.close()
 
 
@@ -425,7 +427,7 @@ async def test_what_keys_begin_with_is_bounded(both: Lanes) -> None:
     for i in range(3 * VERDICTS):
         data = request("/", f"X: {i}")
         await both.talk(both.fast, [data, data])
-    assert 0 < len(lane._plain) <= 2 * VERDICTS
+    assert 0 < len(lane.known) <= 2 * VERDICTS
     before = both.fast_hits
     await both.talk(both.fast, [data, data])
     assert both.fast_hits == before + 2
