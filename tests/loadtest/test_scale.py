@@ -12,7 +12,8 @@ from loadtest.chart import chart
 from loadtest.scale import Plan, Row, targets
 from loadtest.watched import server
 
-PLAN = Plan((1, 3), waves=6, crowds=1, counted=2, deletes=4, storm=20, idle=0.3)
+PLAN = Plan((1, 3), waves=6, crowds=1, counted=2, deletes=4, storm=20, idle=2.0)
+"""Idle for long: what the watcher itself asks is much of a shorter time."""
 
 
 @pytest.fixture(scope="module")
