@@ -39,7 +39,7 @@ from shmcache import (
 from . import hosted
 from .addresses import parse_address, redacted
 from .app import require_c_parser
-from .config import Config, l2_url
+from .config import Config, l2_url, load
 from .embedded import EmbeddedRedis
 from .worker import PlainWorker, Worker
 
@@ -61,8 +61,7 @@ class Holding:
         self._pid = os.getpid()
         self._embedded: EmbeddedRedis | None = None
         require_c_parser()
-        if config.app.factory:
-            hosted.check(config.app.factory)
+        self.notes = _notes(config)
         said = config.server.admin
         admin = parse_address(said, "admin") if said else None
         for address in addresses:
@@ -111,8 +110,12 @@ class Holding:
         self._prepared.close(remove=not self.config.l1.keep)
 
 
-def settings(config: Config, holding: Holding | None = None) -> dict[str, Any]:
-    """gunicorn's settings for ours, hooks included."""
+def settings(
+    config: Config,
+    holding: Holding | None = None,
+    read: Callable[[], Config] = load,
+) -> dict[str, Any]:
+    """gunicorn's settings for ours, hooks included; `read` gets them anew at a HUP."""
 
     def on_starting(server: Any) -> None:
         server.shmcache = holding or or_exit(
@@ -121,6 +124,7 @@ def settings(config: Config, holding: Holding | None = None) -> dict[str, Any]:
         _share_log(server)
         _let_workers_hear_stops()
         _mend_each_turn(server)
+        _reload_what_is_right(server, read)
 
     def on_reload(server: Any) -> None:
         server.shmcache.reload(config)
@@ -148,6 +152,8 @@ def _when_ready(server: Any) -> None:
     holding = server.shmcache
     log.info("shmcache at %s before %s", where, ", ".join(holding.config.origin.bases))
     log.info("%s", holding.words)
+    for note in holding.notes:
+        log.warning("%s", note)
     if holding.l2_away:
         log.warning("%s; going on without, and trying again", holding.l2_away)
 
@@ -162,6 +168,30 @@ def _mend_each_turn(server: Any) -> None:
         server.shmcache.mend()
 
     server.murder_workers = look_and_mend
+
+
+def _reload_what_is_right(server: Any, read: Callable[[], Config]) -> None:
+    """Judged before gunicorn begins, which takes no way back: it ends where its
+    configuration cannot be had, and its old workers where new ones fail."""
+    reload = server.reload
+
+    def judge_and_reload() -> None:
+        try:
+            notes = _notes(read())
+        except (CacheError, OSError) as e:
+            said = " ".join(str(e).split())
+            log.error("reload: %s; the workers stay as they are", said)
+            return
+        for note in notes:
+            log.warning("%s", note)
+        reload()
+
+    server.reload = judge_and_reload
+
+
+def _notes(config: Config) -> list[str]:
+    """What the application says of its settings; `ConfigError`."""
+    return hosted.check(config.app) if config.app.factory else []
 
 
 def _let_workers_hear_stops() -> None:
@@ -193,24 +223,23 @@ def _on_exit(server: Any) -> None:
 class Application(BaseApplication):  # type: ignore[misc]
     """gunicorn without its command line: what `shmcache serve` runs."""
 
-    def __init__(self, load: Callable[[], Config]) -> None:
-        self._load = load
-        self._config = or_exit(load)
+    def __init__(self, read: Callable[[], Config]) -> None:
+        self._read = read
+        self._config: Config = or_exit(read)
         bound = settings(self._config)["bind"]
         addresses = [util.parse_address(address) for address in bound]
         self._holding = or_exit(lambda: Holding(self._config, addresses))
         super().__init__()
 
     def load_config(self) -> None:
-        """At the start, and again at each HUP; a file gone wrong leaves what was."""
-        if self.cfg is not None and getattr(self, "_loaded", False):
-            try:
-                self._config = self._load()
-            except ConfigError as e:
-                log.error("reload: %s; the settings stay as they were", e)
-        self._loaded = True
-        for name, value in settings(self._config, self._holding).items():
+        """At the start, and again at each HUP."""
+        made = settings(self._config, self._holding, self._again)
+        for name, value in made.items():
             self.cfg.set(name, value)
+
+    def _again(self) -> Config:
+        self._config = self._read()
+        return self._config
 
     def load(self) -> NoReturn:
         """The workers make their own."""

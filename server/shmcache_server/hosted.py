@@ -8,27 +8,38 @@ may be moved to a server of its own.
     def application(context: Context) -> web.Application
 
 is named by the setting `app.factory` as module:function, and called once in each
-worker, within its loop; `[app.settings]` is the application's own.
+worker, within its loop; `[app.settings]` is the application's own. Its module may have
+
+    def check(settings: Mapping[str, Any]) -> Iterable[str]
+
+which judges them before a worker is forked: `ConfigError` names the one that is wrong,
+and what it returns is logged, a line each.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import json
 import os
+import signal
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple, NoReturn
 
 from aiohttp import web
 
 from shmcache import CacheConfig, ConfigError
 
 from .config import Config
+from .tables import AppConfig
 
+CHECK_SECONDS = 30
+"""At most, for an application's module to load and judge its settings."""
 _PEER = struct.Struct("3i")
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Judge = Callable[[Mapping[str, Any]], Iterable[str]]
 
 
 class Context(NamedTuple):
@@ -94,24 +105,69 @@ def load(factory: str) -> Callable[[Context], Any]:
     module, _, name = factory.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as e:
-        raise ConfigError(f"app.factory={factory!r}: cannot be had: {e}") from e
+    except Exception as e:
+        words = f"{type(e).__name__}: {e}"
+        if isinstance(e, ModuleNotFoundError):
+            words += "; is it on PYTHONPATH?"
+        raise ConfigError(f"app.factory={factory!r}: cannot be had: {words}") from e
     if not callable(found):
         raise ConfigError(f"app.factory={factory!r}: expected a function")
     return found  # type: ignore[no-any-return]
 
 
-def check(factory: str) -> None:
-    """`ConfigError` if its module is not there; runs nothing of it."""
-    module = factory.partition(":")[0]
-    try:
-        known = importlib.util.find_spec(module) is not None
-    except ImportError:
-        known = False
-    if not known:
+def check(app: AppConfig) -> list[str]:
+    """What its module says of its settings; `ConfigError` for one that is wrong, or
+    where its factory is not to be had.
+
+    A child loads it: the workers of a later reload must find the module as it stands
+    then, not as the master once had it."""
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if not child:
+        _tell(theirs, app)
+    os.close(theirs)
+    with open(ours, "rb") as pipe:
+        told = pipe.read()
+    with suppress(ChildProcessError):  # the master's own reaping was faster
+        os.waitpid(child, 0)
+    if not told:
         raise ConfigError(
-            f"app.factory={factory!r}: no module {module!r}; is it on PYTHONPATH?"
+            f"app.factory={app.factory!r}: its module ended the process that loaded "
+            f"it, or took over {CHECK_SECONDS} s"
         )
+    wrong, lines = json.loads(told)
+    if wrong:
+        raise ConfigError(wrong)
+    return list(lines)
+
+
+def _tell(pipe: int, app: AppConfig) -> NoReturn:
+    """The child's whole life."""
+    try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(CHECK_SECONDS)
+        said = json.dumps(_judged(app)).encode()
+        with open(pipe, "wb") as out:
+            out.write(said)
+    finally:
+        os._exit(0)
+
+
+def _judged(app: AppConfig) -> tuple[str, list[str]]:
+    """What is wrong, and what else there is to say."""
+    try:
+        load(app.factory)
+        module = importlib.import_module(app.factory.partition(":")[0])
+        judge: Judge = getattr(module, "check", _nothing)
+        return "", [str(line) for line in judge(app.settings)]
+    except ConfigError as e:
+        return str(e), []
+    except Exception as e:
+        return f"app.settings: {type(e).__name__}: {e}", []
+
+
+def _nothing(settings: Mapping[str, Any]) -> Iterable[str]:
+    return ()
 
 
 @web.middleware

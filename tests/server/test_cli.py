@@ -134,6 +134,23 @@ def test_file_with_an_unknown_key_names_its_line(tmp_path: Path) -> None:
     assert refused(*flags(config=str(path))).startswith(f"{path}:3: unknown key")
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("dead_line = 1", "app.settings.dead_line: no such setting"),
+        ("deadline = '8'", "app.settings.deadline='8': expected a number"),
+        ("vendors.cmc.url = 'x'", "app.settings.vendors.cmc: url='x': expected"),
+    ],
+)
+def test_wrong_setting_of_an_application_is_one_line(tmp_path, line, words) -> None:
+    path = tmp_path / "s.toml"
+    factory = "shmcache_server.market:application"
+    path.write_text(f"[app]\nfactory = '{factory}'\n[app.settings]\n{line}\n")
+    given = flags(config=str(path))
+    del given[given.index("--origin") : given.index("--origin") + 2]
+    assert refused(*given).startswith(words)
+
+
 def test_gunicorn_says_the_same_of_a_wrong_file(tmp_path: Path) -> None:
     path = tmp_path / "s.toml"
     path.write_text("[origin]\nurl = 'example.com'\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import sys
 
 import aiohttp
 import pytest
@@ -14,6 +15,7 @@ from shmcache import ConfigError
 from shmcache_server import hosted
 from shmcache_server.app import CacheRunner
 from shmcache_server.config import load
+from shmcache_server.tables import AppConfig
 from tests.helpers import segment_name
 from tests.server.apps import CLOSED
 
@@ -120,11 +122,51 @@ async def test_wrong_factory_is_named(tmp_path) -> None:
             await runner.setup()
 
 
-def test_module_is_looked_for_before_the_fork() -> None:
-    hosted.check(FACTORY)
-    for factory in ("tests.no_such:x", "nowhere:x", "nowhere.at.all:x"):
-        with pytest.raises(ConfigError, match="no module"):
-            hosted.check(factory)
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        ("tests.no_such:x", "No module named 'tests.no_such'; is it on PYTHONPATH?"),
+        ("nowhere.at.all:x", "No module named 'nowhere'; is it on PYTHONPATH?"),
+        ("tests.server.apps:missing", "cannot be had: AttributeError"),
+        ("tests.server.apps:os", "expected a function"),
+        ("broken:x", "cannot be had: ZeroDivisionError: division by zero"),
+        ("leaving:x", "ended the process that loaded it"),
+    ],
+)
+def test_factory_is_had_before_the_fork(tmp_path, monkeypatch, factory, words) -> None:
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "leaving.py").write_text("raise SystemExit\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError) as raised:
+        hosted.check(AppConfig(factory))
+    assert str(raised.value).startswith(f"app.factory={factory!r}: ")
+    assert words in str(raised.value)
+
+
+def test_module_that_loads_for_ever_is_told(tmp_path, monkeypatch) -> None:
+    (tmp_path / "endless.py").write_text("import signal\nsignal.pause()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(hosted, "CHECK_SECONDS", 1)
+    with pytest.raises(ConfigError, match="took over 1 s"):
+        hosted.check(AppConfig("endless:x"))
+
+
+def test_application_judges_its_settings(tmp_path, monkeypatch) -> None:
+    (tmp_path / "judging.py").write_text(
+        "from shmcache import ConfigError\n"
+        "def x(context): ...\n"
+        "def check(settings):\n"
+        "    if settings['n'] < 0:\n"
+        "        raise ConfigError('app.settings.n: below 0')\n"
+        "    return ['n is not much'] if settings['n'] < 5 else ()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert hosted.check(AppConfig("judging:x", settings={"n": 9})) == []
+    assert hosted.check(AppConfig("judging:x", settings={"n": 1})) == ["n is not much"]
+    for said, words in (({"n": -1}, "n: below 0"), ({}, "app.settings: KeyError: 'n'")):
+        with pytest.raises(ConfigError, match=words):
+            hosted.check(AppConfig("judging:x", settings=said))
+    assert "judging" not in sys.modules, "a reload must find it as it stands then"
 
 
 def test_origin_beside_it_is_refused(tmp_path) -> None:

@@ -15,8 +15,10 @@ import pytest
 
 from shmcache_server.arbiter import segment_name as segment_name_of
 from tests.helpers import (
+    SHM,
     Server,
     alive,
+    attached,
     children,
     connections,
     descendants,
@@ -167,6 +169,54 @@ def test_reload_keeps_what_is_cached(tmp_path, origin) -> None:
         until(lambda: answers(server.port, "/readyz"), 5)
         assert server.get(path).hit
         assert origin.count(path) == 1
+
+
+def market(port: int, name: str, more: str) -> str:
+    """The settings of a market service; nobody asks it for figures."""
+    return (
+        f'[server]\nbind = "127.0.0.1:{port}"\nworkers = 2\n[l1]\nname = "{name}"\n'
+        '[app]\nfactory = "shmcache_server.market:application"\n'
+        f"[app.settings]\n{more}\n"
+    )
+
+
+@pytest.mark.parametrize("how", ["shmcache", "gunicorn"])
+def test_reload_of_wrong_settings_leaves_the_workers(tmp_path, how) -> None:
+    port, name, path = free_port(), segment_name(), tmp_path / "s.toml"
+    words = {
+        "shmcache": ("shmcache_server", "serve", "--config", str(path)),
+        "gunicorn": ("gunicorn", "-c", "deploy/gunicorn.conf.py"),
+    }
+    path.write_text(market(port, name, ""))
+    env = {"SHMCACHE_CONFIG": str(path), "TAAPI_KEY": "", "CMC_API_KEY": "abc"}
+    with (tmp_path / "log").open("w") as out:
+        process = python(
+            *("-m", *words[how]), env=env, stdout=out, stderr=subprocess.STDOUT
+        )
+
+    def log() -> str:
+        return (tmp_path / "log").read_text()
+
+    try:
+        until(lambda: answers(port, "/readyz") and attached(name) == 2, 20, log())
+        assert log().count("TAAPI_KEY is not set") == 1 and "CMC_API_KEY" not in log()
+        old = children(process.pid)
+        for wrong in ("deadline = '8'", "deadline = ["):
+            before = log()
+            path.write_text(market(port, name, wrong))
+            os.kill(process.pid, signal.SIGHUP)
+            until(lambda seen=before: "stay as they are" in log()[len(seen) :], 10)
+            said = log()[len(before) :]
+            assert said.count("[ERROR] reload: ") == 1 and "Traceback" not in said
+            assert "app.settings.deadline='8'" in said or f"{path}:" in said
+            assert children(process.pid) == old and answers(port, "/readyz")
+        path.write_text(market(port, name, "deadline = 7"))
+        os.kill(process.pid, signal.SIGHUP)
+        until(lambda: not {*old} & {*children(process.pid)}, 15, "new workers")
+    finally:
+        assert end(process) == 0
+        for left in shm_names(name):
+            (SHM / left).unlink()
 
 
 def test_redis_that_is_down_at_the_start_is_no_error(tmp_path, origin) -> None:

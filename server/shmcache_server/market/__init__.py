@@ -13,8 +13,9 @@ shmcache serve --config deploy/market.toml
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from aiohttp import web
 
@@ -34,6 +35,11 @@ from .views import Views
 
 _SLACK = 2.0
 """Seconds beyond the deadline: a dashboard waits for its parts, its readers for it."""
+
+
+def check(table: Mapping[str, Any]) -> list[str]:
+    """What is to be said of [app.settings] before a worker is forked."""
+    return settings.keyless(settings.of(table))
 
 
 def application(context: Context) -> web.Application:

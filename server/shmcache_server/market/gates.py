@@ -9,12 +9,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 
-from shmcache import CacheError, ConfigError
+from shmcache import CacheError
 from shmcache_server.breakers import Attempt, Breaker
 from shmcache_server.limits import Budget, Grant, Limits
 
 from .answers import Unasked, Unusable
-from .parts import PARTS
 from .settings import Vendor
 
 Sending = Callable[[int], Awaitable[None]]
@@ -86,11 +85,6 @@ def gates(limits: Limits, vendors: Mapping[str, Vendor]) -> dict[str, Gate]:
     """One for each vendor."""
     made = {}
     for name, row in vendors.items():
-        if row.calls < (least := dearest(name)):
-            raise ConfigError(
-                f"app.settings.vendors.{name}: calls={row.calls}: expected {least} or "
-                "more, what one fetch costs"
-            )
         breaker = limits.breaker(
             name,
             failures=row.failures,
@@ -105,9 +99,3 @@ def gates(limits: Limits, vendors: Mapping[str, Vendor]) -> dict[str, Gate]:
             if near != name and vendors[near].url == vendors[name].url
         )
     return made
-
-
-def dearest(vendor: str) -> int:
-    """What the dearest source of a vendor costs."""
-    sources = [s for part in PARTS.values() for s in part.sources if s.vendor == vendor]
-    return max(source.cost * len(source.requests) for source in sources)

@@ -154,3 +154,9 @@ PARTS: Mapping[str, Part] = {
 }
 """By the name in /api/market/NAME."""
 DASHBOARD = {name: part for name, part in PARTS.items() if part.names}
+
+
+def dearest(vendor: str) -> int:
+    """What the dearest source of a vendor costs."""
+    sources = [s for part in PARTS.values() for s in part.sources if s.vendor == vendor]
+    return max(source.cost * len(source.requests) for source in sources)

@@ -17,7 +17,7 @@ from yarl import URL
 from shmcache import ConfigError
 from shmcache_server.breakers import PROBE_LIFE
 
-from .parts import PARTS
+from .parts import PARTS, dearest
 
 T = TypeVar("T")
 
@@ -153,8 +153,24 @@ def of(table: Mapping[str, Any]) -> Settings:
         name: _rows(f"app.settings.{name}", getattr(found, name), plain.pop(name, {}))
         for name in ("classes", "vendors")
     }
+    for name, row in rows["vendors"].items():
+        if row.calls < (least := dearest(name)):
+            raise ConfigError(
+                f"app.settings.vendors.{name}: calls={row.calls}: expected {least} or "
+                "more, what one fetch costs"
+            )
     rows["parts"] = _classed(found, plain.pop("parts", {}))
     return replace(_replaced("app.settings", found, plain), **rows)
+
+
+def keyless(told: Settings) -> list[str]:
+    """A line for each vendor whose key is not set; `ConfigError` for a key that is
+    none."""
+    return [
+        f"market: {row.key_env} is not set: {name} is not asked"
+        for name, row in told.vendors.items()
+        if row.key_env and not row.key
+    ]
 
 
 def _classed(found: Settings, table: Any) -> dict[str, str]:

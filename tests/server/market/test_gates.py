@@ -7,9 +7,7 @@ import time
 
 import pytest
 
-from shmcache import ConfigError
 from shmcache_server.market.answers import Unasked, Unusable
-from shmcache_server.market.gates import dearest, gates
 
 
 async def fail(gate, error: Unusable) -> None:
@@ -123,14 +121,3 @@ async def test_late_call_takes_another_grant(vendors, opened) -> None:
         assert (await gate.budget.standing()).used == 2
         with pytest.raises(Unasked):
             await sending(1)
-
-
-def test_budget_below_one_fetch_is_refused(vendors) -> None:
-    told = vendors.settings(binance={"calls": 1})
-    with pytest.raises(ConfigError, match=r"vendors\.binance: calls=1: expected 2"):
-        gates(None, {"binance": told.vendors["binance"]})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("vendor", "cost"), [("finnhub", 3), ("taapi", 1)])
-def test_fetch_costs_all_its_requests(vendor, cost) -> None:
-    assert dearest(vendor) == cost

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shmcache_server.market import settings
-from shmcache_server.market.parts import DASHBOARD, KEY, PARTS
+from shmcache_server.market.parts import DASHBOARD, KEY, PARTS, dearest
 
 SETTINGS = settings.Settings()
 
@@ -18,6 +18,11 @@ def test_part_is_of_known_class_and_vendors(name) -> None:
         vendor = SETTINGS.vendors[source.vendor]
         used = [KEY in (*r.query.values(), *r.fields.values()) for r in source.requests]
         assert used == [bool(vendor.key_env)] * len(used)
+
+
+@pytest.mark.parametrize(("vendor", "cost"), [("finnhub", 3), ("taapi", 1)])
+def test_fetch_costs_all_its_requests(vendor, cost) -> None:
+    assert dearest(vendor) == cost
 
 
 def test_keys_and_values_are_told_once() -> None:

@@ -60,6 +60,10 @@ def test_told_values_take_the_place_of_defaults() -> None:
         ({"parts": {"btc": ["x"]}}, "parts.btc=['x']: expected one of real_time"),
         ({"parts": 3}, "parts=3: expected a table"),
         ({"vendors": {"cmc": {"calls": 0}}}, "vendors.cmc: calls=0: expected 1"),
+        (
+            {"vendors": {"binance": {"calls": 1}}},
+            "vendors.binance: calls=1: expected 2",
+        ),
     ],
 )
 def test_wrong_setting_is_named(table, words) -> None:
@@ -101,3 +105,16 @@ def test_key_that_no_field_takes_is_named(monkeypatch, key) -> None:
     with pytest.raises(ConfigError) as raised:
         _ = row.key
     assert str(raised.value) == "MY_KEY: expected printable ASCII"
+
+
+def test_keys_that_are_not_set_are_told(monkeypatch) -> None:
+    told = settings.Settings()
+    for row in told.vendors.values():
+        monkeypatch.setenv(row.key_env or "NONE", "abc")
+    assert settings.keyless(told) == []
+    monkeypatch.delenv("TAAPI_KEY")
+    (line,) = settings.keyless(told)
+    assert line == "market: TAAPI_KEY is not set: taapi is not asked"
+    monkeypatch.setenv("TAAPI_KEY", "a\nb")
+    with pytest.raises(ConfigError, match="TAAPI_KEY: expected printable ASCII"):
+        settings.keyless(told)
