@@ -40,7 +40,8 @@ ROWS = [
     {"shmcache_server.live", "shmcache_server.tasks", "shmcache_server.tunnel"},
     {"shmcache_server.origins", "shmcache_server.answer", "shmcache_server._splice"},
     {
-        *("shmcache_server.parts", "shmcache_server.request"),
+        *("shmcache_server.answering", "shmcache_server.parts"),
+        "shmcache_server.request",
         *("shmcache_server.limits", "shmcache_server.upstreams"),
     },
     {

@@ -10,9 +10,9 @@ from aiohttp import HttpVersion11, hdrs, web
 
 from . import stored
 from .answer import Answer, Stream, abort, from_store, own
+from .answering import Answering, Interim, OriginError
 from .config import Config
 from .live import LiveResponse, Reader
-from .origins import Answering, Interim, OriginError
 from .rfc9111 import directives, status
 from .shelf import Place
 from .stored import StoredResponse

@@ -6,11 +6,11 @@ from aiohttp import web
 
 from shmcache import Cache
 
+from .answering import Answering
 from .config import Config
 from .fetch import Fetches
 from .key import Fields, Keys, Lead
 from .live import LiveResponse
-from .origins import Answering
 from .purges import Purges
 from .rfc9111 import invalidating
 from .wanted import Wanted

@@ -16,11 +16,11 @@ from dataclasses import replace
 from shmcache import Cache, CacheError, Fill
 
 from . import variants
+from .answering import Answering
 from .config import Config
 from .fills import NOT_SHARED, NOT_STORED, Age, Fills
 from .live import LiveResponse
 from .lives import Answered, Lives
-from .origins import Answering
 from .pieces import RANGE_MAX, Held, Pieces
 from .rfc9111 import fields as lines
 from .rfc9111 import ranges, validation, vary

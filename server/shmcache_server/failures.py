@@ -11,8 +11,9 @@ from multidict import CIMultiDict
 from shmcache import Cache, ComputeFailed, ComputeTimeout, Overloaded
 
 from .answer import Answer
+from .answering import OriginError, OriginTimeout
 from .answers import hit, plain
-from .origins import Origin, OriginDown, OriginError, OriginTimeout, OverBudget
+from .origins import Origin, OriginDown, OverBudget
 from .sharing import Sharing
 from .shelf import Place, Shelf, fits
 from .wanted import Wanted

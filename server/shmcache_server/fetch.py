@@ -26,12 +26,13 @@ from multidict import CIMultiDict
 
 from shmcache import Cache, Fill
 
+from .answering import Answering, Interim, OriginError
 from .config import Config
 from .elsewhere import Elsewhere
 from .fills import NOT_SHARED, NOT_STORED, Age, Fills
 from .live import LiveResponse
 from .lives import Answered, Joined, Lives
-from .origins import Answering, Interim, Origin, OriginError
+from .origins import Origin
 from .rfc9111 import fields as lines
 from .rfc9111 import storing, validation
 from .sharing import Sharing

@@ -17,9 +17,9 @@ from multidict import CIMultiDict, MultiMapping
 from shmcache import Fill
 
 from . import stored
+from .answering import Answering
 from .config import Config
 from .live import LiveResponse
-from .origins import Answering
 from .rfc9111 import fields as lines
 from .rfc9111 import freshness, validation
 from .sharing import Shared, Sharing

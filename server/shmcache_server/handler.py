@@ -19,6 +19,7 @@ from shmcache import Cache, CacheError
 
 from . import stored, tunnel
 from .answer import Answer, Stream
+from .answering import OriginError
 from .answers import Streams, age_of, hit, interim, of_stored, plain
 from .changes import Changes
 from .config import Config
@@ -37,7 +38,7 @@ from .key import (
     for_a_cache,
 )
 from .lives import Joined
-from .origins import Origin, OriginError
+from .origins import Origin
 from .passing import Passing
 from .purges import Purges
 from .request import Request

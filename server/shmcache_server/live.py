@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from itertools import islice
 
-from .origins import Answering, OriginError
+from .answering import Answering, OriginError
 from .stored import without
 
 HELD_MAX = 256 * 1024

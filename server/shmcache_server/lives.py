@@ -22,9 +22,9 @@ from typing import NamedTuple
 from shmcache import Cache, Entry
 
 from . import relay
+from .answering import Answering
 from .config import Config
 from .live import PATIENCE, LiveResponse
-from .origins import Answering
 from .relay import Relay
 from .sharing import Shared
 from .tasks import Tasks

@@ -10,12 +10,13 @@ from aiohttp import HttpVersion11, hdrs, web
 from shmcache import Cache
 
 from . import tunnel
+from .answering import Answering, OriginError
 from .answers import Streams, age_of, interim, plain
 from .changes import Changes
 from .config import Config
 from .failures import Failures
 from .forwarded import Forwarding
-from .origins import Answering, Asking, Origin, OriginError
+from .origins import Asking, Origin
 from .rfc9111 import invalidating, status
 from .shelf import Place
 from .upload import Upload

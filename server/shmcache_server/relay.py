@@ -27,8 +27,8 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from .answering import Answering, OriginError
 from .live import LiveResponse, Reader
-from .origins import Answering, OriginError
 
 log = logging.getLogger("shmcache")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from shmcache import CacheError
 
-from .origins import OriginError
+from .answering import OriginError
 
 log = logging.getLogger("shmcache")
 

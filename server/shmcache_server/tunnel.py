@@ -27,7 +27,8 @@ from typing import Any
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
-from .origins import Answering, Asking, Origin, OriginError
+from .answering import Answering, OriginError
+from .origins import Asking, Origin
 from .rfc9111.fields import of_connection
 
 LINGER = 10.0

@@ -15,8 +15,9 @@ import pytest
 import uvloop
 from multidict import CIMultiDict
 
+from shmcache_server.answering import OriginError, OriginTimeout
 from shmcache_server.connections import AHEAD
-from shmcache_server.origins import Asking, OriginError, OriginTimeout
+from shmcache_server.origins import Asking
 from tests.helpers import connections
 from tests.server.conftest import eventually
 from tests.server.sockets import OWN, Sockets, first, second

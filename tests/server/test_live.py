@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import pytest
 
+from shmcache_server.answering import Answering, OriginError
 from shmcache_server.live import COPIED_MAX, HELD_MAX, LiveResponse, Reader
-from shmcache_server.origins import Answering, OriginError
 from tests.server.conftest import eventually
 
 

@@ -19,8 +19,9 @@ import trustme
 import uvloop
 from multidict import CIMultiDict
 
+from shmcache_server.answering import Answering, OriginError
 from shmcache_server.config import Config
-from shmcache_server.origins import Answering, Asking, Origin, OriginError
+from shmcache_server.origins import Asking, Origin
 from shmcache_server.tables import OriginConfig
 from tests.helpers import connections
 from tests.server.conftest import eventually

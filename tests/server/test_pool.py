@@ -11,7 +11,8 @@ import pytest
 from multidict import CIMultiDict
 
 from shmcache_server import pool
-from shmcache_server.origins import Answering, Asking, OriginError, OriginTimeout
+from shmcache_server.answering import Answering, OriginError, OriginTimeout
+from shmcache_server.origins import Asking
 from tests.server.conftest import eventually
 from tests.server.sockets import OWN, Sockets, first, second
 

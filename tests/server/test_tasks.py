@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from shmcache_server.origins import OriginError
+from shmcache_server.answering import OriginError
 from shmcache_server.tasks import Tasks
 from tests.server.conftest import eventually
 
