@@ -176,43 +176,42 @@ def _replaced(pids: list[int], before: list[int], workers: int) -> bool:
 
 def scenarios(short: bool) -> dict[str, Scenario]:
     """By name; `short`: a few seconds each, with few clients."""
-    waves, pace = (2, 10.0) if short else (20, 2.0)
-    span = 1.5 if short else 15.0
-
-    def steady(spans: float, clients: int = 200) -> Steady:
-        return Steady(clients // 10 if short else clients, spans * span)
-
-    def stampede(title: str, hosts: int, workers: int) -> Scenario:
-        return Scenario(
-            title,
-            Waves(60 if short else 250, waves, 4.0),
-            (
-                Bound("most calls for a part", "most_calls", waves),
-                Bound("fewest calls for a part", "least_calls", waves, True),
-                Bound("slowest answer, ms", "max", 1100, timed=True),
-            ),
-            user="Crowd",
-            hosts=hosts,
-            workers=workers,
-            latency=0.5 if short else 1.0,
-            ttl=1.0,
-            grace=0.0,
-            cold=True,
-        )
-
-    def faults(title: str, spans: float, *bounds: Bound, **how: Any) -> Scenario:
-        told = {"pace": pace, "ttl": 2.0, "span": span, **how}
-        # one answer in a few hundred is more than a thousandth
-        warm = replace(WARM, bound=99.0) if short else WARM
-        return Scenario(title, steady(spans), (warm, *bounds), **told)
-
-    workers = 4 if short else 8
     return {
-        "stampede": stampede("waves of clients on a cold key", 1, workers),
-        "stampede-fleet": stampede("the same, over two hosts", 2, workers // 2),
+        **_stampedes(short),
+        **_loads(short),
+        **_faults(short),
+        "budget": _budget(short),
+    }
+
+
+def _stampedes(short: bool) -> dict[str, Scenario]:
+    waves, workers = (2, 4) if short else (20, 8)
+    one = Scenario(
+        "waves of clients on a cold key",
+        Waves(60 if short else 250, waves, 4.0),
+        (
+            Bound("most calls for a part", "most_calls", waves),
+            Bound("fewest calls for a part", "least_calls", waves, True),
+            Bound("slowest answer, ms", "max", 1100, timed=True),
+        ),
+        user="Crowd",
+        workers=workers,
+        latency=0.5 if short else 1.0,
+        ttl=1.0,
+        grace=0.0,
+        cold=True,
+    )
+    two = replace(one, title="the same, over two hosts", hosts=2, workers=workers // 2)
+    return {"stampede": one, "stampede-fleet": two}
+
+
+def _loads(short: bool) -> dict[str, Scenario]:
+    """Clients, and nothing that happens to the service."""
+    pace = _pace(short)
+    return {
         "expiry": Scenario(
             "each second every part expires, under load",
-            steady(3 if short else 4),
+            _steady(short, 4.5 if short else 60.0),
             (
                 WARM,
                 Bound("calls for a part in any second", "busiest", 1),
@@ -222,15 +221,6 @@ def scenarios(short: bool) -> dict[str, Scenario]:
             ttl=1.0,
             window=1.0,
         ),
-        "vendor-dead": faults(
-            "all vendors fail for a while, and are back",
-            6 if short else 4.5,
-            Bound("stale dashboards seen", "stale_seen", 1, True),
-            Bound("fresh again after, s", "fresh_after", 20, form=".1f", timed=True),
-            ttl=2.0 if short else 20.0,
-            span=4.0 if short else 30.0,
-            happens=_vendors_die,
-        ),
         "ramp": Scenario(
             "clients become more and more",
             Ramp(2, 10, 3.0) if short else Ramp(10, 100, 60.0),
@@ -239,7 +229,7 @@ def scenarios(short: bool) -> dict[str, Scenario]:
         ),
         "sustained": Scenario(
             "as many clients throughout",
-            steady(2 if short else 4),
+            _steady(short, 3.0 if short else 60.0),
             pace=pace,
             calls=DEPLOYED,
         ),
@@ -250,39 +240,74 @@ def scenarios(short: bool) -> dict[str, Scenario]:
             user="Newcomers",
             calls=DEPLOYED,
         ),
-        "redis-killed": faults(
+    }
+
+
+def _faults(short: bool) -> dict[str, Scenario]:
+    """Something dies, or is replaced, under load: answers wait for no vendor."""
+    span = 1.5 if short else 15.0
+    dark = 4.0 if short else 30.0
+
+    def fault(title: str, seconds: float, *bounds: Bound, **how: Any) -> Scenario:
+        told = {"pace": _pace(short), "ttl": 2.0, "span": span, **how}
+        return Scenario(title, _steady(short, seconds), (WARM, *bounds), **told)
+
+    return {
+        "vendor-dead": fault(
+            "all vendors fail for a while, and are back",
+            9.0 if short else 67.5,
+            Bound("stale dashboards seen", "stale_seen", 1, True),
+            Bound("fresh again after, s", "fresh_after", 20, form=".1f", timed=True),
+            ttl=2.0 if short else 20.0,
+            span=dark,
+            happens=_vendors_die,
+        ),
+        "redis-killed": fault(
             "Redis is killed, and started again, under load",
-            3 if short else 4,
+            (3 if short else 4) * span,
             Bound("times that Redis was killed", "killed", 1, True),
             hosts=2,
             happens=_redis_dies,
             tallied=False,
         ),
-        "worker-killed": faults(
+        "worker-killed": fault(
             "a worker is killed under load",
-            3,
+            3 * span,
             Bound("workers killed", "killed", 1, True),
             happens=_worker_dies,
         ),
-        "reload": faults(
+        "reload": fault(
             "every worker is replaced (HUP) under load",
-            3,
+            3 * span,
             Bound("hosts reloaded", "reloads", 1, True),
             happens=_reloads,
         ),
-        "budget": Scenario(
-            "misses on 10,000 URLs of an origin with a budget",
-            steady(3 if short else 4.7, 100),
-            (
-                Bound("origin's calls in any window", "busiest", 5 if short else 20),
-                Bound("answers that were refused or stale", "within_budget", 1, True),
-            ),
-            user="Storm",
-            pace=pace,
-            hosts=2,
-            workers=workers // 2,
-            latency=0.05,
-            window=3.0 if short else 60.0,
-            budget=5 if short else 20,
-        ),
     }
+
+
+def _budget(short: bool) -> Scenario:
+    budget, window = (5, 3.0) if short else (20, 60.0)
+    return Scenario(
+        "misses on 10,000 URLs of an origin with a budget",
+        _steady(short, 4.5 if short else 70.5, 100),
+        (
+            Bound("origin's calls in any window", "busiest", budget),
+            Bound("answers that were refused or stale", "within_budget", 1, True),
+        ),
+        user="Storm",
+        pace=_pace(short),
+        hosts=2,
+        workers=2 if short else 4,
+        latency=0.05,
+        window=window,
+        budget=budget,
+    )
+
+
+def _steady(short: bool, seconds: float, clients: int = 200) -> Steady:
+    return Steady(clients // 10 if short else clients, seconds)
+
+
+def _pace(short: bool) -> float:
+    """A tenth of the clients, and half of their requests."""
+    return 10.0 if short else 2.0
