@@ -17,6 +17,8 @@ from typing import Any
 from shmcache_server.embedded import die_with_parent
 from tests.helpers import ROOT, end, free_port, python
 
+from .death import Ask
+
 PROCESSES = 2
 _START = 60
 """Seconds for the processes to be there."""
@@ -37,6 +39,8 @@ class Counted:
     errors: dict[str, int] = field(default_factory=dict)
     cpu: float = 0.0
     """Percent of a core: the generator's busiest process, just now."""
+    asks: list[Ask] = field(default_factory=list)
+    """All of them, once the load is over."""
     first: float | None = None
     """When the first wave is due, seconds of the epoch; None: not known yet."""
 
@@ -44,7 +48,12 @@ class Counted:
     def of(cls, line: str) -> Counted:
         told: dict[str, Any] = json.loads(line)
         times = {float(ms): count for ms, count in told.pop("times").items()}
-        return cls(times=Counter(times), fates=Counter(told.pop("fates")), **told)
+        return cls(
+            times=Counter(times),
+            fates=Counter(told.pop("fates")),
+            asks=[Ask(*ask) for ask in told.pop("asks")],
+            **told,
+        )
 
 
 def quantile(times: Counter[float], share: float) -> float | None:

@@ -24,6 +24,7 @@ from time import monotonic
 from tests.helpers import ROOT
 
 from . import command, openloop, page
+from .death import Ask
 from .fates import FAILED, FATES, REFUSED
 from .generator import Counted, Generator, generating, quantile
 from .report import Target, judged, shown, table
@@ -157,16 +158,17 @@ def _totals(stage: Stage, watch: Watch) -> dict[str, float]:
     requests, counted = clients.total(), server.total()
     took = max((second.at for second in watch.seconds if second.requests), default=0.0)
     failed = seen.failures + stage.witness.fates[FAILED]
+    lost = _lost(stage, watch)
 
     def unlike(one: int, other: int) -> int:
         """What is not explained by requests that were lost."""
-        return max(0, abs(one - other) - stage.lost)
+        return max(0, abs(one - other) - len(lost))
 
     totals: dict[str, float] = {
         "requests": requests,
         "asked": seen.requests,
         "failures": failed,
-        "failed": max(0, failed - stage.lost),
+        "failed": failed - sum(ask.failed for ask in lost),
         "requests_per_second": seen.requests / took if took else 0.0,
         **{k: v for k, v in _quantiles(seen.times).items() if v is not None},
         **server,
@@ -177,6 +179,7 @@ def _totals(stage: Stage, watch: Watch) -> dict[str, float]:
         "within_budget": clients[REFUSED] + clients["stale"],
         "unlike_requests": unlike(requests, counted),
         "unlike_fetches": unlike(clients["misses"], server["misses"]),
+        "under_way": len(lost),
         "busiest": max(stage.busiest()),
         "generator_cpu": watch.cpu,
         **stage.figures,
@@ -187,12 +190,19 @@ def _totals(stage: Stage, watch: Watch) -> dict[str, float]:
     return totals | _of_vendors(stage)
 
 
+def _lost(stage: Stage, watch: Watch) -> list[Ask]:
+    """Requests that a dead worker can have had."""
+    if stage.death is None:
+        return []
+    return stage.death.under_way([*watch.last.asks, *stage.witness.asks])
+
+
 def _of_vendors(stage: Stage) -> dict[str, float]:
     spent, used, parts = stage.spent(), stage.used(), stage.parts()
     unlike = sum(abs(spent[vendor] - used[vendor]) for vendor in {*spent, *used})
     return {
         # what is killed may have been granted a call of each that it never made
-        "unlike_calls": max(0, unlike - (len(parts) if stage.lost else 0)),
+        "unlike_calls": max(0, unlike - (len(parts) if stage.death else 0)),
         "over_budget": sum(max(0, spent[v] - stage.budget(v)) for v in spent),
         "most_calls": max(parts),
         "least_calls": min(parts),
@@ -212,8 +222,9 @@ def _notes(stage: Stage, watch: Watch) -> list[str]:
     if stage.scenario.budget:
         seen = stage.witness.fates + watch.last.fates
         notes.append(f"{seen[REFUSED]:,} were refused, {seen['stale']:,} stale")
-    if stage.lost:
-        notes.append(f"{stage.lost} connections were on what was killed")
+    if stage.death:
+        lost = _lost(stage, watch)
+        notes.append(f"{len(lost)} requests were under way while the worker died")
     notes += [f"failed: {error} ({n})" for error, n in watch.last.errors.items()]
     return notes + [f"wrong: {wrong}" for wrong in stage.witness.wrong]
 

@@ -9,12 +9,12 @@ import os
 import time
 from argparse import ArgumentParser
 from collections import Counter
-from itertools import count
 
 import gevent
 from locust import LoadTestShape, events, runners, stats
 
 from loadtest import users
+from loadtest.death import Ask
 from loadtest.scenarios import scenarios
 from loadtest.users import Crowd, Newcomers, Reader, Storm
 from shmcache_server.embedded import die_with_parent
@@ -74,26 +74,28 @@ def _init(environment, runner, **_) -> None:
     if isinstance(runner, runners.WorkerRunner):
         die_with_parent(os.getppid())
         runner.register_message("begin", lambda msg, **_: users.BEGIN.set(msg.data))
-        asked = count()
-        events.request.add_listener(lambda **_: next(asked))
-        events.test_stop.add_listener(
-            lambda **_: runner.send_message("asked", next(asked))
-        )
+        asks: list[Ask] = []
+        events.request.add_listener(lambda **told: asks.append(_ask(**told)))
+        events.test_stop.add_listener(lambda **_: runner.send_message("asks", asks))
     else:
-        runner.asked = []
-        runner.register_message("asked", lambda msg, **_: runner.asked.append(msg.data))
+        runner.asks = []
+        runner.register_message("asks", lambda msg, **_: runner.asks.append(msg.data))
         events.test_stop.add_listener(lambda **_: _complete(runner))
         events.test_start.add_listener(lambda **_: gevent.spawn(_report, runner))
         events.spawning_complete.add_listener(lambda **_: _begin(runner))
         events.quit.add_listener(lambda **_: _tell(runner))
 
 
+def _ask(start_time, response_time, exception, **_) -> Ask:
+    return Ask(start_time, start_time + response_time / 1000, exception is not None)
+
+
 def _complete(runner) -> None:
     """All have stopped; wait for their last reports."""
     workers = runner.environment.parsed_options.expect_workers
     with gevent.Timeout(_LAST, False):
-        while len(runner.asked) < workers or (
-            runner.stats.total.num_requests < sum(runner.asked)
+        while len(runner.asks) < workers or (
+            runner.stats.total.num_requests < sum(map(len, runner.asks))
         ):
             gevent.sleep(0.01)
 
@@ -124,6 +126,7 @@ def _tell(runner) -> None:
         "fates": counts,
         "times": {str(ms): n for ms, n in total.response_times.items()},
         "errors": {error.error: error.occurrences for error in runner.errors.values()},
+        "asks": [ask for asks in getattr(runner, "asks", ()) for ask in asks],
         "first": getattr(runner, "first", None),
         "cpu": max((worker.cpu_usage for worker in workers), default=0),
     }

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from shmcache_server.market.settings import Settings
-from tests.helpers import connections, until
+from tests.helpers import until
 
+from .death import kill
 from .service import DASHBOARD
 from .shapes import Ramp, Shape, Steady, Waves
 
@@ -152,8 +153,7 @@ def _worker_dies(stage: Stage) -> None:
     stage.until(stage.scenario.span)
     host = stage.hosts[0]
     pid = host.pids()[0]
-    stage.lost = len(connections(pid, local=host.port))
-    os.kill(pid, signal.SIGKILL)
+    stage.death = kill(pid)
     until(lambda: len(host.pids()) == host.workers and pid not in host.pids(), _WITHIN)
     stage.figures["killed"] = 1
 

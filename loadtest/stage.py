@@ -31,6 +31,7 @@ from typing import TypeVar
 from shmcache_server.market.settings import Settings
 from tests.redis_server import RedisServer, redis_server
 
+from .death import Death
 from .scenarios import ROOM, WINDOW, Scenario
 from .service import Host, calls, config, serving
 from .showcase import KEYS
@@ -68,8 +69,8 @@ class Stage:
     witness: Witness
     figures: dict[str, float] = field(default_factory=dict)
     """What was found while something happened."""
-    lost: int = 0
-    """Requests that may have been under way on what was killed."""
+    death: Death | None = None
+    """Of a worker."""
     over: threading.Event = field(default_factory=threading.Event)
     """The load has ended."""
     _loaded: threading.Event = field(default_factory=threading.Event)

@@ -128,6 +128,7 @@ class Crowd(_Client):
         gevent.sleep(_OVER)
         self.environment.events.request.fire(
             request_type="GET",
+            start_time=due,
             response_time=1000 * took,
             response_length=len(body),
             context={},

@@ -19,6 +19,7 @@ from typing import Any
 from shmcache_server.market.parts import DASHBOARD
 from tests.helpers import Answer, get
 
+from .death import Ask
 from .fates import FAILED, REFUSED, fate
 from .truth import truth
 from .vendors import Vendors
@@ -55,6 +56,7 @@ class Witness:
     """When the first wave is due, seconds of the epoch; None: not known yet."""
     seen: list[Seen] = field(default_factory=list)
     fates: Counter[str] = field(default_factory=Counter)
+    asks: list[Ask] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Witness:
@@ -75,7 +77,9 @@ class Witness:
             if self._over.wait(max(0.0, due - time.time())):
                 return
             paths, ports = self.paths, self.ports
+            began, failed = time.time(), self.fates[FAILED]
             self._ask(ports[turn % len(ports)], paths[turn // len(ports) % len(paths)])
+            self.asks.append(Ask(began, time.time(), self.fates[FAILED] > failed))
 
     def _dues(self) -> Iterator[float]:
         if not self.waves:

@@ -84,7 +84,7 @@ def test_scenario_meets_its_counts(outcomes, name: str) -> None:
     assert [target.line() for target in firm if not target.met] == [], outcome.notes
     totals = outcome.totals
     split = sum(totals[name] for name in ("hits", "stale", "misses", "coalesced"))
-    assert abs(split - totals["requests"]) <= (40 if name == "worker-killed" else 0)
+    assert abs(split - totals["requests"]) <= totals["under_way"]
     assert sum(second.requests for second in outcome.seconds) > 30
 
 
@@ -104,6 +104,12 @@ def test_requests_at_fixed_times_are_all_answered(outcomes, name: str) -> None:
     assert [(t.found, t.met) for t in outcome.targets] == [(0, True)], outcome.notes
     figures = [n for k, n in outcome.totals.items() if k.endswith("requests")]
     assert all(figures) and sum(figures) >= 600
+
+
+def test_only_a_death_loses_requests(outcomes) -> None:
+    lost = {name: outcomes[name].totals["under_way"] for name in scenarios(True)}
+    clients = scenarios(True)["worker-killed"].shape.clients
+    assert lost.pop("worker-killed") <= clients and not any(lost.values())
 
 
 def test_expired_parts_are_served_stale(outcomes) -> None:
