@@ -11,7 +11,6 @@ the dashboard's length. The run is also a page: build/before-after.html.
 from __future__ import annotations
 
 import argparse
-import http.client
 import os
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shmcache_server.embedded import die_with_parent
-from tests.helpers import ROOT, Server, answers, end, free_port, until
+from tests.helpers import ROOT, Server, answers, end, free_port, get, until
 from tests.redis_server import redis_server
 
 from . import command, page, vendors
@@ -37,6 +36,7 @@ from .peers.wrk import Asked, Failed
 from .report import Target, judged, median, ratio, shown, table
 from .runs import Outcome, Run, begun
 from .service import DASHBOARD, calls, config
+from .showcase import KEYS
 from .vendors import Vendors
 
 LATENCY, TTL = 0.1, 1.0
@@ -48,7 +48,6 @@ SEED = 16_829
 """Requests a second at 200 clients that the market's first version told of."""
 TIMES, OF_NGINX, CROWD_MOST = 5, 0.7, 0.5
 PAGE = ROOT / "build" / "before-after.html"
-KEYS = dict.fromkeys(("TAAPI_KEY", "CMC_API_KEY", "FINNHUB_KEY"), "simulated")
 ROUTE = '\n[[route]]\npath = "/api"\nquery_ignored = ["*"]\n'
 MIB = 1 << 20
 OFF, PROCESS, L1, L2 = "cache off", "one per process", "L1", "L1 + L2"
@@ -202,16 +201,11 @@ def _settle(simulator: Vendors) -> None:
 
 
 def _dashboard(port: int) -> bytes:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    try:
-        connection.request("GET", DASHBOARD)
-        answer = connection.getresponse()
-        body = answer.read()
-    finally:
-        connection.close()
+    answer = get(port, DASHBOARD, timeout=20)
     if answer.status != 200:
-        raise Failed(f"the dashboard is answered {answer.status}: {body[:200]!r}")
-    return body
+        why = f"{answer.status}: {answer.body[:200]!r}"
+        raise Failed(f"the dashboard is answered {why}")
+    return answer.body
 
 
 def ways_outcome(ways: Sequence[Way], workers: int) -> Outcome:

@@ -16,7 +16,7 @@ import math
 import sys
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -31,7 +31,7 @@ from .report import Target, judged, shown, table
 from .runs import Outcome, Run, Second, begun, read
 from .scenarios import DEPLOYED, Bound, Scenario, scenarios
 from .service import DASHBOARD, calls
-from .shapes import Steady
+from .shapes import steady
 from .stage import Stage, staged
 
 KEPT = ROOT / "build" / "load"
@@ -109,7 +109,7 @@ def play(name: str, short: bool, more: Sequence[Bound] = ()) -> Outcome:
 
 def open_loop(short: bool) -> Outcome:
     """The ramp at fixed times: `openloop.py`."""
-    scenario = Scenario("", Steady(1, 0.0), calls=DEPLOYED)
+    scenario = Scenario("", steady(1, 0.0), calls=DEPLOYED)
     with staged(scenario) as stage:
         stage.begin()
         url = f"http://127.0.0.1:{stage.hosts[0].port}{DASHBOARD}"
@@ -119,7 +119,7 @@ def open_loop(short: bool) -> Outcome:
 
 def single(short: bool) -> Outcome:
     """Single answers, and 500 cold connections: `openloop.py`."""
-    scenario = Scenario("", Steady(1, 0.0), hosts=2, still=True, calls=DEPLOYED)
+    scenario = Scenario("", steady(1, 0.0), hosts=2, still=True, calls=DEPLOYED)
     with staged(scenario) as stage:
         url = f"http://127.0.0.1:{stage.hosts[0].port}"
         return openloop.answers(url, scenario.latency, count=50 if short else 1000)
@@ -235,8 +235,9 @@ def _notes(stage: Stage, watch: Watch) -> list[str]:
 def said(outcome: Outcome) -> None:
     """What came of a scenario, as text."""
     print(f"\n{outcome.name}: {outcome.title}\n")
-    if rows := _rows(outcome.totals):
-        print(table(("", *_SINGLE), rows))
+    if rows := outcome.rows:
+        lines = [[name, *_single(row)] for name, row in rows.items()]
+        print(table(("", *_SINGLE), lines))
     else:
         print(_table(outcome))
     for note in outcome.notes:
@@ -245,13 +246,8 @@ def said(outcome: Outcome) -> None:
     sys.stdout.flush()
 
 
-def _rows(totals: Mapping[str, float]) -> list[list[str]]:
-    """Of totals that are named `row: figure`."""
-    names = dict.fromkeys(key.partition(": ")[0] for key in totals if ": " in key)
-    return [
-        [name, *(shown(totals.get(f"{name}: {f}"), ",.2f") for f in _SINGLE)]
-        for name in names
-    ]
+def _single(row: Mapping[str, float]) -> Iterator[str]:
+    return (shown(row.get(figure), ",.2f") for figure in _SINGLE)
 
 
 def _table(outcome: Outcome) -> str:

@@ -308,11 +308,7 @@ def _calls(outcome: Outcome, before: Outcome | None) -> str:
 
 def _rows(outcome: Outcome, before: Outcome | None) -> list[str]:
     """Totals of the form `row: figure`."""
-    rows: dict[str, dict[str, float]] = {}
-    for name, figure in outcome.totals.items():
-        row, colon, what = name.partition(": ")
-        if colon:
-            rows.setdefault(row, {})[what] = figure
+    rows = outcome.rows
     columns = list(dict.fromkeys(what for row in rows.values() for what in row))
 
     def cell(row: str, what: str) -> str:

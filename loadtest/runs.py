@@ -52,6 +52,16 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def rows(self) -> dict[str, dict[str, float]]:
+        """Of the totals those of the form `row: figure`, by row and figure."""
+        rows: dict[str, dict[str, float]] = {}
+        for name, figure in self.totals.items():
+            row, colon, what = name.partition(": ")
+            if colon:
+                rows.setdefault(row, {})[what] = figure
+        return rows
+
+    @property
     def met(self) -> bool:
         return all(target.met is not False for target in self.targets)
 

@@ -14,7 +14,7 @@ from tests.helpers import until
 
 from .death import kill
 from .service import DASHBOARD
-from .shapes import Ramp, Shape, Steady, Waves
+from .shapes import Ramp, Shape, Waves, steady
 
 if TYPE_CHECKING:
     from .stage import Stage
@@ -304,8 +304,8 @@ def _budget(short: bool) -> Scenario:
     )
 
 
-def _steady(short: bool, seconds: float, clients: int = 200) -> Steady:
-    return Steady(clients // 10 if short else clients, seconds)
+def _steady(short: bool, seconds: float, clients: int = 200) -> Ramp:
+    return steady(clients // 10 if short else clients, seconds)
 
 
 def _pace(short: bool) -> float:

@@ -12,9 +12,10 @@ _PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
-class Steady:
-    """As many clients throughout."""
+class Ramp:
+    """From some clients to more, or as many throughout."""
 
+    first: int
     clients: int
     seconds: float
 
@@ -25,22 +26,6 @@ class Steady:
 
     def tick(self, at: float, answers: int) -> Tick:
         """`at`: seconds since the load began; `answers` so far."""
-        return (self.clients, self.clients) if at < self.seconds else None
-
-
-@dataclass(frozen=True)
-class Ramp:
-    """From some clients to more."""
-
-    first: int
-    clients: int
-    seconds: float
-
-    @property
-    def least(self) -> int:
-        return self.clients
-
-    def tick(self, at: float, answers: int) -> Tick:
         if at >= self.seconds:
             return None
         more = round((self.clients - self.first) * at / self.seconds)
@@ -73,4 +58,8 @@ class Waves:
         return None if over else (self.clients, self.clients)
 
 
-Shape = Steady | Ramp | Waves
+def steady(clients: int, seconds: float) -> Ramp:
+    return Ramp(clients, clients, seconds)
+
+
+Shape = Ramp | Waves

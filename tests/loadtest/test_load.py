@@ -16,7 +16,7 @@ from loadtest import runs
 from loadtest.generator import quantile
 from loadtest.runs import Outcome
 from loadtest.scenarios import scenarios
-from loadtest.shapes import Ramp, Steady, Waves
+from loadtest.shapes import Ramp, Waves, steady
 from tests.helpers import (
     alive,
     answers,
@@ -183,8 +183,8 @@ def _locusts(pid: int) -> list[int]:
 @pytest.mark.parametrize(
     ("shape", "at", "answers", "tick"),
     [
-        (Steady(200, 60), 59, 0, (200, 200)),
-        (Steady(200, 60), 60, 0, None),
+        (steady(200, 60), 59, 0, (200, 200)),
+        (steady(200, 60), 60, 0, None),
         (Ramp(10, 100, 60), 0, 0, (10, 100)),
         (Ramp(10, 100, 60), 30, 0, (55, 100)),
         (Ramp(10, 100, 60), 60, 0, None),
