@@ -23,7 +23,7 @@ from time import monotonic
 
 from tests.helpers import ROOT
 
-from . import command, openloop, page
+from . import command, page, timed
 from .death import Ask
 from .fates import FAILED, FATES, REFUSED
 from .generator import Counted, Generator, generating, quantile
@@ -108,21 +108,21 @@ def play(name: str, short: bool, more: Sequence[Bound] = ()) -> Outcome:
 
 
 def open_loop(short: bool) -> Outcome:
-    """The ramp at fixed times: `openloop.py`."""
+    """The ramp at fixed times."""
     scenario = Scenario("", steady(1, 0.0), calls=DEPLOYED)
     with staged(scenario) as stage:
         stage.begin()
         url = f"http://127.0.0.1:{stage.hosts[0].port}{DASHBOARD}"
         how = {"rate": 300.0, "seconds": 2.0} if short else {}
-        return openloop.ramp(url, calls=partial(calls, stage.vendors), **how)
+        return timed.ramp(url, calls=partial(calls, stage.vendors), **how)
 
 
 def single(short: bool) -> Outcome:
-    """Single answers, and 500 cold connections: `openloop.py`."""
+    """Single answers, and 500 cold connections."""
     scenario = Scenario("", steady(1, 0.0), hosts=2, still=True, calls=DEPLOYED)
     with staged(scenario) as stage:
         url = f"http://127.0.0.1:{stage.hosts[0].port}"
-        return openloop.answers(url, scenario.latency, count=50 if short else 1000)
+        return timed.answers(url, scenario.latency, count=50 if short else 1000)
 
 
 TIMED = {"open-loop": open_loop, "single": single}

@@ -20,149 +20,34 @@ import argparse
 import gc
 import json
 import math
-import os
 import re
 import select
 import socket
-import subprocess
 import sys
 import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from shmcache_server.embedded import die_with_parent
-
 from . import command
-from .report import Target, percentile, table
-from .runs import Outcome, Second
+from .fates import FATES, fate
+from .report import table
+from .samples import Plan, Samples
 
-RATE, SECONDS, CLIENTS = 3499.0, 60.0, (10, 100)
-"""Of the ramp."""
-MEAN_MOST, P99_MOST = 0.3, 2.0
-"""Milliseconds."""
-ALONE = 200.0
-"""Requests a second by one client."""
-CROWD, AT_ONCE = 500, 1e6
-OVER, P50_MOST, CROWD_MOST = 50.0, 1.0, 500.0
-"""Milliseconds; the first beyond the slowest vendor."""
 PATIENCE = 10.0
 """Seconds after the last was due for answers to come; then they have failed."""
 LATE = 1.0
 """Milliseconds of the generator's own p99 above which latencies are in doubt."""
-KINDS = ("hits", "stale", "misses", "coalesced")
+_RATE = 3499.0
 _SLACK = Path("/proc/self/timerslack_ns")
 _END = b"\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)\r\n", re.IGNORECASE)
 _STATUS = re.compile(rb"\r\ncache-status:([^\r]*)\r\n", re.IGNORECASE)
 _READ = 1 << 17
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is offered. Rates are requests a second, `first` at the start and `rate` at
-    the end; so are clients, each a connection of its own that stays open."""
-
-    rate: float
-    seconds: float
-    first: float | None = None
-    clients: int = 64
-    first_clients: int | None = None
-
-    @property
-    def _first(self) -> float:
-        return self.rate if self.first is None else self.first
-
-    @property
-    def total(self) -> int:
-        return round((self._first + self.rate) / 2 * self.seconds)
-
-    def due(self) -> array[float]:
-        """Seconds from the start for each request: as many are due by then as the
-        rate's integral says."""
-        first, rise = self._first, (self.rate - self._first) / self.seconds
-        if not rise:
-            return array("d", (i / self.rate for i in range(self.total)))
-        roots = (math.sqrt(first**2 + 2 * rise * i) for i in range(self.total))
-        return array("d", ((root - first) / rise for root in roots))
-
-    def clients_at(self, since: float) -> int:
-        if self.first_clients is None:
-            return self.clients
-        share = min(1.0, max(0.0, since / self.seconds))
-        return self.first_clients + round(share * (self.clients - self.first_clients))
-
-
-@dataclass
-class Samples:
-    """One figure for each request, in the order of answers."""
-
-    plan: Plan
-    due: array[float] = field(default_factory=lambda: array("d"))
-    """Seconds from the start."""
-    took: array[float] = field(default_factory=lambda: array("d"))
-    """Seconds since then; NaN: no answer, or a wrong one."""
-    late: array[float] = field(default_factory=lambda: array("d"))
-    """Seconds of them that are the generator's."""
-    kinds: array[int] = field(default_factory=lambda: array("b"))
-    """Index of `KINDS`; -1: the answer does not say."""
-    why: dict[str, int] = field(default_factory=dict)
-    """Failures."""
-    cpu: float = 0.0
-    """Seconds of CPU of the generator, for `lasted` seconds."""
-    lasted: float = 0.0
-
-    def totals(self) -> dict[str, float]:
-        """As those of `Outcome`, and: `mean`, `p999` (ms), `offered` (requests/s),
-        `late_mean`, `late_p99`, `late_max` (ms), `generator_cpu` (percent)."""
-        good = sorted(one * 1e3 for one in self.took if one == one)
-        late = sorted(one * 1e3 for one in self.late)
-        told = {
-            "requests": len(self.due),
-            "failures": len(self.due) - len(good),
-            "requests_per_second": len(good) / self.lasted,
-            "offered": self.plan.total / self.plan.seconds,
-        }
-        if good:
-            told["mean"] = math.fsum(good) / len(good)
-        told |= _percentiles(good, p50=0.5, p95=0.95, p99=0.99, p999=0.999, max=1.0)
-        told |= {kind: self.kinds.count(n) for n, kind in enumerate(KINDS)}
-        if late:
-            told["late_mean"] = math.fsum(late) / len(late)
-        told |= _percentiles(late, late_p99=0.99, late_max=1.0)
-        return told | {"generator_cpu": 100 * self.cpu / self.lasted}
-
-    def seconds(self) -> list[Second]:
-        """By the second in which requests were due."""
-        groups: dict[int, list[int]] = {}
-        for i, due in enumerate(self.due):
-            groups.setdefault(int(due), []).append(i)
-        return [self._second(at, groups.get(at, [])) for at in range(max(groups) + 1)]
-
-    def _second(self, at: int, chosen: list[int]) -> Second:
-        good = [self.took[i] * 1e3 for i in chosen if self.took[i] == self.took[i]]
-        kinds = array("b", (self.kinds[i] for i in chosen))
-        second = Second(
-            float(at),
-            clients=self.plan.clients_at(at),
-            requests=len(chosen),
-            failures=len(chosen) - len(good),
-        )
-        told = _percentiles(good, p50=0.5, p95=0.95, p99=0.99, max=1.0)
-        told |= {kind: kinds.count(n) for n, kind in enumerate(KINDS)}
-        for name, figure in told.items():
-            setattr(second, name, figure)
-        return second
-
-
-def _percentiles(figures: list[float], **shares: float) -> dict[str, float]:
-    found = {name: percentile(figures, share) for name, share in shares.items()}
-    return {name: figure for name, figure in found.items() if figure is not None}
 
 
 def sound(body: bytes) -> bool:
@@ -171,9 +56,6 @@ def sound(body: bytes) -> bool:
         told = json.loads(body)
         return isinstance(told, dict) and bool(told) and "error" not in told
     return False
-
-
-# --- the loop
 
 
 class _Connection:
@@ -325,123 +207,11 @@ class Loop:
 
 
 def _kind(head: bytes) -> int:
-    """By Cache-Status, RFC 9211: one that is stale has a ttl below zero."""
     said = _STATUS.search(head + b"\r\n")
-    if said is None:
-        return -1
-    if b"hit" in said[1]:
-        return 1 if b"ttl=-" in said[1] else 0
-    return 3 if b"collapsed" in said[1] else 2
+    return -1 if said is None else FATES.index(fate(said[1].decode("latin-1")))
 
 
-# --- a scenario
-
-
-def ramp(
-    url: str,
-    *,
-    rate: float = RATE,
-    seconds: float = SECONDS,
-    clients: tuple[int, int] = CLIENTS,
-    calls: Callable[[], Mapping[str, int]] | None = None,
-) -> Outcome:
-    """`rate` requests a second by a growing number of clients, from a process of its
-    own; `calls` tells what the vendors were asked so far, by key."""
-    plan = Plan(rate, seconds, clients=clients[1], first_clients=clients[0])
-    before = dict(calls()) if calls else {}
-    told, sampled = _apart(url, plan, calls)
-    outcome = Outcome(
-        "ramp",
-        f"Ramp, {clients[0]} to {clients[1]} clients, {rate:,.0f} requests/s offered",
-        [Second(**one) for one in told["seconds"]],
-        told["totals"],
-        notes=notes(told["totals"], told["why"]),
-    )
-    if calls:
-        outcome.calls = {key: n - before.get(key, 0) for key, n in calls().items()}
-        outcome.totals["calls"] = sum(outcome.calls.values())
-        counts = [sum(before.values()), *sampled]
-        for second, a, b in zip(outcome.seconds, counts, counts[1:], strict=False):
-            second.calls = b - a
-    found = outcome.totals
-    outcome.targets = [
-        Target("mean since a request was due, ms", found.get("mean"), MEAN_MOST),
-        Target("p99 since a request was due, ms", found.get("p99"), P99_MOST),
-        Target("requests without a right answer", found["failures"], 0, form=",.0f"),
-    ]
-    return outcome
-
-
-def answers(url: str, slowest: float, *, count: int = 1000) -> Outcome:
-    """Of a market service at `url` that has answered nobody, before vendors that never
-    wander and of which the slowest takes so many seconds: how long its first dashboard
-    takes, a cached one, the stream's last entry, and 500 cold connections at once."""
-    board, alone = f"{url}/api/dashboard", Plan(ALONE, count / ALONE, clients=1)
-    together = Plan(AT_ONCE, CROWD / AT_ONCE, clients=CROWD)
-    runs = {
-        "cold dashboard": (board, Plan(1, 1, clients=1)),
-        "cached dashboard": (board, alone),
-        "stream's last entry": (f"{url}/api/stream/latest", alone),
-        f"{CROWD} cold connections": (board, together),
-    }
-    outcome = Outcome("answers", "Single answers, and a crowd's")
-    found: dict[str, dict[str, float]] = {}
-    for name, (where, plan) in runs.items():
-        told, _ = _apart(where, plan, None)
-        found[name] = told["totals"]
-        for figure in ("requests", "failures", "p50", "p99", "max"):
-            if figure in found[name]:
-                outcome.totals[f"{name}: {figure}"] = found[name][figure]
-        outcome.notes += [f"{name}: {note}" for note in notes(found[name], told["why"])]
-    cold, cached, last, crowd = found.values()
-    outcome.targets = [
-        Target("cold dashboard, ms", cold.get("max"), slowest * 1e3 + OVER),
-        Target("cached dashboard, p50, ms", cached.get("p50"), P50_MOST),
-        Target("stream's last entry, p50, ms", last.get("p50"), P50_MOST),
-        Target(f"{CROWD} cold connections, slowest, ms", crowd.get("max"), CROWD_MOST),
-        Target(
-            "requests without a right answer",
-            sum(one["failures"] for one in found.values()),
-            0,
-            form=",.0f",
-        ),
-    ]
-    return outcome
-
-
-def _apart(
-    url: str, plan: Plan, calls: Callable[[], Mapping[str, int]] | None
-) -> tuple[dict[str, Any], list[int]]:
-    """What a child has found, and the calls after each second since it began: it says
-    so by a line."""
-    parent, sampled = os.getpid(), list[int]()
-    asked = {
-        "--rate": plan.rate,
-        "--from": plan.rate if plan.first is None else plan.first,
-        "--seconds": plan.seconds,
-        "--clients": plan.clients,
-        "--first-clients": plan.first_clients or plan.clients,
-    }
-    flags = [str(word) for pair in asked.items() for word in pair]
-    with subprocess.Popen(
-        [sys.executable, "-m", "loadtest.openloop", url, "--json", *flags],
-        stdout=subprocess.PIPE,
-        bufsize=0,  # what follows the line stays in the pipe
-        cwd=Path(__file__).resolve().parent.parent,
-        preexec_fn=lambda: die_with_parent(parent),
-    ) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
-        out = None
-        while out is None:
-            try:
-                out, _ = child.communicate(timeout=1)
-            except subprocess.TimeoutExpired:
-                sampled += [sum(calls().values())] if calls else []
-    if child.returncode:
-        raise RuntimeError(f"the open loop ended with code {child.returncode}")
-    told: dict[str, Any] = json.loads(out)
-    return told, sampled
+# --- what is said
 
 
 def notes(totals: Mapping[str, float], why: Mapping[str, int]) -> list[str]:
@@ -474,7 +244,7 @@ def options() -> argparse.ArgumentParser:
     summary = (__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser("loadtest.openloop", description=summary)
     parser.add_argument("url", metavar="URL")
-    parser.add_argument("--rate", type=_number, default=RATE, help="requests a second")
+    parser.add_argument("--rate", type=_number, default=_RATE, help="requests a second")
     parser.add_argument(
         "--from", type=_number, dest="first", metavar="RATE", help="at the start"
     )

@@ -8,9 +8,10 @@ import pytest
 
 from loadtest import beforeafter, vendors
 from loadtest.beforeafter import L1, L2, OFF, PROCESS, WAYS, Way, standing
-from loadtest.openloop import Loop, Plan
+from loadtest.openloop import Loop
 from loadtest.peers.servers import which
 from loadtest.runs import read
+from loadtest.samples import Plan
 from loadtest.service import DASHBOARD, calls
 from tests.loadtest.peers.rows import row, run
 from tests.server.market.vendor import CALLED

@@ -6,17 +6,15 @@ import json
 import socket
 import threading
 import time
-from array import array
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import pytest
 
 from loadtest import openloop
-from loadtest.openloop import Loop, Plan, Samples, sound
-from loadtest.service import DASHBOARD, calls, config, serving
-from loadtest.vendors import running
-from tests.server.market.vendor import CALLED, KEYS
+from loadtest.fates import FATES
+from loadtest.openloop import Loop, sound
+from loadtest.samples import Plan
 
 BODY = b'{"price": 1}'
 HIT = b"Cache-Status: shmcache; hit; ttl=3\r\n"
@@ -64,18 +62,6 @@ def origin(
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         thread.join()
-
-
-def test_due_times_are_the_rate() -> None:
-    even = Plan(10, 2)
-    assert even.total == 20 and even.due()[:3].tolist() == [0, 0.1, 0.2]
-    rising = Plan(30, 2, first=10)
-    due = rising.due()
-    assert rising.total == len(due) == 40 and due[0] == 0 and due[-1] < 2
-    first, last = (sum(a <= one < a + 1 for one in due) for a in (0, 1))
-    assert (first, last) == (15, 25)
-    growing = Plan(1, 4, clients=10, first_clients=2)
-    assert [growing.clients_at(since) for since in (0, 2, 9)] == [2, 6, 10]
 
 
 def test_latency_counts_from_when_it_was_due() -> None:
@@ -155,21 +141,9 @@ def test_answers_are_told_apart(field: bytes, kind: str) -> None:
     said = answer(fields=b"cache-status: " + field + b"\r\n")
     with origin(lambda n: said) as url:
         totals = Loop(url, Plan(100, 0.05)).run().totals()
-    assert {name: totals[name] for name in openloop.KINDS} == {
-        **dict.fromkeys(openloop.KINDS, 0), kind: 5
+    assert {name: totals[name] for name in FATES} == {
+        **dict.fromkeys(FATES, 0), kind: 5
     }  # fmt: skip
-
-
-def test_seconds_are_those_of_the_requests() -> None:
-    samples = Samples(Plan(2, 3, clients=4), lasted=3.0)
-    samples.due = array("d", [0.0, 0.5, 2.5])
-    samples.took = array("d", [0.001, float("nan"), 0.003])
-    samples.kinds = array("b", [0, -1, 2])
-    first, second, third = samples.seconds()
-    assert (first.requests, first.failures, first.hits, first.p99) == (2, 1, 1, 1.0)
-    assert (second.requests, second.p50) == (0, None)
-    assert (third.misses, third.max, third.clients) == (1, 3.0, 4)
-    assert samples.totals()["mean"] == 2.0
 
 
 @pytest.mark.parametrize(
@@ -194,47 +168,3 @@ def test_command_tells_and_refuses(capsys) -> None:
     assert openloop.main([url]) == 2
     assert openloop.main(["https://127.0.0.1/"]) == 2
     assert capsys.readouterr().err.count("\n") == 2
-
-
-@pytest.fixture
-def keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, key in KEYS.items():
-        monkeypatch.setenv(name, key)
-
-
-def test_ramp_of_the_market(tmp_path, keys, measured) -> None:
-    """The whole service: every request answered, each part called as often as it
-    lives."""
-    with ExitStack() as stack:
-        vendors = stack.enter_context(running("--still", "--latency", "0.05"))
-        (server,) = stack.enter_context(serving(tmp_path, config(vendors, 1.0)))
-        url = f"http://127.0.0.1:{server.port}{DASHBOARD}"
-        found = openloop.ramp(
-            url, rate=300, seconds=3, clients=(2, 20), calls=lambda: calls(vendors)
-        )
-        busiest = calls(vendors, "busiest", 1.0)
-    totals = found.totals
-    assert totals["requests"] == 900 and totals["failures"] == 0
-    assert sum(totals[kind] for kind in openloop.KINDS) == 900
-    assert {*found.calls} == {*CALLED} and busiest == dict.fromkeys(CALLED, 1)
-    assert len(found.seconds) == 3 and found.seconds[0].calls >= len(CALLED)
-    assert sum(second.calls for second in found.seconds) <= found.totals["calls"]
-    assert [second.clients for second in found.seconds] == [2, 8, 14]
-    assert [target.met is None for target in found.targets] == [False] * 3
-    measured(
-        f"open loop: 300 requests/s for 3 s: mean {totals['mean']:.2f} ms, of which the"
-        f" generator's {totals['late_mean']:.2f}"
-    )
-
-
-def test_single_answers_of_the_market(tmp_path, keys) -> None:
-    with ExitStack() as stack:
-        vendors = stack.enter_context(running("--still", "--latency", "0.2"))
-        served = serving(tmp_path, config(vendors), l2="embedded")
-        (server,) = stack.enter_context(served)
-        url = f"http://127.0.0.1:{server.port}"
-        found = openloop.answers(url, 0.2, count=20)
-    cold, *_, wrong = found.targets
-    assert cold.found > 200 and wrong.found == 0
-    assert found.totals["500 cold connections: requests"] == 500
-    assert found.totals["stream's last entry: requests"] == 20
