@@ -99,12 +99,22 @@ async def test_all_parts_failed_is_no_dashboard(vendors, opened) -> None:
     assert vendors.calls == calls
 
 
+async def expired(one) -> None:
+    """The dashboard, and its parts of real time."""
+
+    def stale() -> bool:
+        parts = map(one.feed.standing, ("btc", "global"))
+        return {e.state for e in (one.dashboard.standing(), *parts)} == {"stale"}
+
+    await eventually(stale)
+
+
 async def test_stale_part_counts_until_it_is_tried_again(vendors, opened) -> None:
     told = vendors.settings(real_time={"ttl": 1.0, "jitter": 0.0, "grace": 30.0})
     one = await opened(told)
-    first = await one.dashboard.entry()
+    await one.dashboard.entry()
     vendors.refuse(*ALL, status=404)
-    await asyncio.sleep(first.ttl + 0.05)  # of both parts
+    await expired(one)
     entry = await one.dashboard.entry()
     shown = entry.value["shown"]
     assert shown["parts"]["btc"]["state"] == "stale"
@@ -125,7 +135,7 @@ async def test_silent_vendor_of_a_stale_part_is_not_waited_for(
     one = await opened(told)
     first = await one.dashboard.entry()
     vendors.open.clear()
-    await asyncio.sleep(first.ttl)
+    await expired(one)
     began = time.monotonic()
     entry = await one.dashboard.entry()
     assert time.monotonic() - began < 1.0
@@ -137,8 +147,8 @@ async def test_fresh_value_is_waited_for(vendors, opened) -> None:
     """So that a dashboard's life is not spent on parts that have just ended."""
     told = vendors.settings(real_time={"ttl": 1.0, "jitter": 0.0})
     one = await opened(told)
-    first = await one.dashboard.entry()
-    await asyncio.sleep(first.ttl + 0.05)  # of both parts
+    await one.dashboard.entry()
+    await expired(one)
     shown = (await one.dashboard.entry()).value["shown"]
     assert {part["state"] for part in shown["parts"].values()} == {"fresh"}
     assert vendors.calls == {PRICE: 2, GLOBAL: 2, FNG: 1, RSI: 1}
@@ -158,10 +168,10 @@ async def test_change_is_appended_once(vendors, opened, redis) -> None:
     one = await opened(told, l2=redis.url)
     await asyncio.gather(*(one.dashboard.entry() for _ in range(5)))
     await eventually(lambda: redis.command("XLEN", one.stream.key) == 1)
-    await asyncio.sleep(1)
+    await expired(one)
     await one.dashboard.entry()  # the same numbers
     vendors.bodies[PRICE]["bitcoin"]["usd"] = 113000.5
-    await asyncio.sleep(1)
+    await expired(one)
     await one.dashboard.entry()
     await one.dashboard.close()
     entries = redis.command("XRANGE", one.stream.key, "-", "+")
@@ -224,14 +234,14 @@ async def test_paused_holder_appends_nothing(vendors, opened, redis) -> None:
 async def test_redis_that_hangs_costs_the_stream_alone(vendors, opened, redis) -> None:
     told = vendors.settings(real_time={"ttl": 1.0, "jitter": 0.0})
     one = await opened(told, l2=redis.url)
-    first = await one.dashboard.entry()
+    await one.dashboard.entry()
     await eventually(one.stream.latest)
     hosts = one.gates["coingecko"].budget
     await eventually(lambda: hosts._state().hosts)
     redis.stop()
     try:
         vendors.bodies[PRICE]["bitcoin"]["usd"] = 7.5
-        await asyncio.sleep(first.ttl)
+        await expired(one)
         entry = await one.dashboard.entry()
         assert entry.value["shown"]["btc_price_usd"] == 7.5
         assert await one.stream.latest() is None
