@@ -15,6 +15,7 @@ import asyncio
 import json
 import logging
 from collections import deque
+from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
@@ -38,7 +39,9 @@ GOODBYE = 2.0
 MESSAGE_MOST = 1024
 """Bytes of what a client sends, which nobody reads."""
 SAID_MOST, SAID_SECONDS = 20, 10.0
-"""Messages that a client may send, and in which time."""
+"""Messages that a client may send, and in which time..."""
+SAID_BYTES = SAID_MOST * (MESSAGE_MOST + 14)
+"""and bytes in that time, frames' heads among them."""
 
 log = logging.getLogger("shmcache.market")
 
@@ -57,6 +60,11 @@ class Client:
         )
         self._queue: deque[str] = deque(maxlen=QUEUED)
         self._filled = asyncio.Event()
+
+    def bound(self, protocol: asyncio.Protocol) -> None:
+        """Of what it sends; `protocol` is the connection's."""
+        if self._transport is not None:
+            self._transport.set_protocol(_Bounded(self._transport, protocol))
 
     def put(self, text: str) -> None:
         """Never waits: the oldest goes where the queue is full."""
@@ -100,6 +108,39 @@ class Client:
             self._transport.abort()
 
 
+class _Bounded(asyncio.Protocol):
+    """Before a connection's protocol: cuts off who sends too many bytes. Frames that
+    end no message are seen by nobody else, and empty ones are in no message's size."""
+
+    def __init__(self, transport: asyncio.Transport, protocol: Any) -> None:
+        self._transport = transport
+        self._protocol = protocol
+        self._bytes = 0
+        self._since = 0.0
+
+    def data_received(self, data: bytes) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._since >= SAID_SECONDS:
+            self._since, self._bytes = now, 0
+        self._bytes += len(data)
+        if self._bytes > SAID_BYTES:
+            self._transport.abort()
+        else:
+            self._protocol.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._protocol.eof_received()  # type: ignore[no-any-return]
+
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._protocol.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._protocol.connection_lost(exc)
+
+
 class Live:
     """The clients of one worker."""
 
@@ -125,6 +166,7 @@ class Live:
         self._clients.add(client)
         try:
             await client.socket.prepare(request)
+            client.bound(request.protocol)
             self._greet(client)
             if not await self._tied(client):
                 client.abort()
@@ -153,13 +195,15 @@ class Live:
         the one to leave."""
         writer = asyncio.get_running_loop().create_task(client.write())
         reader = asyncio.get_running_loop().create_task(client.read())
-        done, rest = await asyncio.wait(
-            (writer, reader), return_when=asyncio.FIRST_COMPLETED
-        )
-        for task in rest:
-            task.cancel()
-        await asyncio.gather(*done, *rest, return_exceptions=True)
-        return reader in done
+        try:
+            done, _ = await asyncio.wait(
+                (writer, reader), return_when=asyncio.FIRST_COMPLETED
+            )
+            return reader in done
+        finally:  # also where we are cancelled, at the end of a drain
+            writer.cancel()
+            reader.cancel()
+            await asyncio.gather(writer, reader, return_exceptions=True)
 
     async def _follow(self) -> None:
         """The loop. It ends with the last client."""
@@ -190,7 +234,9 @@ class Live:
 
     async def _ask(self) -> None:
         try:
-            self._show(await self._dashboard.entry())
+            entry = await self._dashboard.entry()
+            # what was computed here may be older than what another has stored since
+            self._show(self._dashboard.standing() or entry)
         except (CacheError, Failed):
             pass  # the last one stands
         except Exception as e:

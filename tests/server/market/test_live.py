@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 import pytest
 from aiohttp import WSMsgType, WSServerHandshakeError, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from shmcache_server.market import live as lives
-from shmcache_server.market.live import QUEUED, SAID_MOST, Client, Live
+from shmcache_server.market.live import QUEUED, SAID_BYTES, SAID_MOST, Client, Live
 from tests.redis_server import eventually
 from tests.server.market.vendor import CALLED, PRICE, RSI
 
@@ -160,6 +161,57 @@ async def test_talkative_client_is_disconnected(vendors, serve) -> None:
         message = await one.receive(timeout=5)
         assert message.type is WSMsgType.CLOSE and message.data == 1008
     await eventually(lambda: not live._clients)
+
+
+async def test_frames_of_no_message_are_bounded(vendors, serve) -> None:
+    """A message that begins and never ends: its frames are empty, and no message."""
+    client, _, live = await serve(vendors.settings())
+    async with client.ws_connect("/ws") as one:
+        await told(one)
+        transport = one._response.connection.transport
+        begun, empty = b"\x01\x80mask", b"\x00\x80mask"
+        transport.write(begun + empty * 1000)
+        with pytest.raises(TimeoutError):
+            await one.receive(timeout=0.2)
+        assert live._clients
+        transport.write(empty * (SAID_BYTES // len(empty)))
+        await eventually(lambda: not live._clients)
+        assert (await one.receive(timeout=5)).type is WSMsgType.CLOSED
+
+
+async def test_cancelled_client_leaves_no_task(vendors, serve, monkeypatch) -> None:
+    """As the drain of a worker ends."""
+    serving, inner = [], Live.serve
+
+    async def noted(live: Live, request: web.Request) -> web.StreamResponse:
+        serving.append(asyncio.current_task())
+        return await inner(live, request)
+
+    def tied() -> list[str]:
+        names = [repr(task.get_coro()) for task in asyncio.all_tasks()]
+        return [name for name in names if "Client.write" in name or ".read" in name]
+
+    monkeypatch.setattr(Live, "serve", noted)
+    client, _, live = await serve(vendors.settings())
+    async with client.ws_connect("/ws") as one:
+        await told(one)
+        assert len(tied()) == 2
+        serving[0].cancel()
+        await eventually(lambda: not live._clients and not tied())
+
+
+async def test_older_answer_is_not_sent_behind_a_newer_one(vendors, serve) -> None:
+    """1. We ask. 2. Another stores a newer one, which is sent. 3. Our answer comes."""
+    client, one, _ = await serve(vendors.settings())
+    vendors.open.clear()
+    async with client.ws_connect("/ws") as socket:
+        await eventually(lambda: {*vendors.calls} == {*CALLED})
+        shown = {"last_updated": time.time() + 5, "rsi_14": 1.5}
+        await one.cache.set("latest_market_data", {"shown": shown, "grace": 9}, ttl=30)
+        assert await told(socket) == shown
+        vendors.open.set()
+        with pytest.raises(TimeoutError):
+            await socket.receive(timeout=0.7)
 
 
 async def test_long_message_is_refused(vendors, serve) -> None:
