@@ -60,11 +60,15 @@ class Dashboard:
         self._settings = settings
         self._told = 0
         """The version that was appended last."""
+        self._asking: set[asyncio.Task[Entry]] = set()
         self._telling: set[asyncio.Task[bool]] = set()
         self._grace = min(settings.lives(name).grace for name in DASHBOARD)
 
     async def close(self) -> None:
-        """What is being appended is appended."""
+        """Nobody waits any more; what is being appended is appended."""
+        for task in self._asking:
+            task.cancel()
+        await asyncio.gather(*self._asking, return_exceptions=True)
         await asyncio.gather(*self._telling)
 
     def standing(self) -> Entry | None:
@@ -74,13 +78,28 @@ class Dashboard:
 
     async def entry(self) -> Entry:
         """The dashboard, fresh or stale: a dict of `shown`, which is what clients get,
-        and `grace`, seconds. Raises `Failed` or `CacheError`."""
+        and `grace`, seconds. Raises `Failed` or `CacheError`. Who is cancelled leaves;
+        what is computed is appended all the same."""
+        return await asyncio.shield(self._ask())
+
+    def _ask(self) -> asyncio.Task[Entry]:
+        task = asyncio.get_running_loop().create_task(self._entry())
+        self._asking.add(task)
+        task.add_done_callback(self._answered)
+        return task
+
+    def _answered(self, task: asyncio.Task[Entry]) -> None:
+        self._asking.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waits gets it, and perhaps nobody does
+
+    async def _entry(self) -> Entry:
         entry = await self._cache.get_or_set_entry(
             KEY, self._begin, errors=Unavailable, error_ttl=RETRY
         )
         if entry.source == "compute":
             if entry.state == "stale":  # the stream's
-                self._cache.refresh(KEY, self._fill)
+                self._ask()
             self._tell(entry)
         return entry
 

@@ -203,6 +203,49 @@ async def test_new_host_starts_from_the_stream(vendors, opened, redis) -> None:
     assert other.dashboard.standing().value["shown"]["btc_price_usd"] == 112884.0
 
 
+async def test_cancelled_asker_leaves_its_change_to_the_stream(
+    vendors, opened, redis
+) -> None:
+    """As the last client of /ws, or a worker's that drains."""
+    one = await opened(vendors.settings(), l2=redis.url)
+    vendors.open.clear()
+    asked = asyncio.ensure_future(one.dashboard.entry())
+    await eventually(lambda: {*vendors.calls} == {*CALLED})
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    vendors.open.set()
+    await eventually(lambda: redis.command("XLEN", one.stream.key) == 1)
+
+
+async def test_what_follows_the_streams_start_is_appended(
+    vendors, opened, redis
+) -> None:
+    """Though nobody has asked again."""
+    one = await opened(vendors.settings(), l2=redis.url)
+    last = (await one.dashboard.entry()).value["shown"]
+    await one.dashboard.close()
+    aged = {**last, "last_updated": last["last_updated"] - 60, "btc_price_usd": 7.5}
+    redis.command("DEL", one.stream.key)
+    words = ("data", json.dumps(aged), "as_of", repr(aged["last_updated"]))
+    redis.command("XADD", one.stream.key, "*", *words)
+    other = await opened(vendors.settings(), l2=redis.url, app="other")
+    other.stream.key = one.stream.key
+    assert (await other.dashboard.entry()).value["shown"] == aged
+    await eventually(lambda: redis.command("XLEN", one.stream.key) == 2)
+
+
+async def test_closing_waits_for_no_vendor(vendors, opened) -> None:
+    one = await opened(vendors.settings())
+    vendors.open.clear()
+    asked = asyncio.ensure_future(one.dashboard.entry())
+    await eventually(lambda: {*vendors.calls} == {*CALLED})
+    async with asyncio.timeout(1):
+        await one.dashboard.close()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+
+
 async def test_entry_that_is_too_old_is_no_start(vendors, opened, redis) -> None:
     one = await opened(vendors.settings(), l2=redis.url)
     shown = (await one.dashboard.entry()).value["shown"]
