@@ -91,8 +91,8 @@ class Feed:
         self._gates = gates
         self._keys = {name: row.key for name, row in settings.vendors.items()}
         self._calls = calls
-        self._told: dict[tuple[str, str], str] = {}
-        """Of a part and a vendor, why it failed last."""
+        self._told: dict[tuple[str, str], set[str]] = {}
+        """Of a part and a vendor, why it has failed since it answered last."""
         self._elsewhere: dict[str, float] = {}
         """By vendor, until when by `time.monotonic` it is asked there."""
 
@@ -150,9 +150,11 @@ class Feed:
         raise self._failure(name, failures)
 
     def _tell(self, key: str, vendor: str, why: str) -> None:
-        """Once for each reason: a key that is missing is so at each fetch."""
-        if self._told.get((key, vendor)) != why:
-            self._told[key, vendor] = why
+        """Once for each reason: a key that is missing is so at each fetch, and one that
+        is refused is so between others, when the vendor is left alone."""
+        told = self._told.setdefault((key, vendor), set())
+        if why not in told:
+            told.add(why)
             url = self._settings.vendors[vendor].url
             log.info("%s: %s at %s: %s", key, vendor, url, why)
 

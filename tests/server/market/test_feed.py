@@ -258,3 +258,28 @@ async def test_reason_is_logged_once(vendors, opened, caplog) -> None:
         await asyncio.sleep(0.12)
     line = f"fng_alternative_5m: alternative at {vendors.url}: its key is refused"
     assert vendors.calls[FNG] > 1 and caplog.text.count(line) == 1
+
+
+async def test_reason_between_others_is_logged_once(vendors, opened, caplog) -> None:
+    """1. Its key is refused. 2. Its budget has no call left. 3. As 1."""
+    caplog.set_level(logging.INFO)
+    vendors.refuse(FNG, status=401)
+    told = vendors.settings(
+        short={"negative_ttl": 0.1}, alternative={"calls": 1, "seconds": 0.4}
+    )
+    feed = (await opened(told)).feed
+    seen = set()
+    while vendors.calls[FNG] < 3:
+        seen.add((await failure(feed, "fear-greed")).why)
+        await asyncio.sleep(0.05)
+    assert len(seen) == 2
+    assert caplog.text.count("its key is refused") == 1
+    assert caplog.text.count("over budget") == 1
+    del vendors.refusals[FNG]
+    entry = None
+    while entry is None:
+        try:
+            entry = await feed.entry("fear-greed")
+        except (CacheError, Failed):
+            await asyncio.sleep(0.05)
+    assert not feed._told
