@@ -66,7 +66,7 @@ class Hosted:
                 f"app.factory={config.app.factory!r}: expected it to make an aiohttp "
                 f"web.Application, not {type(made).__name__}"
             )
-        made.middlewares.append(_same_user)
+        made.middlewares.insert(0, _same_user)  # before what may answer by itself
         self._runner = _Runner(made, access_log=None, handle_signals=False)
 
     async def start(self) -> None:

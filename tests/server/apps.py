@@ -7,7 +7,7 @@ import os
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from shmcache import Cache
-from shmcache_server.hosted import Context
+from shmcache_server.hosted import Context, Next
 
 CLOSED: web.AppKey[list[str]] = web.AppKey("closed", list)
 
@@ -52,6 +52,16 @@ def counting(context: Context) -> web.Application:
     app.router.add_get("/echo", echo)
     app[CLOSED] = closed
     return app
+
+
+def answered_by_a_middleware(context: Context) -> web.Application:
+    """Each request, before any handler."""
+
+    @web.middleware
+    async def answer(request: web.Request, handler: Next) -> web.StreamResponse:
+        return web.Response(text="mine")
+
+    return web.Application(middlewares=[answer])
 
 
 def none(context: Context) -> str:

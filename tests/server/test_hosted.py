@@ -89,13 +89,30 @@ async def test_another_user_is_refused(runner, monkeypatch) -> None:
     """Whose uid is not the server's, as the kernel tells it."""
     started, _ = runner
     monkeypatch.setattr(hosted.os, "geteuid", lambda: 12345678)
+    assert await status(started) == 403
+
+
+async def test_another_user_reaches_no_middleware(tmp_path, monkeypatch) -> None:
+    settings = config(tmp_path, "tests.server.apps:answered_by_a_middleware")
+    started = CacheRunner(settings, settings.cache(segment_name(), None))
+    await started.setup()
+    assert await status(started) == 200
+    with monkeypatch.context() as patch:
+        patch.setattr(hosted.os, "geteuid", lambda: 12345678)
+        assert await status(started) == 403
+    await started.cleanup()
+
+
+async def status(runner: CacheRunner) -> int:
+    """Of the application's answer to who connects to its socket."""
+    assert runner._hosted is not None
     reader, writer = await asyncio.open_unix_connection(
-        sock=_connected(started._hosted.name)
+        sock=_connected(runner._hosted.name)
     )
     writer.write(b"GET /count HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
     got = await asyncio.wait_for(reader.read(), 5)
     writer.close()
-    assert got.split()[1] == b"403"
+    return int(got.split()[1])
 
 
 def _connected(name: str) -> socket.socket:
