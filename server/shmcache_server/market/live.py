@@ -182,11 +182,12 @@ class Live:
         await asyncio.gather(*(client.close() for client in self._clients))
 
     def _greet(self, client: Client) -> None:
-        """What stands, at once; the loop goes on from there."""
+        """What stands, at once; the loop goes on from there. What was sent last may
+        have died since, or was sent to clients of long ago."""
         if self._task is None:
-            self._shown, self._version = None, 0
+            self._shown, self._version, self._text = None, 0, ""
             self._task = asyncio.get_running_loop().create_task(self._follow())
-        elif self._text:
+        elif self._text and self._dashboard.standing() is not None:
             client.put(self._text)
 
     @staticmethod

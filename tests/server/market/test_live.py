@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from shmcache_server.market import live as lives
 from shmcache_server.market.live import QUEUED, SAID_BYTES, SAID_MOST, Client, Live
+from shmcache_server.market.parts import PARTS
 from tests.redis_server import eventually
 from tests.server.market.vendor import CALLED, PRICE, RSI
 
@@ -198,6 +199,25 @@ async def test_cancelled_client_leaves_no_task(vendors, serve, monkeypatch) -> N
         assert len(tied()) == 2
         serving[0].cancel()
         await eventually(lambda: not live._clients and not tied())
+
+
+async def test_nobody_is_greeted_with_what_has_ended(vendors, serve) -> None:
+    client, one, live = await serve(vendors.settings())
+    async with client.ws_connect("/ws") as first:
+        await told(first)
+        vendors.open.clear()
+        for key in ("latest_market_data", *(part.key for part in PARTS.values())):
+            await one.cache.delete(key)
+        async with client.ws_connect("/ws") as second:
+            with pytest.raises(TimeoutError):
+                await second.receive(timeout=0.3)
+    await eventually(lambda: live._task is None)
+    async with client.ws_connect("/ws"):  # the loop begins anew, and has nothing yet
+        await one.cache.set("latest_market_data", "foreign", ttl=9)
+        async with client.ws_connect("/ws") as second:
+            with pytest.raises(TimeoutError):
+                await second.receive(timeout=0.3)
+    vendors.open.set()
 
 
 async def test_older_answer_is_not_sent_behind_a_newer_one(vendors, serve) -> None:
