@@ -110,7 +110,10 @@ class Witness:
         print(f"witness: {why}", flush=True)
 
     def _judge(self, answer: Answer) -> None:
-        wrong = self.check(answer)
+        try:
+            wrong = self.check(answer)
+        except (ValueError, LookupError, TypeError, AttributeError) as e:
+            wrong = f"{type(e).__name__}: {e} in {answer.body[:200]!r}"
         if wrong and len(self.wrong) < _WRONG_MOST:
             self.wrong.append(wrong)
         parts = json.loads(answer.body).get("parts", {}) if not wrong else {}

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from loadtest.fates import fate
 from loadtest.truth import truth
 from loadtest.vendors import Vendors
-from loadtest.witness import of_dashboard, of_fear_and_greed
+from loadtest.witness import Witness, of_dashboard, of_fear_and_greed
 from shmcache_server.market.parts import DASHBOARD
-from tests.helpers import Answer
+from tests.helpers import Answer, until
 
 VENDORS = Vendors(port=0, pid=0, began=1_000_000)
 SOURCES = {
@@ -64,6 +69,45 @@ def test_wrong_payload_is_named() -> None:
     assert (
         check(answer({"data": [said | {"value": "77"}]})) == f"77 in place of {value}"
     )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b'{"parts": {', b"[]", b'{"parts": {}}', b'{"parts": 1}', b'{"parts": null}'],
+)
+def test_body_that_cannot_be_read_is_wrong(body: bytes) -> None:
+    """And does not end the witness, who would have seen nothing from there on."""
+    with listening(body) as port:
+        witness = Witness([port], ["/"], of_dashboard(VENDORS), waves=[0, 0])
+        with witness:
+            witness.first = time.time()
+            until(lambda: len(witness.seen) == 2)
+    assert len(witness.wrong) == 2 and all(wrong for wrong in witness.wrong)
+    assert len(witness.asks) == 2 and not any(ask.failed for ask in witness.asks)
+
+
+@contextmanager
+def listening(body: bytes) -> Iterator[int]:
+    """A server that answers 200 with that body."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.mark.parametrize(
