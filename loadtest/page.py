@@ -42,7 +42,7 @@ SMALL = 0.05
 """Share by which two runs of one tree differ; it is neither better nor worse."""
 OVERVIEW = ("requests_per_second", "p50", "p99", "max", "failures", "calls")
 PLOTS: Sequence[tuple[str, str, str, Mapping[str, str]]] = (
-    ("Requests", "a second", "linear", {"requests": "answered", "failures": "failed"}),
+    ("Requests", "a second", "linear", {"requests": "asked", "failures": "failed"}),
     (
         *("Latency", "ms", "log"),
         {"p50": "p50", "p95": "p95", "p99": "p99", "max": "slowest"},
@@ -192,11 +192,11 @@ def _beside(name: str, outcome: Outcome, before: Outcome | None) -> str:
 
 
 def _met(outcome: Outcome) -> str:
-    judged = [target.met for target in outcome.targets if target.met is not None]
-    if not judged:
+    judged = [target.met for target in outcome.targets]
+    if judged.count(None) == len(judged):
         return NONE
-    kind = "good" if all(judged) else "bad"
-    return f'<span class="{kind}">{sum(judged)} of {len(judged)}</span>'
+    kind = "bad" if False in judged else "soft" if None in judged else "good"
+    return f'<span class="{kind}">{judged.count(True)} of {len(judged)}</span>'
 
 
 def shown(figure: float | None) -> str:

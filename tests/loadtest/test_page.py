@@ -112,7 +112,7 @@ def test_text_is_escaped() -> None:
 def test_totals_calls_and_targets_are_tables() -> None:
     made = outcome(own_figure=0.125, **{"cache off: p99": 5.0, "L1: p99": 1.0})
     rows = Told(page.page(run(made))).rows
-    assert "Ramp | 9,000 | 0.2 | 1.25 | 3 | 40 | 1 of 1 | " in rows
+    assert "Ramp | 9,000 | 0.2 | 1.25 | 3 | 40 | 1 of 2 | " in rows
     for row in ("requests/s | 9,000 | ", "own figure | 0.125 | ", "/rsi | 20 | "):
         assert row in rows
     assert "p99, ms | 1.25 | <= 2.00 | met | " in rows
@@ -126,7 +126,22 @@ def test_totals_calls_and_targets_are_tables() -> None:
 def test_missed_target_is_told_where_it_is_first_seen() -> None:
     rows = Told(page.page(run(outcome(2.0)))).rows
     assert "p99, ms | 2.50 | <= 2.00 | MISSED | " in rows
-    assert any(row.startswith("Ramp") and "0 of 1" in row for row in rows)
+    assert any(row.startswith("Ramp") and "0 of 2" in row for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ((1.0, 1.0), '"good">2 of 2<'),
+        ((1.0, 3.0), '"bad">1 of 2<'),
+        ((1.0, None), '"soft">1 of 2<'),
+        ((None, None), "<td>-</td>"),
+    ],
+    ids=["met", "missed", "not found", "none found"],
+)
+def test_figure_that_is_missing_is_not_met(found, told: str) -> None:
+    made = Outcome("a", "A", targets=[Target("x", one, 2.0) for one in found])
+    assert told in page.page(run(made))
 
 
 def test_run_before_stands_beside() -> None:
