@@ -79,10 +79,11 @@ class Target:
 
 
 def judged(targets: Sequence[Target], firm: Sequence[Target] = ()) -> int:
-    """Print targets; the exit code: 1 if one is missed of those that are firm."""
+    """Print targets; the exit code: 1 if one of those that are firm is missed, or its
+    figure was not found."""
     print("\nTargets:\n")
     print(targets_table(targets))
-    return int(any(target.met is False for target in firm))
+    return int(not all(target.met for target in firm))
 
 
 def targets_table(targets: Iterable[Target]) -> str:

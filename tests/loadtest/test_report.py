@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtest.report import Target, median, ratio, table
+from loadtest.report import Target, judged, median, ratio, table
 
 
 def test_ratio_is_the_median_of_the_rounds_own():
@@ -38,3 +38,10 @@ def test_target_is_met_at_its_bound(found, least, met):
     target = Target("x", found, 0.5, least=least)
     assert target.met is met
     assert target.line()[-1] == {True: "met", False: "MISSED", None: "-"}[met]
+
+
+@pytest.mark.parametrize(("found", "code"), [(1.0, 0), (3.0, 1), (None, 1)])
+def test_firm_target_without_a_figure_is_missed(capsys, found, code):
+    soft, firm = Target("time", 9.0, 1.0), Target("count", found, 2.0)
+    assert judged([soft, firm], [firm]) == code
+    assert capsys.readouterr().out.count("| count ") == 1
