@@ -17,6 +17,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -50,7 +51,7 @@ class Watch:
         """The most, percent of a core."""
         self._stage, self._generator = stage, generator
         self._counted: Counter[str] = Counter()
-        self._calls = stage.called
+        self._calls = 0
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -71,7 +72,7 @@ class Watch:
 
     def _take(self, seen: Counted) -> None:
         last, counted = self.last, self._stage.counted()
-        called = sum(calls(self._stage.vendors).values())
+        called = self._stage.called().total()
         self.seconds.append(
             Second(
                 at=round(monotonic() - self._stage.began, 3),
@@ -99,8 +100,8 @@ def play(name: str, short: bool, more: Sequence[Bound] = ()) -> Outcome:
             watch.join()
         outcome = Outcome(name, scenario.title, watch.seconds)
         outcome.totals = _totals(stage, watch)
-        outcome.calls = calls(stage.vendors)
-        outcome.totals["calls"] = sum(outcome.calls.values()) - stage.called
+        outcome.calls = dict(stage.called())
+        outcome.totals["calls"] = sum(outcome.calls.values())
         outcome.notes = [*trouble, *_notes(stage, watch)]
     bounds = [*scenario.common, *scenario.bounds, *more]
     outcome.targets = [_target(outcome, b) for b in bounds if not (short and b.timed)]
@@ -185,7 +186,7 @@ def _totals(stage: Stage, watch: Watch) -> dict[str, float]:
         **stage.figures,
     }
     if stage.scenario.budget:
-        called = sum(calls(stage.vendors).values()) - stage.called
+        called = stage.called().total()
         return totals | {"unlike_calls": abs(called - clients["misses"])}
     return totals | _of_vendors(stage)
 
@@ -265,7 +266,9 @@ def kept(run: Run, path: Path | None, short: bool) -> None:
     if short:
         return
     latest = KEPT / "latest.json"
-    before = read(latest) if latest.exists() else None
+    before = None
+    with suppress(FileNotFoundError, ValueError):  # another version's, or cut short
+        before = read(latest)
     for kept_at in (KEPT / f"{run.began.translate({ord(':'): None})}.json", latest):
         run.write(kept_at)
     page.write(run, latest.with_suffix(".html"), before)

@@ -86,11 +86,15 @@ def begun() -> Run:
     """One that begins now, on this machine and tree."""
     root = Path(__file__).resolve().parent.parent
     command = ["git", "-C", str(root), "describe", "--always", "--dirty=+"]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+        tree = told.stdout.strip()
+    except FileNotFoundError:  # no git here
+        tree = ""
     cores = len(os.sched_getaffinity(0))
     return Run(
         began=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        tree=told.stdout.strip(),
+        tree=tree or "unknown",
         machine=f"{cores} cores, {platform.machine()}, Linux {platform.release()}",
     )
 

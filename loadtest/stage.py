@@ -82,8 +82,13 @@ class Stage:
                 for host in self.hosts:
                     host.warm(path)
         self._before = self._counters()
-        self.called = sum(calls(self.vendors).values())
-        """What all vendors were asked before."""
+        self._calls = calls(self.vendors)
+
+    def called(self) -> Counter[str]:
+        """What the vendors were asked since the beginning, by path."""
+        now = Counter(calls(self.vendors))
+        now.subtract(self._calls)
+        return now
 
     def load(self) -> None:
         """The load begins now: the first answers are there."""

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from loadtest import runs
+from loadtest import load, runs
 from loadtest.generator import quantile
-from loadtest.runs import Outcome
+from loadtest.runs import Outcome, Run
 from loadtest.scenarios import scenarios
 from loadtest.shapes import Ramp, Waves, steady
 from tests.helpers import (
@@ -40,7 +40,7 @@ GROUPS = (
 miss."""
 
 
-def load(*flags: str, **options) -> subprocess.Popen:
+def loading(*flags: str, **options) -> subprocess.Popen:
     return python("-m", "loadtest.load", *flags, **options)
 
 
@@ -56,7 +56,7 @@ def codes_and_outcomes(
             flags += ["--at-most", IMPOSSIBLE] if number == 1 else []
             log = stack.enter_context((folder / f"{number}.log").open("w"))
             json = str(folder / f"{number}.json")
-            process = load("--short", "--json", json, *flags, stdout=log, stderr=log)
+            process = loading("--short", "--json", json, *flags, stdout=log, stderr=log)
             stack.callback(end, process, 60)
             codes.append(process.wait(WITHIN))
     outcomes = {}
@@ -86,6 +86,7 @@ def test_scenario_meets_its_counts(outcomes, name: str) -> None:
     split = sum(totals[name] for name in ("hits", "stale", "misses", "coalesced"))
     assert abs(split - totals["requests"]) <= totals["under_way"]
     assert sum(second.requests for second in outcome.seconds) > 30
+    assert sum(outcome.calls.values()) == totals["calls"]
 
 
 @pytest.mark.parametrize("name", ["stampede", "stampede-fleet"])
@@ -141,7 +142,7 @@ def test_missed_figure_exits_1(codes_and_outcomes) -> None:
     ids=["scenario", "figure", "page"],
 )
 def test_unknown_words_exit_2(flags: tuple[str, ...], said: str) -> None:
-    process = load(*flags, stderr=subprocess.PIPE, text=True)
+    process = loading(*flags, stderr=subprocess.PIPE, text=True)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 2
     assert said in error.splitlines()[-1]
@@ -152,7 +153,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, page: bool) -> None:
     port = free_port()
     flags = ["--page", str(port)] if page else []
     with (tmp_path / "log").open("w") as log:
-        process = load("--scenario", "sustained", *flags, stdout=log, stderr=log)
+        process = loading("--scenario", "sustained", *flags, stdout=log, stderr=log)
     try:
         until(lambda: len(_locusts(process.pid)) == 3, 60, "locust and its workers")
         if page:
@@ -175,6 +176,24 @@ def _locusts(pid: int) -> list[int]:
         if command.exists() and b"locustfile.py" in command.read_bytes():
             found.append(one)
     return found
+
+
+@pytest.mark.parametrize("before", [None, "", "{}", '{"outcomes": [{}]}'])
+def test_run_is_kept_whatever_lies_there(tmp_path, monkeypatch, before) -> None:
+    monkeypatch.setattr(load, "KEPT", tmp_path)
+    latest = tmp_path / "latest.json"
+    if before is not None:
+        latest.write_text(before)
+    run = Run("2026-01-02T03:04:05Z", "abc", "2 cores", [Outcome("a", "A")])
+    load.kept(run, None, short=False)
+    assert runs.read(latest) == runs.read(tmp_path / "2026-01-02T030405Z.json") == run
+    assert "Load" in latest.with_suffix(".html").read_text()
+
+
+def test_tree_is_unknown_without_git(monkeypatch) -> None:
+    assert runs.begun().tree
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert runs.begun().tree == "unknown"
 
 
 # --- the pure parts
