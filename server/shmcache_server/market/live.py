@@ -149,6 +149,7 @@ class Live:
         self._most = most
         self._clients: set[Client] = set()
         self._task: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
         self._version = 0
         self._shown: object = None
         self._text = ""
@@ -207,20 +208,17 @@ class Live:
             await asyncio.gather(writer, reader, return_exceptions=True)
 
     async def _follow(self) -> None:
-        """The loop. It ends with the last client."""
-        asking: asyncio.Task[None] | None = None
+        """The loop. It ends with the last client; its question does not, so that
+        clients who come and go do not ask one each."""
         loop = asyncio.get_running_loop()
         again = 0.0
-        try:
-            while True:
-                over = self._look()
-                if over and (asking is None or asking.done()) and loop.time() >= again:
-                    again = loop.time() + ASK
-                    asking = loop.create_task(self._ask())
-                await asyncio.sleep(LOOK)
-        finally:
-            if asking is not None:
-                asking.cancel()
+        while True:
+            over = self._look()
+            asked = self._asking is not None and not self._asking.done()
+            if over and not asked and loop.time() >= again:
+                again = loop.time() + ASK
+                self._asking = loop.create_task(self._ask())
+            await asyncio.sleep(LOOK)
 
     def _look(self) -> bool:
         """Show what stands; whether its life is over."""

@@ -201,6 +201,17 @@ async def test_cancelled_client_leaves_no_task(vendors, serve, monkeypatch) -> N
         await eventually(lambda: not live._clients and not tied())
 
 
+async def test_clients_who_come_and_go_ask_once(vendors, serve) -> None:
+    client, one, live = await serve(vendors.settings())
+    vendors.open.clear()
+    for _ in range(10):
+        async with client.ws_connect("/ws"):
+            await eventually(lambda: live._asking is not None)
+        await eventually(lambda: live._task is None)
+    assert len(one.dashboard._asking) == 1
+    vendors.open.set()
+
+
 async def test_nobody_is_greeted_with_what_has_ended(vendors, serve) -> None:
     client, one, live = await serve(vendors.settings())
     async with client.ws_connect("/ws") as first:
