@@ -81,6 +81,8 @@ class Loop:
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
             raise ValueError(f"expected http://HOST[:PORT]/PATH, got {url!r}")
+        if not plan.total:
+            raise ValueError(f"no request is due in {plan.seconds:g} s")
         self._address = parts.hostname, parts.port or 80
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._request = (
@@ -98,23 +100,25 @@ class Loop:
             _SLACK.write_text("1000")  # a sleep ends 50 us late, else
         due, total, at = self._plan.due(), self._plan.total, 0
         ends = due[-1] + PATIENCE
-        clock, before = time.perf_counter, time.process_time()
-        began = clock() + 0.005
+        before = time.process_time()
+        self._began = time.perf_counter() + 0.005
         with select.epoll() as self._poll:
-            while (now := clock() - began) < ends:
-                while at < total and due[at] <= now and (free := self._free(now)):
-                    self._send(free, due[at], clock() - began)
+            while (now := self._now()) < ends:
+                while at < total and due[at] <= now and self._offer(due[at], now):
                     at += 1
                 if at == total and len(self._idle) == len(self._open):
                     break
                 waits = at < total and self._may_send(now)
                 self._wait((due[at] if waits else ends) - now)
                 for number, _ in self._poll.poll(0):
-                    self._read(self._open[number], lambda: clock() - began)
-            self.samples.lasted = max(clock() - began, self._plan.seconds)
+                    self._read(self._open[number])
+            self.samples.lasted = max(self._now(), self._plan.seconds)
         self.samples.cpu = time.process_time() - before
         self._give_up(due[at:])
         return self.samples
+
+    def _now(self) -> float:
+        return time.perf_counter() - self._began
 
     def _may_send(self, now: float) -> bool:
         return bool(self._idle) or len(self._open) < self._plan.clients_at(now)
@@ -122,6 +126,20 @@ class Loop:
     def _wait(self, seconds: float) -> None:
         if seconds > 0:
             select.select([self._poll], (), (), seconds)
+
+    def _offer(self, due: float, now: float) -> bool:
+        """Send what is due, if a connection is free; where a server has gone that was
+        there, it has failed."""
+        try:
+            free = self._free(now)
+        except OSError as e:
+            if not self.samples.due:
+                raise
+            self._fail(due, type(e).__name__)
+            return True
+        if free is not None:
+            self._send(free, due, self._now())
+        return free is not None
 
     def _free(self, now: float) -> _Connection | None:
         """A new one while there are fewer than there are to be; else who waits for
@@ -146,7 +164,7 @@ class Loop:
         if sent != len(self._request):
             self._end(free, "a request that was not taken")
 
-    def _read(self, one: _Connection, clock: Callable[[], float]) -> None:
+    def _read(self, one: _Connection) -> None:
         try:
             data = one.socket.recv(_READ)
         except OSError as e:
@@ -161,7 +179,7 @@ class Loop:
         if length is None or one.due < 0 or len(body) > int(length[1]):
             return self._end(one, "no length that can be read")
         if len(body) == int(length[1]):
-            one.free_at = clock()
+            one.free_at = self._now()
             self._answered(one, head, body)
         return None
 
@@ -200,10 +218,15 @@ class Loop:
                 self._record(one, 0.0, "no answer")
             one.socket.close()
         for due in unsent:
-            self.samples.due.append(due)
-            self.samples.took.append(math.nan)
-            self.samples.kinds.append(-1)
-            self.samples.why["not sent"] = self.samples.why.get("not sent", 0) + 1
+            self._fail(due, "not sent")
+
+    def _fail(self, due: float, why: str) -> None:
+        """Of a request that had no connection."""
+        to = self.samples
+        to.due.append(due)
+        to.took.append(math.nan)
+        to.kinds.append(-1)
+        to.why[why] = to.why.get(why, 0) + 1
 
 
 def _kind(head: bytes) -> int:

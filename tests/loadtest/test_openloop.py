@@ -128,6 +128,29 @@ def test_server_that_hangs_fails_all_that_wait(monkeypatch) -> None:
     assert found.why == {"no answer": 2, "not sent": 6}
 
 
+def test_server_that_goes_fails_what_is_due() -> None:
+    """It is counted, as one that hangs is; a server that never was is an error."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        one, _ = listener.accept()
+        for _ in range(3):
+            one.recv(1 << 16)
+            one.sendall(answer())
+        listener.close()
+        one.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    found = Loop(url, Plan(100, 0.1, clients=1)).run()
+    thread.join()
+    assert found.totals()["requests"] == 10 and found.totals()["failures"] == 7
+    assert "ConnectionRefusedError" in found.why and sum(found.why.values()) == 7
+    with pytest.raises(ConnectionRefusedError):
+        Loop(url, Plan(100, 0.1)).run()
+
+
 @pytest.mark.parametrize(
     ("field", "kind"),
     [
@@ -167,4 +190,5 @@ def test_command_tells_and_refuses(capsys) -> None:
         assert told["totals"]["requests"] == 5 and len(told["seconds"]) == 1
     assert openloop.main([url]) == 2
     assert openloop.main(["https://127.0.0.1/"]) == 2
-    assert capsys.readouterr().err.count("\n") == 2
+    assert openloop.main([url, "--rate", "1", "--seconds", "0.1"]) == 2
+    assert capsys.readouterr().err.count("\n") == 3
