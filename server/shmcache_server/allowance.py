@@ -24,9 +24,12 @@ The share
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
+_at, _number = itemgetter(0), itemgetter(1)
 PIECES = 1024
 """Of a window: calls within one are kept as one, at the time of the last."""
 SECOND = 1_000_000
@@ -158,7 +161,7 @@ def found(terms: Terms, state: State, now: int, told: Calls, hosts: int) -> Stat
 
 def within(calls: Calls, now: int, span: int) -> int:
     """How many there were in the window that ends now."""
-    return sum(n for at, n in calls if at > now - span)
+    return sum(map(_number, _recent(calls, now, span)))
 
 
 def _share(terms: Terms, hosts: int) -> tuple[int, int]:
@@ -172,21 +175,27 @@ def _share(terms: Terms, hosts: int) -> tuple[int, int]:
 def _until(calls: Calls, now: int, span: int, room: int) -> int:
     """How long until there were no more than `room` in a window; a whole window where
     that never is."""
-    over = within(calls, now, span) - room
+    recent = _recent(calls, now, span)
+    over = sum(map(_number, recent)) - room
     if over <= 0:
         return 0
-    for at, n in calls:
-        if at > now - span:
-            over -= n
-            if over <= 0:
-                return at + span - now
+    for at, n in recent:
+        over -= n
+        if over <= 0:
+            return at + span - now
     return span
+
+
+def _recent(calls: Calls, now: int, span: int) -> Calls:
+    """Those of the window that ends now."""
+    return calls[bisect_right(calls, now - span, key=_at) :]
 
 
 def _with(calls: Calls, now: int, cost: int, span: int) -> Calls:
     """With more calls, and without those of before the window."""
     piece = max(1, span // PIECES)
-    rest = [call for call in calls if call[0] > now - span]
+    rest = [*_recent(calls, now, span)]
     if rest and rest[-1][0] // piece == now // piece:
         cost += rest.pop()[1]
-    return [*rest, [now, cost]]
+    rest.append([now, cost])
+    return rest

@@ -105,11 +105,11 @@ class Budget:
         than the budget has."""
         if not 0 < cost <= self.calls:
             raise ValueError(f"cost={cost!r}: expected 1 to {self.calls}")
-        if wait := self._wait(cost):
-            return _refused(wait)
         try:
             if self._tally is None:
                 return await self._alone(cost)
+            if wait := self._wait(cost):
+                return _refused(wait)
             async with self._turn:
                 return await self._of_the_fleet(cost)
         except TierUnavailable:  # the ledger's: what was granted meanwhile is lost
