@@ -180,17 +180,20 @@ def measure(
 
 
 def _measure(way: Way, served: Served, simulator: Vendors, seconds: int) -> None:
-    """One run of wrk from all cores; `Failed` if an answer was none of 200."""
+    """One run of wrk from all cores; `Failed` if an answer was none of 200, or no part
+    was fetched in all the time, which is longer than any lives."""
     _settle(simulator)
     simulator.reset()
     asked = Asked(f"{DASHBOARD}?k=")
     run = wrk.run(served.port, asked, seconds, os.sched_getaffinity(0))
+    if not (called := calls(simulator)):
+        raise Failed(f"{way.name}: no vendor was asked in {seconds} s")
     way.memory.append(served.memory_bytes())
     way.rates.append(run.rate)
     way.p50.append(run.p50)
     way.p99.append(run.p99)
-    way.calls.append(sum(calls(simulator).values()) / run.seconds)
-    way.busiest.append(max(calls(simulator, "busiest", TTL).values(), default=0))
+    way.calls.append(sum(called.values()) / run.seconds)
+    way.busiest.append(max(calls(simulator, "busiest", TTL).values()))
 
 
 def _settle(simulator: Vendors) -> None:
@@ -306,7 +309,12 @@ def nginx_outcome(
     ]  # fmt: skip
     outcome.notes = [
         f"{name}: {row.failed}"
-        for name, row in (("ours", ours), ("nginx", nginx))
+        for name, row in (
+            ("ours", ours),
+            ("nginx", nginx),
+            (f"ours, {CROWD} cold", crowd),
+            (f"nginx, {CROWD} cold", other),
+        )
         if row and row.failed
     ]
     return outcome

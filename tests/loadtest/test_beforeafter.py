@@ -10,6 +10,7 @@ from loadtest import beforeafter, vendors
 from loadtest.beforeafter import L1, L2, OFF, PROCESS, WAYS, Way, standing
 from loadtest.openloop import Loop
 from loadtest.peers.servers import which
+from loadtest.peers.wrk import Failed
 from loadtest.runs import read
 from loadtest.samples import Plan
 from loadtest.service import DASHBOARD, calls
@@ -40,6 +41,8 @@ def test_ways_call_the_vendors_as_they_must() -> None:
             way = Way(L1)
             beforeafter._measure(way, served[L1], simulator, 1)
             assert way.busiest == [1] and way.rates[0] > 60 and way.memory[0] > 0
+            with vendors.running() as other, pytest.raises(Failed, match="no vendor"):
+                beforeafter._measure(way, served[L1], other, 1)
     assert counted[OFF] == dict.fromkeys(CALLED, 90)
     assert busiest[L1] == busiest[L2] == dict.fromkeys(CALLED, 1)
     assert {*counted[PROCESS]} == {*CALLED}
@@ -85,6 +88,20 @@ def test_nginx_is_the_measure_of_a_slow_machine() -> None:
     quick = row("two", "ours", run(90_000))
     speed, *_ = beforeafter.nginx_outcome(quick, nginx, crowd, None).targets
     assert (speed.found, speed.bound, speed.met) == (90_000, 84_145, True)
+
+
+def test_row_that_failed_says_why() -> None:
+    rows = [row("two", peer) for peer in ("ours", "nginx")]
+    crowds = [row("burst", peer, connections=500) for peer in ("ours", "nginx")]
+    for number, one in enumerate((*rows, *crowds)):
+        one.failed = f"reason {number}"
+    outcome = beforeafter.nginx_outcome(*rows, *crowds)
+    assert outcome.notes == [
+        "ours: reason 0",
+        "nginx: reason 1",
+        "ours, 500 cold: reason 2",
+        "nginx, 500 cold: reason 3",
+    ]
 
 
 def test_without_nginx_there_is_no_ratio() -> None:
