@@ -6,8 +6,6 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -47,26 +45,27 @@ def loading(*flags: str, **options) -> subprocess.Popen:
 @pytest.fixture(scope="module")
 def codes_and_outcomes(
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[list[int], dict[str, Outcome]]]:
+) -> tuple[list[int], dict[str, Outcome]]:
     folder = tmp_path_factory.mktemp("load")
-    with ExitStack() as stack:
-        codes = []
-        for number, names in enumerate(GROUPS):
-            flags = [flag for name in names for flag in ("--scenario", name)]
-            flags += ["--at-most", IMPOSSIBLE] if number == 1 else []
-            log = stack.enter_context((folder / f"{number}.log").open("w"))
-            json = str(folder / f"{number}.json")
-            process = loading("--short", "--json", json, *flags, stdout=log, stderr=log)
-            stack.callback(end, process, 60)
-            codes.append(process.wait(WITHIN))
-    outcomes = {}
+    codes, outcomes = [], {}
     for number, names in enumerate(GROUPS):
-        path = folder / f"{number}.json"
-        assert path.exists(), (folder / f"{number}.log").read_text()
-        found = {outcome.name: outcome for outcome in runs.read(path).outcomes}
+        flags = [flag for name in names for flag in ("--scenario", name)]
+        flags += ["--at-most", IMPOSSIBLE] if number == 1 else []
+        log, json = folder / f"{number}.log", folder / f"{number}.json"
+        flags += ["--short", "--json", str(json)]
+        with log.open("w") as out:
+            process = loading(*flags, stdout=out, stderr=out)
+            try:
+                codes.append(process.wait(WITHIN))
+            except subprocess.TimeoutExpired as e:
+                raise AssertionError(f"{e}\n{log.read_text()}") from None
+            finally:
+                end(process, 60)
+        assert json.exists(), log.read_text()
+        found = {outcome.name: outcome for outcome in runs.read(json).outcomes}
         assert [*found] == [*names]
         outcomes |= found
-    yield codes, outcomes
+    return codes, outcomes
 
 
 @pytest.fixture
