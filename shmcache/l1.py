@@ -176,6 +176,8 @@ class L1:
                 *(self.segment.path, unsent),
             )
         removed = not keep and self.segment.remove()
+        if keep:
+            self.segment.tidy()
         self.segment.detach()
         return removed
 

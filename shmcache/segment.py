@@ -203,15 +203,27 @@ class Segment:
         shared lock, asks for the exclusive one: both are refused, the file stays. So
         each lets go first; whoever asks last then has it.
         """
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not self._alone():
             return False
         if _same_file(self.path, self._fd):
             _unlink(self.path)
         if not self.inherited:
             _give_back(self._fd)
+        return True
+
+    def tidy(self) -> None:
+        """As `remove`, of a file that is kept: only the wake sockets beside it go,
+        which processes that were killed have left."""
+        if self._alone() and _same_file(self.path, self._fd):
+            _unlink_sockets(self.path)
+
+    def _alone(self) -> bool:
+        """Give up the shared flock, and have the exclusive one if nobody has any."""
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
         return True
 
     def _born(self) -> None:
@@ -393,11 +405,15 @@ def _give_back(fd: int) -> None:
 
 def _unlink(path: Path) -> None:
     """Remove the file and the wake sockets beside it; the exclusive flock is held."""
+    _unlink_sockets(path)
+    path.unlink(missing_ok=True)
+
+
+def _unlink_sockets(path: Path) -> None:
     sockets = re.compile(re.escape(path.name) + r"~[0-9]+")
     for beside in path.parent.iterdir():  # exactly: another's name may begin alike
         if sockets.fullmatch(beside.name):
             beside.unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
 
 
 def _flock(kind: int, byte: int) -> bytes:

@@ -451,6 +451,23 @@ def test_wake_sockets_go_with_the_segment(name):
     assert not left.exists()
 
 
+def test_last_one_tidies_up_beside_a_segment_that_is_kept(name):
+    """A process that was killed leaves its socket, and nobody may take its slot."""
+    first, last = L1.open(name, SIZE), L1.open(name, SIZE)
+    left, others = (SHM / segment_name(f"{name}{end}") for end in ("~7", ".w1~7"))
+    left.touch()
+    others.touch()
+    try:
+        first.close(keep=True)
+        assert left.exists()
+        last.close(keep=True)
+        assert not left.exists()
+        assert others.exists()
+        assert L1.open(name, SIZE).close(keep=False)
+    finally:
+        others.unlink()
+
+
 def test_attachers_meet_removers_and_never_two_segments(name):
     """Opening and removing at once: whoever is attached shares one inode."""
     code = """
