@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from .envelope import FOREVER_MS, Envelope
@@ -98,10 +98,14 @@ class Reply(NamedTuple):
     worth: bytes
     left_ms: int
     nonce: bytes
-    lease: int = NONE
-    wait_ms: int = 0
-    text: bytes = b""
+    lease: int
+    wait_ms: int
+    text: bytes
     """Token that stands, or error."""
+
+    @property
+    def state(self) -> int:
+        return FRESH if self.worth == IS_FRESH else STALE
 
     def answer(self, record: Record | None, clock: FleetClock) -> Answer:
         lease = self.lease
@@ -113,7 +117,7 @@ class Reply(NamedTuple):
         return Answer(record, lease, 0, clock)
 
 
-def rebased(envelope: Envelope, worth: bytes, left_ms: int, sent: int) -> Record:
+def rebased(envelope: Envelope, state: int, left_ms: int, sent: int) -> Record:
     """The record, as it was when the request was sent, by this host's clock.
 
     One that was expired by request is stale since its birth:
@@ -121,7 +125,6 @@ def rebased(envelope: Envelope, worth: bytes, left_ms: int, sent: int) -> Record
     and stores it here. 3. The first goes on, and judges the record by the time of 1.
     """
     value, kind, ttl_ms, grace_ms, _, _, _, nonce, fill_us, tags = envelope
-    state = FRESH if worth == IS_FRESH else STALE
     if ttl_ms == FOREVER_MS:
         birth, fresh_until, dead_at = sent, FOREVER, FOREVER
         if left_ms >= 0:  # expired by request: only its grace is left
@@ -174,6 +177,13 @@ class Ask:
             self.settled.set_result(result)
 
 
+def settle_all(asks: Iterable[Ask], result: Exception | None) -> None:
+    """None: each is settled by itself."""
+    if result is not None:
+        for ask in asks:
+            ask.settle(result)
+
+
 class Replies:
     """The reply of `acquire.lua`, read in its order."""
 
@@ -186,19 +196,8 @@ class Replies:
         self._data = data
         self._at = _HEAD.size
 
-    def values(self, count: int) -> Iterator[tuple[bytes, bytes, bytes]]:
-        """Of keys that were only read: worth, what is left in ms (as text), nonce."""
-        first, self._at = self._at, self._at + count * _VALUE.size
-        return _VALUE.iter_unpack(self._data[first : self._at])
-
-    def each(self, reads: int, others: int) -> Iterator[Reply]:
-        """Of keys that were only read, and then of the others."""
-        for worth, left, nonce in self.values(reads):
-            yield Reply(worth, int(left), nonce)
-        yield from self.leases(others)
-
-    def leases(self, count: int) -> Iterator[Reply]:
-        """Of keys that were not only read."""
+    def each(self, count: int) -> Iterator[Reply]:
+        """Of each key."""
         data = self._data
         for _ in range(count):
             worth, left, nonce = _VALUE.unpack_from(data, self._at)

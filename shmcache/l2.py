@@ -4,7 +4,7 @@ Rules
     - A command may arrive long after its sender gave up or died, so whatever stores
       is checked where it is made: by a script, against the lease's token (`part.py`).
     - Every failure is a `TierUnavailable`, and the breaker counts it (`operations.py`).
-      A value that cannot be read is a miss, no failure (`asks.py`).
+      A value that cannot be read is a miss, no failure (`foreign.py`).
     - Keys are divided among partitions, 1 or on a Cluster 16, each with a breaker of
       its own: one node that is away costs its keys.
 """
@@ -28,7 +28,6 @@ from .ask import (
     FleetClock,
     Invalidation,
 )
-from .asks import BATCH
 from .breaker import Breaker, LocalWords, Words
 from .clock import SYSTEM, Clock
 from .envelope import SECRET_MAX, SECRET_MIN
@@ -40,6 +39,7 @@ from .record import Record
 from .rights import check_rights
 from .scripts import Names, Scripts
 from .topology import Partition, open_topology
+from .turns import BATCH
 from .wire import Wire
 
 __all__ = ["L2", "NONE", "WAIT", "WON", "Answer", "FleetClock"]
@@ -157,7 +157,7 @@ class L2:
     @property
     def foreign(self) -> int:
         """Values that this process could not read, and deleted."""
-        return sum(part.asks.foreign for part in self._parts)
+        return sum(part.foreign.count for part in self._parts)
 
     @property
     def under_way(self) -> int:

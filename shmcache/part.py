@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 from . import hosts
@@ -19,7 +18,9 @@ from .ask import MS, Ask, FleetClock, Invalidation
 from .asks import Asks, identity_bytes
 from .clock import Clock
 from .envelope import FOREVER_MS, GRACE_MAX_MS, VALUE_MAX, Envelope, pack_envelope
+from .foreign import Foreign
 from .operations import Operations
+from .reads import Reads
 from .record import FOREVER, Record
 from .resp import ProtocolError
 from .scripts import Exchange, Names, Script, Scripts
@@ -27,8 +28,6 @@ from .scripts import Exchange, Names, Script, Scripts
 STREAM_LENGTH = 100_000
 SET_LEASE_MS = 1000
 ERROR_MS = 1000
-_NO_KEY = b""
-"""Nobody's: keys have a byte at least."""
 _LEAVE = b"-"
 """To `invalidate.lua`: the identity that `:g` bears stays."""
 
@@ -56,14 +55,16 @@ class Part:
     ) -> None:
         self.operations = operations
         self.names = names
-        self.asks = Asks(
-            *(operations, names, scripts.acquire),
+        self.foreign = Foreign(operations, names)
+        self._reads = Reads(operations, names, self.foreign, clock=clock, secret=secret)
+        self._asks = Asks(
+            *(operations, names, scripts.acquire, self.foreign),
             lease_ms=lease_ms,
             clock=clock,
             secret=secret,
             expects=expects,
         )
-        operations.probe = partial(self.asks.read, [_NO_KEY])
+        operations.probe = self._asks.probe
         self._scripts = scripts
         self._clock = clock
         self._secret = secret
@@ -71,11 +72,11 @@ class Part:
 
     def ask(self, ask: Ask) -> None:
         """It is settled by and by."""
-        self.asks.add(ask)
+        (self._asks if ask.offer else self._reads).add(ask)
 
-    async def read(self, keys: Sequence[bytes]) -> list[tuple[bytes, Record]]:
+    async def read(self, keys: Sequence[bytes]) -> dict[bytes, Record]:
         """The records of those keys that have one; at most a batch."""
-        return await self.operations.run(lambda: self.asks.read(keys))
+        return await self.operations.run(lambda: self._reads.read(keys))
 
     async def renew(self, key: bytes, token: bytes, life_ms: int) -> bool:
         """Whether the lease stands for another life."""

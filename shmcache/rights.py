@@ -78,9 +78,7 @@ def _calls(names: Names, scripts: Scripts, channel: bytes) -> list[Command]:
     item = Invalidation(b"d", b"x", 0, set_by)
     renewal = (l_, w), (mine, _LIFE_MS)
     return [
-        scripts.acquire.whole(
-            (g, s, v, l_, w, e), (incarnation, b"", _LIFE_MS, 0, ask)
-        ),
+        scripts.acquire.whole((g, s, v, l_, w, e), (incarnation, b"", _LIFE_MS, ask)),
         scripts.renew.whole(*renewal),
         scripts.renew.command(*renewal),
         scripts.put_fenced.whole(

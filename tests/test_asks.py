@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shmcache.ask import NONE, WAIT, WON, Invalidation
-from shmcache.asks import BATCH
 from shmcache.clock import SYSTEM
 from shmcache.errors import TierUnavailable
 from shmcache.l2 import L2
@@ -25,7 +24,7 @@ from shmcache.link import Command
 from shmcache.record import FRESH, Record
 from shmcache.scripts import Names
 from shmcache.wire import Took
-from tests.fills import SECOND, fill, read, record, token, won
+from tests.fills import SECOND, fill, record, token, won
 from tests.redis_server import RedisServer, eventually, redis_server
 
 NAMES = Names("app")
@@ -43,19 +42,6 @@ async def l2(server: RedisServer) -> AsyncIterator[L2]:
     l2 = L2(server.url, "app", deadline=2.0)
     yield l2
     await l2.close()
-
-
-async def test_asks_of_one_turn_travel_together(l2: L2, server: RedisServer) -> None:
-    """But the first goes at once: where asks came one by one, no other is expected."""
-    await l2.acquire(b"k")
-    calls = 1 + 2, 2
-    for n, expected in enumerate(calls):
-        server.command("CONFIG", "RESETSTAT")
-        keys = [b"%d:%d" % (n, i) for i in range(2 * BATCH)]
-        await asyncio.gather(*(l2.acquire(key, offer=token()) for key in keys))
-        stats = server.command("INFO", "commandstats")
-        assert stats["cmdstat_evalsha"]["calls"] == expected
-        assert len(set(keys)) == server.command("EXISTS", *map(NAMES.lease, keys))
 
 
 Exchange = Callable[..., Awaitable[list[Any]]]
@@ -90,7 +76,7 @@ async def test_answers_of_a_batch_belong_to_their_keys(l2: L2) -> None:
         assert answer.lease == (NONE if i < 20 else WON)
 
 
-async def test_asks_of_all_sorts_share_a_batch(l2: L2) -> None:
+async def test_asks_of_all_sorts_in_one_turn(l2: L2) -> None:
     await fill(l2, b"fresh", record(b"1"))
     await fill(l2, b"stale", record(b"2", ttl=0))
     await won(l2, b"leased")
@@ -146,18 +132,6 @@ async def test_lease_won_after_its_caller_left_is_given_back(
     assert (await l2.acquire(b"k", offer=token())).lease == WON
 
 
-async def test_ask_whose_caller_left_at_once_is_not_sent(
-    l2: L2, server: RedisServer
-) -> None:
-    await asyncio.gather(l2.acquire(b"k"), l2.acquire(b"k"), l2.acquire(b"k"))
-    caller = asyncio.ensure_future(l2.acquire(b"k", offer=token()))
-    other = asyncio.ensure_future(l2.acquire(b"k"))
-    asyncio.get_running_loop().call_soon(caller.cancel)
-    await other
-    await eventually(lambda: not l2.under_way)
-    assert not server.command("EXISTS", NAMES.lease(b"k"))
-
-
 async def test_token_of_another_length_is_refused(l2: L2) -> None:
     with pytest.raises(ValueError, match="expected 16"):
         await l2.acquire(b"k", offer=b"short")
@@ -192,8 +166,8 @@ async def test_value_that_changed_behind_the_script_is_asked_again(
     """Else one value would be told the age of another."""
     await fill(l2, b"k", record(ttl=20, grace=0))
     torn.append(record(b"next", ttl=2000, grace=0))
-    got = await read(l2)
-    assert (got.value, got.state) == (b"next", FRESH)
+    got = (await l2.acquire(b"k", offer=token())).record
+    assert got is not None and (got.value, got.state) == (b"next", FRESH)
     assert SYSTEM.now() - got.birth < SECOND
 
 
@@ -211,29 +185,17 @@ async def test_value_that_changes_all_the_time_is_given_up(
     await fill(l2, b"k", record())
     torn += [record() for _ in range(10)]
     with pytest.raises(TierUnavailable, match="changes"):
-        await l2.acquire(b"k")
+        await l2.acquire(b"k", offer=token())
     assert l2.available
-
-
-async def test_batch_takes_no_value_that_changed(l2: L2, torn: list[Record]) -> None:
-    await fill(l2, b"k", record(ttl=20, grace=0))
-    await fill(l2, b"other", record(b"other"))
-    torn.append(record(b"next", ttl=2000, grace=0))
-    found = await l2.get_many([b"k", b"other"])
-    assert {key: one.value for key, one in found.items()} == {
-        b"k": b"next",
-        b"other": b"other",
-    }
 
 
 async def test_script_that_redis_forgot_is_run_all_the_same(
     l2: L2, server: RedisServer
 ) -> None:
     await fill(l2, b"k", record())
-    for offer in (b"", token()):
-        server.command("SCRIPT", "FLUSH")
-        answer = await l2.acquire(b"k", offer=offer)
-        assert (answer.record and answer.record.value, answer.lease) == (b"v", NONE)
+    server.command("SCRIPT", "FLUSH")
+    answer = await l2.acquire(b"k", offer=token())
+    assert (answer.record and answer.record.value, answer.lease) == (b"v", NONE)
     assert l2.available
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from shmcache.ask import FAILED, NONE, WAIT, WON, FleetClock, Invalidation
-from shmcache.asks import BATCH
 from shmcache.breaker import THRESHOLD
 from shmcache.clock import SYSTEM
 from shmcache.errors import ConfigError, TierUnavailable
@@ -23,6 +22,7 @@ from shmcache.l2 import BATCH_BYTES, L2, STORES, pieces
 from shmcache.link import CONNECTIONS, Link, cut
 from shmcache.record import ERROR, FOREVER, FRESH, PASS, STALE
 from shmcache.scripts import Names
+from shmcache.turns import BATCH
 from tests.fills import fill, read, record, token, won
 from tests.redis_server import RedisServer, eventually, redis_server
 

@@ -57,8 +57,8 @@ def ask(
     """The key's part of the answer."""
     keys = (G, S, V, L, W, E)
     words = b"0" + token(offer) + token(instead_of) + token(waited) + b"c"
-    data = run("acquire", keys, "incarna1", identity, LIFE, 0, words)
-    (reply,) = Replies(data, 0).leases(1)
+    data = run("acquire", keys, "incarna1", identity, LIFE, words)
+    (reply,) = Replies(data, 0).each(1)
     return reply
 
 
@@ -69,7 +69,7 @@ def acquire(run: Run, offer: str, instead_of: str = "", waited: str = "") -> lis
 
 
 def put(run: Run, name: str, clock: int = 0, *tags: int) -> Any:
-    incarnation = run("acquire", (G, S), "other123", "", LIFE, 0)[:8]
+    incarnation = run("acquire", (G, S), "other123", "", LIFE)[:8]
     args = (token(name), "value", "", -1, incarnation, clock, *tags)
     return run("put_fenced", (G, V, L, W), *args)[0]
 
@@ -91,10 +91,10 @@ def test_first_offer_wins_and_the_second_waits(run: Run, client: redis.Redis) ->
     assert client.smembers(W) == {b"c"}
 
 
-def test_reading_takes_no_lease(run: Run, client: redis.Redis) -> None:
-    data = run("acquire", (G, S, V), "incarna1", "", LIFE, 1)
-    assert list(Replies(data, 0).values(1)) == [(b"0", b"0".rjust(17), bytes(8))]
-    assert not client.exists(L, G)
+def test_who_asks_for_nothing_leaves_nothing(run: Run, client: redis.Redis) -> None:
+    data = run("acquire", (G, S), "incarna1", "", LIFE)
+    assert Replies(data, 0).clock.incarnation == b""
+    assert not client.keys()
 
 
 @pytest.mark.parametrize(

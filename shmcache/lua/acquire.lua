@@ -1,16 +1,16 @@
 -- acquire: what values are worth, and the leases of those who would compute.
 --
--- KEYS  g, s, then v of each key that is only read, then v, l, w, e of each other
+-- KEYS  g, s, then v, l, w, e of each key
 -- ARGV  incarnation for a g that must be made, identity of its Redis ('' unknown),
---       life of a lease in ms, how many keys are only read, then for each other one
---       string: '1' to have the lease of a fresh value too, else '0'; offer, instead_of
---       and waited (the token it waited for), 16 bytes each, NULs for none; the
---       channel to wake it by (none asks for no wake-up)
+--       life of a lease in ms, then for each key one string: '1' to have the lease of
+--       a fresh value too, else '0'; offer, instead_of and waited (the token it waited
+--       for), 16 bytes each, NULs for none; the channel to wake it by (none asks for
+--       no wake-up)
 -- returns  one string: incarnation (8 bytes, NULs for none), clock 17, Redis' time in
 --       ms 17; then for each key: state 1 (0 none, 1 stale, 2 fresh), what is left of
---       its life in ms 17 (-1 all), random bytes of its fill 8; and for each that is
---       not only read: lease 1 (0 none, 1 won, 2 wait, 3 failed, 4 no memory), its PTTL
---       17, n 5, and n bytes, which are the token that stands, or the error.
+--       its life in ms 17 (-1 all), random bytes of its fill 8, lease 1 (0 none, 1 won,
+--       2 wait, 3 failed, 4 no memory), its PTTL 17, n 5, and n bytes, which are the
+--       token that stands, or the error.
 --       Numbers are decimal, padded; to read many small replies costs a client dear.
 --
 -- One step, because a value stored between the two looks would be computed again,
@@ -25,7 +25,7 @@ local LEASE_MAX = 5000                  -- ms; another host's may be longer than
 local EIGHT = '\0\0\0\0\0\0\0\0'
 local NONE = EIGHT .. EIGHT
 local call, pcall, format, sub = redis.call, redis.pcall, string.format, string.sub
-local g, s, life, reads = KEYS[1], KEYS[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local g, s, life = KEYS[1], KEYS[2], tonumber(ARGV[3])
 
 -- What the command answers; false, and the key is deleted, if it is of another type.
 -- Any other error is raised: a right that we have not says nothing of the key.
@@ -160,13 +160,9 @@ local function lease(l, w, e, offer, instead_of, waited, channel)
 end
 
 local answers = {}
-for i = 1, reads do
-    local worth, left, nonce = state(KEYS[2 + i])
-    answers[i + 1] = format('%d%17d', worth, left) .. nonce
-end
-for i = 1, #ARGV - 4 do
-    local v, l, w, e = unpack(KEYS, reads + 4 * i - 1, reads + 4 * i + 2)
-    local ask = ARGV[4 + i]
+for i = 1, #ARGV - 3 do
+    local v, l, w, e = unpack(KEYS, 4 * i - 1, 4 * i + 2)
+    local ask = ARGV[3 + i]
     local worth, left, nonce = state(v)
     local got, wait, words = 0, 0, ''
     if worth ~= 2 or sub(ask, 1, 1) == '1' then
@@ -174,7 +170,7 @@ for i = 1, #ARGV - 4 do
             sub(ask, 18, 33), sub(ask, 34, 49), sub(ask, 50))
     end
     words = sub(words, 1, 9999)
-    answers[reads + i + 1] = format('%d%17d', worth, left) .. nonce
+    answers[i + 1] = format('%d%17d', worth, left) .. nonce
         .. format('%d%17d%5d', got, wait, #words) .. words
 end
 -- A replica refuses a write, also one that changes nothing: so a master that was

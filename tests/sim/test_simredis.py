@@ -202,6 +202,9 @@ def _envelope(draw: random.Random, key: bytes, incarnation: bytes) -> bytes:
     )  # fmt: skip
 
 
+_NAMES_OF_A_KEY = NAMES.value, NAMES.lease, NAMES.waiters, NAMES.error
+
+
 def _call(draw: random.Random, tokens: list[bytes]) -> tuple[bytes, ...]:
     """Any call of a script, mostly with tokens and incarnations that were seen."""
     key = draw.choice(KEYS)
@@ -211,10 +214,13 @@ def _call(draw: random.Random, tokens: list[bytes]) -> tuple[bytes, ...]:
     token, incarnation = draw.choice(tokens), draw.choice((b"i" * 8, b"j" * 8))
     which = draw.randrange(8)
     if which < 3:
-        reads = [NAMES.value(k) for k in KEYS[: draw.randrange(3)]]
-        args = [incarnation, draw.choice((b"", b"r" * 8)), LIFE, len(reads)]
-        asks = [_ask_args(draw, tokens)]
-        return _eval("acquire", [g, s, *reads, v, lease, w, e], args + asks)
+        args = [incarnation, draw.choice((b"", b"r" * 8)), LIFE]
+        keys, asks = [g, s, v, lease, w, e], [_ask_args(draw, tokens)]
+        if draw.random() < 0.5:
+            more = draw.choice(KEYS)
+            keys += (name(more) for name in _NAMES_OF_A_KEY)
+            asks += [_ask_args(draw, tokens)]
+        return _eval("acquire", keys, args + asks)
     if which == 3:
         return _eval("renew", [lease, w], [token, LIFE])
     if which == 4:
