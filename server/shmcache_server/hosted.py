@@ -127,7 +127,7 @@ def check(app: AppConfig) -> list[str]:
         _tell(theirs, app)
     os.close(theirs)
     with open(ours, "rb") as pipe:
-        told = pipe.read()
+        told = pipe.readline()  # its end may be held by what the module forked
     with suppress(ChildProcessError):  # the master's own reaping was faster
         os.waitpid(child, 0)
     if not told:
@@ -146,7 +146,7 @@ def _tell(pipe: int, app: AppConfig) -> NoReturn:
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(CHECK_SECONDS)
-        said = json.dumps(_judged(app)).encode()
+        said = json.dumps(_judged(app)).encode() + b"\n"
         with open(pipe, "wb") as out:
             out.write(said)
     finally:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import socket
 import sys
+import time
 
 import aiohttp
 import pytest
@@ -166,6 +169,26 @@ def test_module_that_loads_for_ever_is_told(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(hosted, "CHECK_SECONDS", 1)
     with pytest.raises(ConfigError, match="took over 1 s"):
         hosted.check(AppConfig("endless:x"))
+
+
+def test_process_that_a_module_leaves_is_not_waited_for(tmp_path, monkeypatch) -> None:
+    left = tmp_path / "left"
+    (tmp_path / "forking.py").write_text(
+        "import os, pathlib, signal\n"
+        "def x(context): ...\n"
+        "pid = os.fork()\n"
+        "if not pid:\n"
+        "    signal.alarm(20)\n"
+        "    signal.pause()\n"
+        f"pathlib.Path({str(left)!r}).write_text(str(pid))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        began = time.monotonic()
+        assert hosted.check(AppConfig("forking:x")) == []
+        assert time.monotonic() - began < 10
+    finally:
+        os.kill(int(left.read_text()), signal.SIGKILL)
 
 
 def test_application_judges_its_settings(tmp_path, monkeypatch) -> None:
