@@ -92,10 +92,11 @@ def gates(limits: Limits, vendors: Mapping[str, Vendor]) -> dict[str, Gate]:
             seconds=row.open_seconds,
         )
         made[name] = Gate(limits.budget(name, row.calls, row.seconds), breaker)
+    urls = {name: row.url.rstrip("/") for name, row in vendors.items()}
     for name, gate in made.items():
         gate.neighbours = tuple(
             other.budget
             for near, other in made.items()
-            if near != name and vendors[near].url == vendors[name].url
+            if near != name and urls[near] == urls[name]
         )
     return made

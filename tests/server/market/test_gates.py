@@ -63,7 +63,10 @@ async def test_shut_gate_lets_one_probe_through(vendors, opened) -> None:
 
 async def test_ban_shuts_for_as_long_as_it_says(vendors, opened) -> None:
     """All that goes to the same address, too."""
-    doors = (await opened(vendors.settings(binance={"url": "http://b"}))).gates
+    told = vendors.settings(
+        binance={"url": "http://b"}, coingecko_global={"url": f"{vendors.url}/"}
+    )
+    doors = (await opened(told)).gates
     ban = Unusable("banned", until=time.time() + 50, banned=True)
     await fail(doors["coingecko"], ban)
     assert doors["coingecko"].breaker.state == "open"
