@@ -225,7 +225,7 @@ def _notes(stage: Stage, watch: Watch) -> list[str]:
         notes.append(f"{seen[REFUSED]:,} were refused, {seen['stale']:,} stale")
     if stage.death:
         lost = _lost(stage, watch)
-        notes.append(f"{len(lost)} requests were under way while the worker died")
+        notes.append(f"requests under way while the worker died: {len(lost)}")
     notes += [f"failed: {error} ({n})" for error, n in watch.last.errors.items()]
     return notes + [f"wrong: {wrong}" for wrong in stage.witness.wrong]
 
@@ -326,8 +326,7 @@ def main() -> int:
         said(outcome)
         run.outcomes.append(outcome)
     kept(run, args.json, args.short)
-    targets = [target for outcome in run.outcomes for target in outcome.targets]
-    return int(not all(target.met for target in targets))
+    return int(not all(outcome.met for outcome in run.outcomes))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ class Outcome:
 
     @property
     def met(self) -> bool:
-        return all(target.met is not False for target in self.targets)
+        """All targets; a figure that is missing is missed."""
+        return all(target.met for target in self.targets)
 
 
 @dataclass

@@ -142,29 +142,28 @@ def _vendors_die(stage: Stage) -> None:
 
 def _redis_dies(stage: Stage) -> None:
     assert stage.redis is not None
-    stage.until(stage.scenario.span)
+    stage.figures["killed"] = int(stage.until(stage.scenario.span))
     stage.redis.kill()
     stage.until(2 * stage.scenario.span)
     stage.redis.start()
-    stage.figures["killed"] = 1
 
 
 def _worker_dies(stage: Stage) -> None:
-    stage.until(stage.scenario.span)
+    under_load = stage.until(stage.scenario.span)
     host = stage.hosts[0]
     pid = host.pids()[0]
     stage.death = kill(pid)
     until(lambda: len(host.pids()) == host.workers and pid not in host.pids(), _WITHIN)
-    stage.figures["killed"] = 1
+    stage.figures["killed"] = int(under_load)
 
 
 def _reloads(stage: Stage) -> None:
-    stage.until(stage.scenario.span)
+    under_load = stage.until(stage.scenario.span)
     for host in stage.hosts:
         before = host.pids()
         os.kill(host.process.pid, signal.SIGHUP)
         until(lambda: _replaced(host.pids(), before, host.workers), _WITHIN)  # noqa: B023
-    stage.figures["reloads"] = len(stage.hosts)
+    stage.figures["reloads"] = len(stage.hosts) if under_load else 0
 
 
 def _replaced(pids: list[int], before: list[int], workers: int) -> bool:
@@ -207,7 +206,7 @@ def _stampedes(short: bool) -> dict[str, Scenario]:
 
 def _loads(short: bool) -> dict[str, Scenario]:
     """Clients, and nothing that happens to the service."""
-    pace = _pace(short)
+    pace, refreshed = _pace(short), 3 if short else 40
     return {
         "expiry": Scenario(
             "each second every part expires, under load",
@@ -215,6 +214,7 @@ def _loads(short: bool) -> dict[str, Scenario]:
             (
                 WARM,
                 Bound("calls for a part in any second", "busiest", 1),
+                Bound("fewest calls for a part", "least_calls", refreshed, True),
                 Bound("p99, ms", "p99", 25, form=",.1f", timed=True),
             ),
             pace=pace,

@@ -100,11 +100,12 @@ class Stage:
         self.over.set()
         self._loaded.set()
 
-    def until(self, seconds: float) -> None:
-        """Of the load, if it goes on so long."""
+    def until(self, seconds: float) -> bool:
+        """Of the load; whether it goes on so long."""
         self._loaded.wait()
-        if not self.over.is_set():
-            self.over.wait(max(0.0, self.began + seconds - time.monotonic()))
+        if self.over.is_set():
+            return False
+        return not self.over.wait(max(0.0, self.began + seconds - time.monotonic()))
 
     def counted(self) -> Counter[str]:
         """Of the servers, since the beginning."""
@@ -132,8 +133,8 @@ class Stage:
         return spent
 
     def parts(self) -> list[int]:
-        """Calls of each part of the dashboard, so far."""
-        counted = calls(self.vendors)
+        """Calls of each part of the dashboard, since the beginning."""
+        counted = self.called()
         return [counted.get(path, 0) for path in _PARTS]
 
     def budget(self, vendor: str) -> int:
