@@ -121,14 +121,17 @@ def _apart(
         cwd=ROOT,
         preexec_fn=lambda: die_with_parent(parent),
     ) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
-        out = None
-        while out is None:
-            try:
-                out, _ = child.communicate(timeout=1)
-            except subprocess.TimeoutExpired:
-                sampled += [sum(calls().values())] if calls else []
+        try:
+            assert child.stdout is not None
+            child.stdout.readline()
+            out = None
+            while out is None:
+                try:
+                    out, _ = child.communicate(timeout=1)
+                except subprocess.TimeoutExpired:
+                    sampled += [sum(calls().values())] if calls else []
+        finally:  # who fails meanwhile does not wait for the rest of the requests
+            child.kill()
     if child.returncode:
         raise RuntimeError(f"the open loop ended with code {child.returncode}")
     told: dict[str, Any] = json.loads(out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from contextlib import ExitStack
 
 import pytest
@@ -10,6 +12,8 @@ from loadtest import timed
 from loadtest.fates import FATES
 from loadtest.service import DASHBOARD, calls, config, serving
 from loadtest.vendors import running
+from tests.helpers import children
+from tests.loadtest.test_openloop import answer, origin
 from tests.server.market.vendor import CALLED, KEYS
 
 
@@ -42,6 +46,15 @@ def test_ramp_of_the_market(tmp_path, keys, measured) -> None:
         f"open loop: 300 requests/s for 3 s: mean {totals['mean']:.2f} ms, of which the"
         f" generator's {totals['late_mean']:.2f}"
     )
+
+
+def test_failure_meanwhile_ends_the_generator() -> None:
+    """It does not wait for what was still to be sent."""
+    told, before = iter([{}]), children(os.getpid())
+    began = time.monotonic()
+    with origin(lambda n: answer()) as url, pytest.raises(StopIteration):
+        timed.ramp(url, rate=10, seconds=30, clients=(1, 1), calls=lambda: next(told))
+    assert time.monotonic() - began < 20 and children(os.getpid()) == before
 
 
 def test_single_answers_of_the_market(tmp_path, keys) -> None:
