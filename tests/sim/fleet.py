@@ -7,6 +7,7 @@ reset by copy for each history.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import random
@@ -17,6 +18,7 @@ from unittest import mock
 import shmcache.claim
 import shmcache.follower
 import shmcache.l1
+import shmcache.operations
 import shmcache.parts
 import shmcache.scripts
 from shmcache import Cache, CacheConfig
@@ -82,6 +84,7 @@ class Fleet:
             put(mock.patch.object(shmcache.claim, "BEAT", _BEAT))
             put(mock.patch.object(shmcache.parts, "L2", self._l2))
             put(mock.patch.object(shmcache.scripts, "files", _files))
+            put(mock.patch.object(shmcache.operations.Operation, "late", _late))
             put(mock.patch.object(shmcache.claim, "socket", _Sockets()))
             put(mock.patch.object(shmcache.claim, "os", _Files(os)))
             yield self
@@ -120,6 +123,13 @@ class _Scripts:
 SCRIPTS = _Scripts()
 _real_l2 = shmcache.parts.L2
 _real_files = shmcache.scripts.files
+_real_late = shmcache.operations.Operation.late
+
+
+def _late(operation: shmcache.operations.Operation) -> None:
+    loop: Any = asyncio.get_running_loop()
+    loop.process.world.unanswered = True
+    _real_late(operation)
 
 
 def _files(package: str) -> _Scripts:
@@ -154,6 +164,4 @@ class _Sockets:
 
     @staticmethod
     def socket(*_: Any) -> SimSocket:
-        import asyncio
-
         return SimSocket(asyncio.get_running_loop().process)  # type: ignore[attr-defined]

@@ -52,11 +52,10 @@ def run(fleet: Fleet, seed: int, traced: bool = False) -> Result:
             program = _run(world, seed)
         finally:
             world.close()
-    slow = "split" in program.befell  # an ask may get no answer in time
     program.history.shared = set(_shared(world))
     violations = program.history.check(
         ages=not program.redis_jumped and not program.touched,
-        swaps=not program.redis_lost and not program.gaps and not slow,
+        swaps=not program.redis_lost and not program.gaps and not world.unanswered,
         adds=not program.redis_lost and not program.redis_jumped,
         softs=not program.touched and not program.redis_jumped,
     )
