@@ -144,6 +144,11 @@ def nonce_of(data: bytes) -> bytes:
     return data[_HEAD.size - 8 : _HEAD.size]
 
 
+def incarnation_of(data: bytes) -> bytes:
+    """Which `:g` its clock is of, as it stands in the head; b"" if it has none."""
+    return data[_HEAD.size - 24 : _HEAD.size - 16]
+
+
 def _digest(name: bytes) -> int:
     """Against mix-ups, not against a writer of Redis: so it may be cheap."""
     return zlib.adler32(name) << 32 | zlib.crc32(name)

@@ -175,11 +175,13 @@ class L1:
                 "told; whoever opens it next sends them",
                 *(self.segment.path, unsent),
             )
-        removed = not keep and self.segment.remove()
-        if keep:
+        try:
+            if not keep:
+                return self.segment.remove()
             self.segment.tidy()
-        self.segment.detach()
-        return removed
+            return False
+        finally:
+            self.segment.detach()
 
     def beat(self) -> None:
         """A sign of life, and a look at what became of the file. Off is for good."""

@@ -34,6 +34,7 @@ from typing import Any, TypeVar
 from .breaker import Breaker
 from .errors import TierUnavailable
 from .link import Command, cut
+from .resp import ReplyTooLong
 from .topology import Partition
 from .wire import Wire
 
@@ -275,9 +276,12 @@ class Operation:
         self._task = asyncio.get_running_loop().create_task(self._run(work, proves))
         self._task.add_done_callback(self._done)
 
-    def exchange(self, commands: Sequence[Command], read: Read) -> bool:
+    def exchange(
+        self, commands: Sequence[Command], read: Read, proves: bool = True
+    ) -> bool:
         """Whether a connection was at hand; `read` is told the replies then."""
-        self._wire = self._home.link.begin(commands, partial(self._took, read))
+        took = partial(self._took, read, proves)
+        self._wire = self._home.link.begin(commands, took)
         return self._wire is not None
 
     def ended(self) -> asyncio.Future[None]:
@@ -310,7 +314,7 @@ class Operation:
 
     # -- how it goes on
 
-    def _took(self, read: Read, replies: list[Any] | Exception) -> None:
+    def _took(self, read: Read, proves: bool, replies: list[Any] | Exception) -> None:
         if self._over:  # it was cut
             return
         try:
@@ -321,9 +325,9 @@ class Operation:
             self._fail(error)
         else:
             if left is not None:
-                self.run(left)
+                self.run(left, lambda _: proves)
                 return
-            if self._in_time():
+            if proves and self._in_time():
                 self._home.breaker.succeeded()
         self._end()
 
@@ -356,7 +360,7 @@ class Operation:
         return asyncio.get_running_loop().time() < self.ends
 
     def _fail(self, error: Exception) -> None:
-        if self._in_time():
+        if self._in_time() and not isinstance(error, ReplyTooLong):  # it does answer
             self._failed(told(error))
         failure = TierUnavailable(f"l2: {told(error)}")
         failure.__cause__ = error

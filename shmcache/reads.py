@@ -11,6 +11,13 @@ Order
     A raise is never taken back, so what no raise of a later moment makes void was not
     void when it was read; `:g` must be the one that the value names.
 
+    On a Cluster a command that is sent elsewhere meets another Redis than the one that
+    is followed, and the read fails: that keeps the order, too.
+
+What cannot be read
+    A miss. Only who asks for the lease deletes it: since a read has looked, a good
+    value may have taken its place.
+
 Whose answer
     The last command is a write that changes nothing. A replica refuses it, and with it
     the whole: so a master that was demoted is never believed.
@@ -31,12 +38,12 @@ from typing import Any, NamedTuple
 
 from .ask import MS, NONE, Answer, Ask, FleetClock, rebased, settle_all
 from .clock import Clock
-from .envelope import FOREVER_MS, Envelope, unpack_envelope
+from .envelope import FOREVER_MS, Envelope, incarnation_of, unpack_envelope
 from .errors import CodecError
 from .foreign import Foreign
 from .operations import Operations
 from .record import FRESH, STALE, Record
-from .resp import Command
+from .resp import Command, ReplyTooLong
 from .scripts import Names, sound
 from .turns import Turns
 
@@ -52,7 +59,7 @@ class Generations:
     def __init__(self, fields: Sequence[str], values: Sequence[bytes | None]) -> None:
         told = dict(zip(fields, values, strict=True))
         self.incarnation = told["i"] or b""
-        clock = told["c"] or b"0"
+        clock = b"0" if told["c"] is None else told["c"]
         if len(self.incarnation) != 8 or not (len(clock) <= 16 and clock.isdigit()):
             self.incarnation, clock = b"", b"0"  # not one of ours: as if there was none
         self.clock = int(clock)
@@ -84,8 +91,6 @@ class _Looked(NamedTuple):
     """Redis' time."""
     unsure: list[tuple[bytes, Envelope, int]]
     """Keys, values, and what is left of them in ms, whose tags are still unknown."""
-    foreign: list[bytes]
-    """Keys of what could not be read."""
 
 
 class Reads:
@@ -114,7 +119,15 @@ class Reads:
 
     async def read(self, keys: Sequence[bytes]) -> dict[bytes, Record]:
         """The records of those of at most a batch of keys that have one."""
-        return (await self._exchange(keys)).found
+        try:
+            return (await self._exchange(keys)).found
+        except ReplyTooLong:
+            pass
+        if len(keys) == 1:
+            self._foreign.told(CodecError("larger than any of ours"))
+            return {}
+        half = len(keys) // 2
+        return await self.read(keys[:half]) | await self.read(keys[half:])
 
     def _begin(self, asks: list[Ask]) -> None:
         operation = self._operations.begin(partial(settle_all, asks))
@@ -124,13 +137,14 @@ class Reads:
 
         def read(replies: list[Any]) -> Callable[[], Awaitable[None]] | None:
             looked = self._look(keys, fields, replies, sent)
-            if looked.unsure or looked.foreign:
+            if looked.unsure:
                 return lambda: self._settle_later(asks, looked)
             _settle(asks, looked)
             return None
 
-        if not operation.exchange(commands, read):
-            operation.run(lambda: self._send(asks))
+        # a Redis that refuses our scripts answers this
+        if not operation.exchange(commands, read, proves=False):
+            operation.run(lambda: self._send(asks), lambda _: False)
 
     async def _send(self, asks: list[Ask]) -> None:
         _settle(asks, await self._exchange([ask.key for ask in asks]))
@@ -177,18 +191,19 @@ class Reads:
         time_ms = int(seconds) * 1000 + int(micros) // 1000
         ahead_ms = time_ms + -now // MS
         clock = FleetClock(incarnation, generations.clock, ahead_ms)
-        looked = _Looked({}, clock, sent, time_ms, [], [])
+        looked = _Looked({}, clock, sent, time_ms, [])
         prefix, secret = self._names.values, self._secret
         for key, value, left_ms in zip(keys, values, lefts, strict=True):
             if value is None or left_ms == _GONE:
+                continue
+            if incarnation_of(value) != incarnation:  # before all of it is looked at
                 continue
             try:
                 envelope = unpack_envelope(prefix + key, value, secret)
             except CodecError as error:
                 self._foreign.told(error)
-                looked.foreign.append(key)
                 continue
-            if envelope is None or envelope.incarnation != incarnation:
+            if envelope is None:
                 continue
             if envelope.tags:
                 self._tags = envelope.tags
@@ -199,9 +214,7 @@ class Reads:
         return looked
 
     async def _look_again(self, looked: _Looked) -> None:
-        """Judge what was unsure by what its tags were raised to since; delete what
-        could not be read."""
-        await self._foreign.delete(looked.foreign)
+        """Judge what was unsure by what its tags were raised to since."""
         if not looked.unsure:
             return
         tags = {tag for _, envelope, _ in looked.unsure for tag in envelope.tags}
@@ -222,7 +235,7 @@ def _settle(asks: Iterable[Ask], looked: _Looked) -> None:
 def _raise(told: bytes | None) -> float:
     if told is None:
         return _NONE
-    return int(told) if told.isdigit() else _UNREADABLE
+    return int(told) if told.isdigit() and len(told) < 20 else _UNREADABLE
 
 
 def _fields(tags: Iterable[int]) -> list[str]:

@@ -7,7 +7,10 @@ from typing import Any
 
 import hiredis
 
-__all__ = ["Command", "NoScriptError", "ProtocolError", "Replies", "ReplyError", "pack"]
+__all__ = [
+    *("Command", "NoScriptError", "ProtocolError", "Replies", "ReplyError"),
+    *("ReplyTooLong", "pack"),
+]
 
 Command = Sequence[bytes | str | int]
 REPLY_MAX = 128 << 20
@@ -29,6 +32,10 @@ class NoScriptError(ReplyError):
 
 class ProtocolError(Exception):
     """Not what Redis would send."""
+
+
+class ReplyTooLong(ProtocolError):
+    """One of more bytes than are gathered: `REPLY_MAX`."""
 
 
 def pack(commands: Iterable[Command]) -> bytes:
@@ -63,7 +70,7 @@ class Replies:
         self._begun = not replies  # what came was taken in, and is not a whole one
         self._gathered = 0 if replies else self._gathered + len(data)
         if self._gathered > REPLY_MAX:
-            raise ProtocolError("l2: a reply that has no end")
+            raise ReplyTooLong("l2: a reply that has no end")
         return replies
 
 

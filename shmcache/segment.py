@@ -413,7 +413,8 @@ def _unlink_sockets(path: Path) -> None:
     sockets = re.compile(re.escape(path.name) + r"~[0-9]+")
     for beside in path.parent.iterdir():  # exactly: another's name may begin alike
         if sockets.fullmatch(beside.name):
-            beside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # gone, or somebody else's
+                beside.unlink()
 
 
 def _flock(kind: int, byte: int) -> bytes:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from functools import partial
+from itertools import combinations_with_replacement, product
 from typing import Any
 
 import pytest
 
-from shmcache.ask import Invalidation, Replies
+from shmcache.ask import WON, Invalidation, Replies
+from shmcache.breaker import THRESHOLD
 from shmcache.clock import SYSTEM
-from shmcache.envelope import Envelope, pack_envelope
+from shmcache.envelope import VALUE_MAX, Envelope, pack_envelope
 from shmcache.errors import TierUnavailable
 from shmcache.l2 import L2
 from shmcache.link import Command
@@ -180,6 +184,99 @@ async def test_tags_are_of_the_generations_that_the_value_names(
     assert await look(l2) is None and due
 
 
+async def test_no_schedule_brings_back_what_was_void(
+    l2: L2, other: L2, between: Between
+) -> None:
+    """Whatever one other does between two commands, or two do: what is read stood there
+    at some time meanwhile, was fresh then if it says so, and lives no longer."""
+    draw, runs = random.Random(0), 0
+    pairs = [(one,) for one in DEEDS] + draw.sample([*product(DEEDS, DEEDS)], 12)
+    for first, deeds, noted in product(STANDING, pairs, ((), (7,))):
+        for gaps in combinations_with_replacement(
+            ("MGET", "HMGET", "TIME"), len(deeds)
+        ):
+            await Schedule(l2, other, between, noted).run(first, deeds, gaps)
+            runs += 1
+    assert runs > 1000
+
+
+class Schedule:
+    """One read, and what comes between."""
+
+    def __init__(
+        self, l2: L2, other: L2, between: Between, noted: tuple[int, ...]
+    ) -> None:
+        self.l2, self.other, self.between = l2, other, between
+        self.seen: list[Record | None] = []
+        l2._parts[0]._reads._tags = noted
+
+    async def run(
+        self, first: Sequence[str], deeds: Sequence[str], gaps: Sequence[str]
+    ) -> None:
+        await self.other.invalidate([Invalidation(b"d", KEY)])
+        for deed in first:
+            await self.do(deed)
+        await self.see()
+        for gap in set(gaps):
+            due = [deed for deed, at in zip(deeds, gaps, strict=True) if at == gap]
+            self.between(gap, partial(self.do_all, due))
+        found = await look(self.l2)
+        if found is None:
+            return
+        same = [one for one in self.seen if one and one.value == found.value]
+        why = (first, deeds, gaps, found, self.seen)
+        assert same, why
+        assert max(one.dead_at for one in same) >= found.dead_at - SLACK, why
+        if found.state == FRESH:
+            fresh = [one for one in same if one.state == FRESH]
+            assert fresh, why
+            latest = max(one.fresh_until for one in fresh)
+            assert latest >= found.fresh_until - SLACK, why
+
+    async def see(self) -> None:
+        """By the script, in one step."""
+        answer = await self.other.acquire(KEY, offer=token())
+        self.seen.append(answer.record)
+
+    async def do_all(self, deeds: Sequence[str]) -> None:
+        for deed in deeds:
+            await self.do(deed)
+            await self.see()
+
+    async def do(self, deed: str) -> None:
+        if deed in PUTS:
+            ttl, grace = PUTS[deed]
+            one = record(os.urandom(8), ttl=ttl or 0, grace=grace, tags=(7,))
+            if ttl is None:
+                one = one._replace(fresh_until=FOREVER, dead_at=FOREVER)
+            await self.other.invalidate([Invalidation(b"d", KEY)])
+            await fill(self.other, KEY, one)
+        elif deed == "made anew":
+            await self.other.link.exchange(("DEL", G))
+            await won(self.other, os.urandom(8))
+        else:
+            await self.other.invalidate([RAISES[deed]])
+
+
+PUTS = {"long": (600, 600), "short": (20, 100), "bare": (90, 0), "endless": (None, 0)}
+RAISES = {
+    "expire": EXPIRE,
+    "delete": Invalidation(b"d", KEY),
+    "tag": Invalidation(b"t", 7),
+    "soft tag": Invalidation(b"u", 7),
+    "clear": Invalidation(b"c", b""),
+}
+DEEDS = [*PUTS, *RAISES, "made anew"]
+STANDING = [
+    (),
+    *((put,) for put in PUTS),
+    *((put, "expire") for put in PUTS),
+    ("short", "soft tag"),
+]
+SLACK = 5_000_000
+"""Nanoseconds: two looks are not made at once, and Redis counts in milliseconds."""
+
+
 async def test_demoted_master_is_not_believed(
     l2: L2, server: RedisServer, between: Between
 ) -> None:
@@ -265,7 +362,8 @@ async def test_judgement_is_that_of_the_script(
     g: dict[bytes, bytes] = {b"i": draw.choice((*5 * [b"i" * 8], b"j" * 8, b"i"))}
     for field in (b"c", b"C", b"S", b"t7", b"u7", b"t9", b"u9"):
         if draw.random() < 0.4:
-            g[field] = draw.choice((b"0", b"3", b"5", b"9", b"x", b"9" * 16))
+            odd = draw.choice((b"x", b"", b"9" * 16, b"9" * 5000))
+            g[field] = draw.choice((b"0", b"3", b"5", b"9", odd))
     now = SYSTEM.now() // 10**6
     seconds, micros = server.command("TIME")
     redis_ms = int(seconds) * 1000 + int(micros) // 1000
@@ -296,6 +394,69 @@ async def test_judgement_is_that_of_the_script(
             assert abs(left_ms - reply.left_ms) < 5_000
         if one is not None and reply.left_ms < 0:
             assert one.dead_at == FOREVER
+
+
+# -- what cannot be read
+
+
+async def test_foreign_value_is_a_miss_and_stays(
+    l2: L2, other: L2, server: RedisServer, between: Between
+) -> None:
+    """1. It is read. 2. A good value takes its place. 3. It must not be deleted."""
+    await fill(l2, KEY, record())
+    server.command("APPEND", VALUE, "x")
+    between("HMGET", lambda: fill(other, KEY, record(b"good")))
+    assert await look(l2) is None
+    assert l2.foreign == 1
+    assert (await read(l2)).value == b"good"
+
+
+@pytest.mark.parametrize("value", [b"junk", b"", b"SHMC\x09", None])
+async def test_what_is_none_of_ours_is_a_miss(
+    l2: L2, server: RedisServer, value: bytes | None
+) -> None:
+    if value is None:
+        server.command("HSET", VALUE, "a", "b")
+    else:
+        server.command("SET", VALUE, value)
+    assert await look(l2) is None and await l2.get_many([KEY]) == {}
+    assert server.command("EXISTS", VALUE) and l2.available
+    assert (await l2.acquire(KEY, offer=token())).lease == WON
+
+
+async def test_more_than_is_gathered_costs_only_itself(
+    l2: L2, server: RedisServer
+) -> None:
+    await fill(l2, b"good", record())
+    server.command("SETRANGE", VALUE, 140 << 20, "x")
+    for _ in range(THRESHOLD + 1):
+        with pytest.raises(TierUnavailable, match="no end"):
+            await l2.acquire(KEY)
+    assert [*await l2.get_many([KEY, b"good"])] == [b"good"]
+    assert l2.available
+    assert (await l2.acquire(KEY, offer=token())).lease == WON
+    assert not server.command("EXISTS", VALUE)
+
+
+async def test_batch_of_the_largest_values_is_read(l2: L2) -> None:
+    keys = [b"%d" % n for n in range(9)]
+    for key in keys:
+        await fill(l2, key, record(bytes(VALUE_MAX)))
+    assert [*await l2.get_many(keys)] == keys
+
+
+async def test_reads_do_not_prove_that_scripts_run(l2: L2, server: RedisServer) -> None:
+    await fill(l2, KEY, record())
+    server.command("ACL", "SETUSER", "default", "-evalsha", "-eval")
+    try:
+        for _ in range(THRESHOLD):
+            with pytest.raises(TierUnavailable):
+                await l2.acquire(b"other", offer=token())
+            if l2.available:
+                assert await look(l2) and await l2.get_many([KEY])
+        assert not l2.available
+    finally:
+        server.command("ACL", "SETUSER", "default", "+evalsha", "+eval")
 
 
 _OTHERS = NAMES.lease, NAMES.waiters, NAMES.error

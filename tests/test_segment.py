@@ -468,6 +468,18 @@ def test_last_one_tidies_up_beside_a_segment_that_is_kept(name):
         others.unlink()
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_what_cannot_be_removed_beside_it_holds_up_nobody(name, keep):
+    l1 = L1.open(name, SIZE)
+    stays = SHM / segment_name(f"{name}~7")
+    stays.mkdir()
+    try:
+        assert l1.close(keep=keep) is not keep
+        assert L1.open(name, SIZE).close(keep=False)
+    finally:
+        stays.rmdir()
+
+
 def test_attachers_meet_removers_and_never_two_segments(name):
     """Opening and removing at once: whoever is attached shares one inode."""
     code = """
