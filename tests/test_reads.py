@@ -190,11 +190,9 @@ async def test_no_schedule_brings_back_what_was_void(
     """Whatever one other does between two commands, or two do: what is read stood there
     at some time meanwhile, was fresh then if it says so, and lives no longer."""
     draw, runs = random.Random(0), 0
-    pairs = [(one,) for one in DEEDS] + draw.sample([*product(DEEDS, DEEDS)], 12)
+    pairs = [(one,) for one in DEEDS] + draw.sample([*product(DEEDS, DEEDS)], 8)
     for first, deeds, noted in product(STANDING, pairs, ((), (7,))):
-        for gaps in combinations_with_replacement(
-            ("MGET", "HMGET", "TIME"), len(deeds)
-        ):
+        for gaps in combinations_with_replacement(GAPS, len(deeds)):
             await Schedule(l2, other, between, noted).run(first, deeds, gaps)
             runs += 1
     assert runs > 1000
@@ -271,8 +269,9 @@ STANDING = [
     (),
     *((put,) for put in PUTS),
     *((put, "expire") for put in PUTS),
-    ("short", "soft tag"),
+    *(("short", raised) for raised in ("soft tag", "tag", "clear")),
 ]
+GAPS = ("PTTL", "MGET", "HMGET", "TIME")
 SLACK = 5_000_000
 """Nanoseconds: two looks are not made at once, and Redis counts in milliseconds."""
 

@@ -450,8 +450,8 @@ MUTATIONS = [
     Mutation(
         "a read looks at the incarnation",
         "reads:Reads._look",
-        "if envelope is None or envelope.incarnation != incarnation:",
-        "if envelope is None:",
+        "if incarnation_of(value) != incarnation:",
+        "if False:",
         tries=3000,
     ),
     Mutation(
