@@ -141,8 +141,7 @@ def rebased(envelope: Envelope, state: int, left_ms: int, sent: int) -> Record:
     if state == STALE and fresh_until > sent:
         fresh_until = min(birth, fresh_until) if ttl_ms != FOREVER_MS else 0
     return Record(
-        *(value, state, kind, birth, fresh_until, dead_at),
-        *(0, nonce, fill_us, tags),
+        value, state, kind, birth, fresh_until, dead_at, 0, nonce, fill_us, tags
     )
 
 

@@ -110,9 +110,10 @@ def unpack_envelope(name: bytes, data: bytes, secret: bytes = b"") -> Envelope |
         return None
     if len(data) < _HEAD.size:
         raise CodecError("truncated envelope")
-    head = _HEAD.unpack_from(data)
-    kind, ntags, flags, digest = head[2:6]
-    ttl_ms, grace_ms, ends_ms, incarnation, clock, nonce = head[6:]
+    (
+        _, _, kind, ntags, flags, digest,
+        ttl_ms, grace_ms, ends_ms, incarnation, clock, nonce,
+    ) = _HEAD.unpack_from(data)  # fmt: skip
     if kind > ERROR or ttl_ms < FOREVER_MS or not 0 <= grace_ms <= LIFE_MAX_MS - ttl_ms:
         raise CodecError("an envelope that we never wrote")
     start = _HEAD.size + 4 * ntags + _BODY.size

@@ -39,12 +39,14 @@ from .record import Record
 from .rights import check_rights
 from .scripts import Names, Scripts
 from .topology import Partition, open_topology
-from .turns import BATCH
 from .wire import Wire
 
 __all__ = ["L2", "NONE", "WAIT", "WON", "Answer", "FleetClock"]
 
 STORED, FULL, RAISED, LOST = "stored", "full", "raised", "lost"
+READS = 16, 48
+"""Keys of one exchange that reads, the first and the others: while Redis works on one,
+we read the one before, and before the first there is none."""
 STORES = 128
 """Keys of one exchange that stores or invalidates."""
 BATCH_BYTES = 1 << 20
@@ -249,7 +251,7 @@ class L2:
         """The records of those keys that have one, fresh or stale, without a lease."""
         shares = self._shared(dict.fromkeys(keys), lambda key: key)
         batches = [
-            part.read(some) for part, every in shares for some in pieces(every, BATCH)
+            part.read(some) for part, every in shares for some in _batches(every)
         ]
         found: dict[bytes, Record] = {}
         for records in await _all(batches):
@@ -370,6 +372,13 @@ async def _all(work: Sequence[Awaitable[T]]) -> list[T]:
         if isinstance(result, BaseException):
             raise result
     return results  # type: ignore[return-value]
+
+
+def _batches(every: list[bytes]) -> list[list[bytes]]:
+    first, others = READS
+    if len(every) <= 2 * first:  # it is not worth another round trip
+        return [every] if every else []
+    return [every[:first], *pieces(every[first:], others)]
 
 
 def pieces(

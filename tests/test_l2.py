@@ -18,11 +18,10 @@ from shmcache.ask import FAILED, NONE, WAIT, WON, FleetClock, Invalidation
 from shmcache.breaker import THRESHOLD
 from shmcache.clock import SYSTEM
 from shmcache.errors import ConfigError, TierUnavailable
-from shmcache.l2 import BATCH_BYTES, L2, STORES, pieces
+from shmcache.l2 import BATCH_BYTES, L2, READS, STORES, pieces
 from shmcache.link import CONNECTIONS, Link, cut
 from shmcache.record import ERROR, FOREVER, FRESH, PASS, STALE
 from shmcache.scripts import Names
-from shmcache.turns import BATCH
 from tests.fills import fill, read, record, token, won
 from tests.redis_server import RedisServer, eventually, redis_server
 
@@ -290,7 +289,7 @@ async def test_get_many_finds_what_stands(l2: L2) -> None:
 
 
 async def test_many_keys_travel_in_few_scripts(l2: L2, server: RedisServer) -> None:
-    keys = [b"%d" % i for i in range(3 * BATCH)]
+    keys = [b"%d" % i for i in range(sum(READS) + 1)]
     begun = [(key, *await won(l2, key)) for key in keys]
     server.command("CONFIG", "RESETSTAT")
     answers = await l2.put_many([(k, mine, record(k), at) for k, mine, at in begun])
@@ -336,7 +335,7 @@ async def test_many_without_redis_is_a_tier_unavailable() -> None:
     with pytest.raises(TierUnavailable):
         await l2.put_many([item, item])
     with pytest.raises(TierUnavailable):
-        await l2.get_many([b"%d" % i for i in range(BATCH + 1)])
+        await l2.get_many([b"%d" % i for i in range(sum(READS) + 1)])
     await l2.close()
 
 
