@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
+import pytest
+import uvloop
+
+from shmcache_server.worker import Worker, often
 from tests.helpers import children, end, free_port, get, python, segment_name, until
 
 CONF = """
@@ -90,3 +96,35 @@ def test_stop_during_the_start_is_prompt(tmp_path) -> None:
     process.send_signal(signal.SIGTERM)
     assert process.wait(5) == 0
     assert "Traceback" not in log.read_text()
+
+
+async def taken_in_turns(turns: int, times: int) -> list[int]:
+    """How many of the connections that wait are taken in each turn of the loop."""
+    taken = 0
+
+    class Taken(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            nonlocal taken
+            taken += 1
+
+    loop, found = asyncio.get_running_loop(), []
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        where = listener.getsockname()
+        servers = [
+            await loop.create_server(Taken, sock=one) for one in often(listener, times)
+        ]
+        clients = [socket.create_connection(where) for _ in range(64)]
+        for _ in range(turns):
+            before = taken
+            await asyncio.sleep(0)
+            found.append(taken - before)
+        for one in (*servers, *clients):
+            one.close()
+    return found
+
+
+@pytest.mark.parametrize("times", [1, Worker.accepts])
+def test_waiting_connections_are_taken_several_in_a_turn(times: int) -> None:
+    """uvloop takes one of a descriptor; a turn beside a busy crowd is milliseconds."""
+    found = uvloop.run(taken_in_turns(6, times))
+    assert found[1:] == [times] * 5
