@@ -7,7 +7,6 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Iterator,
     Sequence,
 )
 from typing import Any
@@ -25,15 +24,9 @@ from shmcache.record import FRESH, Record
 from shmcache.scripts import Names
 from shmcache.wire import Took
 from tests.fills import SECOND, fill, record, token, won
-from tests.redis_server import RedisServer, eventually, redis_server
+from tests.redis_server import RedisServer, eventually
 
 NAMES = Names("app")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with redis_server() as running:
-        yield running
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from itertools import combinations_with_replacement, product
 from typing import Any
@@ -22,17 +22,11 @@ from shmcache.link import Command
 from shmcache.record import FOREVER, FRESH, STALE, Record
 from shmcache.scripts import Names, Scripts
 from tests.fills import SECOND, fill, read, record, token, won
-from tests.redis_server import RedisServer, redis_server
+from tests.redis_server import RedisServer
 
 NAMES = Names("app")
 KEY, VALUE, G = b"k", NAMES.value(b"k"), NAMES.generations
 EXPIRE = Invalidation(b"x", KEY)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with redis_server() as running:
-        yield running
 
 
 @pytest.fixture

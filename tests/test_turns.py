@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -11,15 +11,9 @@ from shmcache.l2 import L2
 from shmcache.scripts import Names
 from shmcache.turns import BATCH
 from tests.fills import fill, record, token
-from tests.redis_server import RedisServer, eventually, redis_server
+from tests.redis_server import RedisServer, eventually
 
 NAMES = Names("app")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with redis_server() as running:
-        yield running
 
 
 @pytest.fixture
