@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import shmcache.claim
+import shmcache.conditional
 import shmcache.follower
 import shmcache.l1
-import shmcache.operations
 import shmcache.parts
 import shmcache.scripts
 from shmcache import Cache, CacheConfig
+from shmcache.codec import MSGPACK
+from shmcache.record import Record
 
 from .attachment import SimHost, SimSegment, SimSocket, SimTable
+from .history import Value
 
 if TYPE_CHECKING:
     from .world import Process, World
@@ -84,7 +87,8 @@ class Fleet:
             put(mock.patch.object(shmcache.claim, "BEAT", _BEAT))
             put(mock.patch.object(shmcache.parts, "L2", self._l2))
             put(mock.patch.object(shmcache.scripts, "files", _files))
-            put(mock.patch.object(shmcache.operations.Operation, "late", _late))
+            conditional = shmcache.conditional.Conditional
+            put(mock.patch.object(conditional, "_store_if", _store_if))
             put(mock.patch.object(shmcache.claim, "socket", _Sockets()))
             put(mock.patch.object(shmcache.claim, "os", _Files(os)))
             yield self
@@ -123,13 +127,20 @@ class _Scripts:
 SCRIPTS = _Scripts()
 _real_l2 = shmcache.parts.L2
 _real_files = shmcache.scripts.files
-_real_late = shmcache.operations.Operation.late
+_real_store_if = shmcache.conditional.Conditional._store_if
 
 
-def _late(operation: shmcache.operations.Operation) -> None:
+async def _store_if(
+    conditional: shmcache.conditional.Conditional,
+    key: bytes,
+    record: Record,
+    **condition: Any,
+) -> bool:
+    """Notes the value: nobody but this host has agreed to it."""
     loop: Any = asyncio.get_running_loop()
-    loop.process.world.unanswered = True
-    _real_late(operation)
+    number = Value.of(MSGPACK.decode(record.value)).number
+    loop.process.world.alone.add(number)
+    return await _real_store_if(conditional, key, record, **condition)
 
 
 def _files(package: str) -> _Scripts:

@@ -89,6 +89,8 @@ class Write:
     """It says that it stored nothing."""
     swapped: int = 0
     """Version of the value that it was to take the place of."""
+    told: bool = False
+    """Redis knew of all that its host had made void, when it returned."""
 
 
 class Violation(NamedTuple):
@@ -113,6 +115,8 @@ class History:
     for itself, without an answer, tells nothing of what the fleet had told that host:
     1. another host is cut off, and deletes the key; 2. this one has no answer, and
     computes; 3. Redis answers it again, with what it was never told to delete."""
+    alone: set[int] = field(default_factory=set)
+    """Numbers of the values that a host stored on a condition of its own."""
     _ends: dict[int, int | None] = field(default_factory=dict)
     slack_ns: int = 5_000_000
     """By which an answer may be older than its ttl: the time a look takes."""
@@ -137,13 +141,20 @@ class History:
     def _refused(self) -> set[int]:
         return {w.value.number for w in self.writes if w.refused and w.value}
 
-    def _swapped(self) -> Iterable[Violation]:
-        done: dict[tuple[str, int], Write] = {}
+    def _alone(self, write: Write) -> bool:
+        return write.value is not None and write.value.number in self.alone
+
+    def _swapped(self, swaps: bool) -> Iterable[Violation]:
+        done: dict[tuple[str, int], list[Write]] = {}
         for write in self.writes:
-            if write.swapped and write.end is not None and not write.refused:
-                other = done.setdefault((write.about, write.swapped), write)
-                if other is not write:
+            if not write.swapped or write.end is None or write.refused:
+                continue
+            others = done.setdefault((write.about, write.swapped), [])
+            for other in others:
+                lone = self._alone(write) or self._alone(other)
+                if other.host == write.host or (swaps and not lone):
                     yield Violation("swapped", f"{_named(other)}, {_named(write)}")
+            others.append(write)
 
     def check(
         self,
@@ -154,14 +165,13 @@ class History:
         adds: bool = True,
     ) -> list[Violation]:
         """All violations. `ages`: nobody moved Redis' clock, nor touched a value;
-        `swaps`: nobody was cut off from the fleet, or had no lease or no answer in
-        time, and swapped for his own host alone; `softs`: nobody touched a value, or
-        moved Redis' clock, which makes a stale one fresh; `adds`: Redis lost and
-        refused nothing, nor ended it early, after which two hosts may add to what one
-        of them holds."""
+        `swaps`: nobody was cut off from the fleet, and Redis lost nothing: two hosts
+        do not swap one version, unless for themselves (`alone`); `softs`: nobody
+        touched a value, or moved Redis' clock, which makes a stale one fresh; `adds`:
+        Redis lost and refused nothing, nor ended it early, after which two hosts may
+        add to what one of them holds."""
         found = list(self.troubles)
-        if swaps:
-            found += self._swapped()
+        found += self._swapped(swaps)
         for read in self.reads:
             found += self._check_read(read, ages, softs)
         found += self._resurrections(swaps)
@@ -205,7 +215,11 @@ class History:
             for write in self.writes:
                 if write.soft or not self.void(old, write):
                     continue
-                if not swaps and write.verb == "swap" and write.host != late.host:
+                if (
+                    write.verb == "swap"
+                    and write.host != late.host
+                    and (not swaps or self._alone(write))
+                ):
                     continue  # the fleet need not know of it
                 seen = self._seen_after(write, late)
                 if seen is not None:
@@ -224,7 +238,9 @@ class History:
                 and read.end < late.begin
                 and read.value is not None
                 and read.source not in ("compute", "flight")  # it may stand nowhere
-                and (write.host == late.host or self._is_shared(read.value))
+                and (
+                    write.host == late.host or write.told or self._is_shared(read.value)
+                )
                 and (
                     read.value == write.value
                     or (write.end is not None and read.value.began > write.end)

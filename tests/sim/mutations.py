@@ -274,6 +274,20 @@ MUTATIONS = [
         tries=200,
     ),
     Mutation(
+        "compare and set compares",
+        _REPLACE,
+        "found.nonce == nonce and ",
+        "",
+        tries=3000,
+    ),
+    Mutation(
+        "... also for its host alone",
+        _REPLACE,
+        "record, if_nonce=nonce)",
+        "record)",
+        tries=3000,
+    ),
+    Mutation(
         "compare and set asks for the lease that it has",
         _REPLACE,
         'Invalidation(b"d", key, record.nonce, token, asked.token)',

@@ -12,6 +12,7 @@ from typing import Any
 
 from shmcache import MISSING, ComputeFailed, ComputeTimeout, Fill, TierUnavailable
 from shmcache.codec import MSGPACK
+from shmcache.l1 import ALL_SENT
 from shmcache.record import DEAD, STATES, VALUE
 
 from .attachment import SimHost
@@ -363,6 +364,7 @@ class Program:
 
     def _written(self, process: Process, write: Write) -> None:
         write.end = self.world.stamp()
+        write.told = process.host.observer.outbox_lowest() == ALL_SENT
         refused = " refused" if write.refused else ""
         self.world.trace(process, f"{write.verb}({write.about}) returned{refused}")
         self.watch(process.host, again=True)

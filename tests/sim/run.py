@@ -53,9 +53,10 @@ def run(fleet: Fleet, seed: int, traced: bool = False) -> Result:
         finally:
             world.close()
     program.history.shared = set(_shared(world))
+    program.history.alone = world.alone
     violations = program.history.check(
         ages=not program.redis_jumped and not program.touched,
-        swaps=not program.redis_lost and not program.gaps and not world.unanswered,
+        swaps=not program.redis_lost and not program.gaps,
         adds=not program.redis_lost and not program.redis_jumped,
         softs=not program.touched and not program.redis_jumped,
     )

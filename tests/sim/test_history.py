@@ -140,6 +140,38 @@ def test_two_swaps_of_one_version_are_one_too_many() -> None:
     assert _rules([], [one, two]) == ["swapped"]
 
 
+@pytest.mark.parametrize("host", [0, 1])
+@pytest.mark.parametrize("swaps", [True, False])
+@pytest.mark.parametrize("alone", [set(), {1}, {2}])
+def test_swap_for_one_host_alone_is_one_too_many_on_that_host_only(
+    alone: set[int], swaps: bool, host: int
+) -> None:
+    one, two = _set(5, 15, 1), _set(6, 16, 2, host)
+    one.swapped = two.swapped = 77
+    history = History([], [one, two], alone=alone)
+    allowed = host == 1 and (bool(alone) or not swaps)
+    assert [v.rule for v in history.check(swaps=swaps)] == ["swapped"] * (not allowed)
+
+
+def test_third_swap_is_held_against_each_before_it() -> None:
+    """The second was its host's alone; the first and the third are of one host."""
+    writes = [_set(5, 15, 1), _set(6, 16, 2, host=1), _set(7, 17, 3)]
+    for write in writes:
+        write.swapped = 77
+    (found,) = History([], writes, alone={1, 2, 3}).check()
+    assert found.rule == "swapped"
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_delete_that_redis_knew_of_is_known_on_another_host(told: bool) -> None:
+    """Even where what is read after it is its host's alone."""
+    old, own = _value(1, 5), _value(2, 25)
+    delete = _delete(10, 20, host=1)
+    delete.told = told
+    history = History([_read(30, own), _read(40, old)], [delete], shared={1})
+    assert ("resurrected" in [v.rule for v in history.check()]) == told
+
+
 @pytest.mark.parametrize(
     "begin, state, rules",
     [

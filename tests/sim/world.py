@@ -95,8 +95,8 @@ class World:
         self.pauses = 0.0
         """Seconds at most that an interruption lasts; 0: an instant."""
         self.lost_wakeups = 0.0
-        self.unanswered = False
-        """An operation had no answer in time, so a swap may be one host's alone."""
+        self.alone: set[int] = set()
+        """Numbers of the values that a host stored on a condition of its own."""
         self.watch: Callable[[SimHost], None] = _nothing
         """Told each host that something ran on."""
         self.steps = 0
