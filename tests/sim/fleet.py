@@ -19,10 +19,12 @@ import shmcache.claim
 import shmcache.conditional
 import shmcache.follower
 import shmcache.l1
+import shmcache.operations
 import shmcache.parts
 import shmcache.scripts
 from shmcache import Cache, CacheConfig
 from shmcache.codec import MSGPACK
+from shmcache.link import StrangerError
 from shmcache.record import Record
 
 from .attachment import SimHost, SimSegment, SimSocket, SimTable
@@ -87,6 +89,7 @@ class Fleet:
             put(mock.patch.object(shmcache.claim, "BEAT", _BEAT))
             put(mock.patch.object(shmcache.parts, "L2", self._l2))
             put(mock.patch.object(shmcache.scripts, "files", _files))
+            put(mock.patch.object(shmcache.operations.Operation, "_fail", _fail))
             conditional = shmcache.conditional.Conditional
             put(mock.patch.object(conditional, "_store_if", _store_if))
             put(mock.patch.object(shmcache.claim, "socket", _Sockets()))
@@ -127,6 +130,7 @@ class _Scripts:
 SCRIPTS = _Scripts()
 _real_l2 = shmcache.parts.L2
 _real_files = shmcache.scripts.files
+_real_fail = shmcache.operations.Operation._fail
 _real_store_if = shmcache.conditional.Conditional._store_if
 
 
@@ -141,6 +145,14 @@ async def _store_if(
     number = Value.of(MSGPACK.decode(record.value)).number
     loop.process.world.alone.add(number)
     return await _real_store_if(conditional, key, record, **condition)
+
+
+def _fail(operation: shmcache.operations.Operation, error: Exception) -> None:
+    """Notes when a process would not read of a Redis that its host does not follow."""
+    loop: Any = asyncio.get_running_loop()
+    if isinstance(error, StrangerError):
+        loop.process.strange_at = loop.process.world.now
+    _real_fail(operation, error)
 
 
 def _files(package: str) -> _Scripts:

@@ -127,6 +127,8 @@ class Program:
         self._seen: dict[tuple[int, str], tuple[int, int] | None] = {}
         world.watch = self.watch
         self.fetches: dict[str, int] = dict.fromkeys(self.keys, 0)
+        """But those on a host that had no place in the stream yet, and so read nothing
+        of Redis: a start waits for that no longer than one operation takes."""
         self.befell: list[str] = []
         self.redis_lost = self.redis_jumped = self.gaps = False
         self.running: set[asyncio.Task[None]] = set()
@@ -253,7 +255,7 @@ class Program:
             began = self.world.stamp()
             self.numbers += 1
             number = self.numbers
-            self.fetches[key] += 1
+            self.fetches[key] += process.strange_at != self.world.now
             self.world.trace(process, f"fetch {number} of {key}")
             await asyncio.sleep(self.terms.fetch)
             if self.world.chance(self.terms.fails):

@@ -48,6 +48,8 @@ class Process:
         self.busy = 0
         """It is inside one of its own callbacks, further down the stack."""
         self.stopped_until = 0.0
+        self.strange_at = 0.0
+        """When it would not read of a Redis that its host does not follow yet."""
         self.sockets: list[Any] = []
         self.tables: list[SimTable] = []
         self.lines: list[SimTransport] = []
