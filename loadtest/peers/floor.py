@@ -1,7 +1,8 @@
 """The floor: what a hit costs if the answer is always ready: `floor PORT SIZE`.
 
 A uvloop protocol that looks for nothing but the blank line that ends a request, and
-writes the same bytes for each. No server on this loop can do less.
+writes the same bytes for each. No server that leaves its writing to this loop's
+transports can do less.
 """
 
 from __future__ import annotations

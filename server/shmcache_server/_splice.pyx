@@ -10,6 +10,10 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 from libc.string cimport memchr, memcmp, memcpy
 
+cdef extern from "<sys/socket.h>" nogil:
+    ssize_t send(int fd, const void *data, size_t size, int flags)
+    int MSG_DONTWAIT, MSG_NOSIGNAL
+
 from .key import KEY_MAX
 from .rfc9111 import status
 from .stored import BODY_KEY, MARK
@@ -96,6 +100,34 @@ def splice(bytes document not None, int64_t age, int64_t ttl, bint body=True):
     return answer
 
 
+cdef class Sender:
+    cdef object transport
+    cdef int fd
+    cdef bint behind
+
+    def __init__(self, transport):
+        self.transport = transport
+        self.behind = True
+        known = transport.get_extra_info
+        socket = None if known("sslcontext") is not None else known("socket")
+        self.fd = -1 if socket is None else socket.fileno()
+
+    def fall_behind(self):
+        self.behind = True
+
+    cdef send(self, bytes data):
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(data), sent = 0
+        if self.fd >= 0 \
+                and not (self.behind and self.transport.get_write_buffer_size()):
+            sent = send(
+                self.fd, PyBytes_AS_STRING(data), size, MSG_DONTWAIT | MSG_NOSIGNAL
+            )
+            self.behind = sent != size
+            if not self.behind:
+                return
+        self.transport.write(data if sent <= 0 else data[sent:])  # it tells of errors
+
+
 cdef class Known:
     cdef dict blocks
     cdef object hit
@@ -130,7 +162,7 @@ cdef class Known:
             self.last_block, self.last_prefix = given, <bytes>prefix
         return self.last_prefix
 
-    def answer(self, bytes data not None, transport):
+    def answer(self, bytes data not None, Sender sender not None):
         cdef const char *p = PyBytes_AS_STRING(data)
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data), n, target, before
         cdef const char *space
@@ -164,5 +196,5 @@ cdef class Known:
         answer = splice(document, age, ttl)
         if answer is None:
             return None
-        transport.write(answer)
+        sender.send(answer)
         return True

@@ -50,7 +50,7 @@ from yarl import URL
 from shmcache import Cache, CacheError
 
 from . import stored
-from ._splice import Known, splice
+from ._splice import Known, Sender, splice
 from .answer import from_store
 from .config import Config
 from .handler import Handler
@@ -266,6 +266,7 @@ class Lane:
             return False
         transport = connection.transport
         assert transport is not None  # data came by it
+        connection.sender.fall_behind()
         if not asked.whole:
             answer = _rarer(asked, document, age, ttl)
         elif len(document) <= SPLICE_MAX:
@@ -332,7 +333,7 @@ class Connection(RequestHandler):
 
     __slots__ = (
         *("_lane", "_level", "_quick", "_taking", "_untaken"),
-        *("judged", "sampled", "trusted"),
+        *("judged", "sampled", "sender", "trusted"),
     )
 
     def __init__(self, manager: Server, lane: Lane, **options: Any) -> None:
@@ -355,6 +356,7 @@ class Connection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self.sender = Sender(cast(asyncio.Transport, transport))
         self.trusted = self._lane.trusts(self.peername)
 
     @property
@@ -366,7 +368,7 @@ class Connection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         lane = self._lane
         if (self._quick or self._regained()) and not self._paused:
-            found = lane.known.answer(data, self.transport)
+            found = lane.known.answer(data, self.sender)
             if found is True or (found is not False and lane.answer(self, data, found)):
                 self._next_keepalive_close_time = lane.closes
                 return
@@ -400,6 +402,7 @@ class Connection(RequestHandler):
 
     def go_slow(self, data: bytes) -> None:
         """Give it to aiohttp, and see where that leaves its parser."""
+        self.sender.fall_behind()
         was_level, before = self._level, self._request_count
         self._quick = self._level = False
         super().data_received(data)

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shmcache_server import stored
-from shmcache_server._splice import Known, splice
+from shmcache_server._splice import Known, Sender, splice
 from shmcache_server.rfc9111 import status
 
 HEAD = b'HTTP/1.1 200 OK\r\nETag: "a"\r\nContent-Length: 3\r\n'
@@ -57,13 +61,24 @@ BLOCK = b" HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 class Written:
-    """A transport that keeps what is written."""
+    """A transport that keeps what is written, of a socket or of none."""
 
-    def __init__(self) -> None:
+    def __init__(self, sock: socket.socket | None = None, **more: object) -> None:
         self.data = b""
+        self._known = {"socket": sock, **more}
+
+    def get_extra_info(self, name: str) -> Any:
+        return self._known.get(name)
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.data)
 
     def write(self, data: bytes) -> None:
         self.data += data
+
+
+def sender(transport: Written) -> Sender:
+    return Sender(transport)  # type: ignore[arg-type]
 
 
 def ask(data: bytes, found: object, longest: int = 4096, most: int = 16384):
@@ -76,7 +91,7 @@ def ask(data: bytes, found: object, longest: int = 4096, most: int = 16384):
 
     known = Known(hit, longest=longest, most=most)  # type: ignore[arg-type]
     known.know(BLOCK, b"p:")
-    told = known.answer(data, written)  # type: ignore[arg-type]
+    told = known.answer(data, sender(written))
     return told, keys, written.data
 
 
@@ -146,8 +161,9 @@ def test_block_of_before_is_not_taken_for_another() -> None:
     known.know(BLOCK, b"a:")
     known.know(other, b"b:")
     for block in (BLOCK, BLOCK, other, BLOCK):
-        assert known.answer(b"GET /" + block, None) is False
-    assert known.answer(b"GET /" + BLOCK[:-2] + b"\n\n", None) is None
+        assert known.answer(b"GET /" + block, sender(Written())) is False
+    odd = b"GET /" + BLOCK[:-2] + b"\n\n"
+    assert known.answer(odd, sender(Written())) is None
     assert keys == [b"a:/", b"a:/", b"b:/", b"a:/"]
     assert len(known) == 2
 
@@ -155,7 +171,76 @@ def test_block_of_before_is_not_taken_for_another() -> None:
 def test_forgotten_block_is_not_known() -> None:
     known = Known(lambda key: FRESH, longest=4096, most=16384)
     known.know(BLOCK, b"a:")
-    assert known.answer(b"GET /" + BLOCK, Written()) is True  # type: ignore[arg-type]
+    assert known.answer(b"GET /" + BLOCK, sender(Written())) is True
     known.forget()
-    assert known.answer(b"GET /" + BLOCK, Written()) is None  # type: ignore[arg-type]
+    assert known.answer(b"GET /" + BLOCK, sender(Written())) is None
     assert len(known) == 0
+
+
+# -- sender
+
+ANSWER = splice(DOCUMENT, 1, 2)
+assert ANSWER is not None
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def answer(out: Sender, document: bytes = DOCUMENT) -> None:
+    known = Known(lambda key: (document, False, 1, 2), longest=4096, most=1 << 30)
+    known.know(BLOCK, b"a:")
+    assert known.answer(b"GET /" + BLOCK, out) is True
+
+
+def test_answer_is_sent_at_once_where_nothing_waits(ends) -> None:
+    transport = Written(ends[0])
+    answer(sender(transport))
+    assert (ends[1].recv(4096), transport.data) == (ANSWER, b"")
+
+
+def test_answer_goes_behind_what_waits(ends) -> None:
+    transport = Written(ends[0])
+    out = sender(transport)
+    answer(out)
+    ends[1].recv(4096)
+    out.fall_behind()
+    transport.write(b"slow")
+    answer(out)
+    assert transport.data == b"slow" + ANSWER
+    transport.data = b""  # it is written by now
+    answer(out)
+    assert (ends[1].recv(4096), transport.data) == (ANSWER, b"")
+
+
+def test_rest_that_the_socket_does_not_take_is_the_transports(ends) -> None:
+    large = stored.pack(HEAD, 200, b"x" * (1 << 22))
+    transport = Written(ends[0])
+    out = sender(transport)
+    answer(out, large)
+    whole = splice(large, 1, 2)
+    assert whole is not None and 0 < len(transport.data) < len(whole)
+    ends[1].setblocking(False)
+    taken = b""
+    while len(taken) + len(transport.data) < len(whole):
+        taken += ends[1].recv(1 << 20)
+    assert taken + transport.data == whole
+    answer(out)  # there is room in the socket now
+    assert taken + transport.data == whole + ANSWER
+
+
+def test_error_is_left_to_the_transport(ends) -> None:
+    ends[1].close()
+    transport = Written(ends[0])
+    answer(sender(transport))
+    assert transport.data == ANSWER
+
+
+def test_nothing_goes_past_tls(ends) -> None:
+    transport = Written(ends[0], sslcontext=object())
+    answer(sender(transport))
+    assert transport.data == ANSWER

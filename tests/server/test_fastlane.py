@@ -19,6 +19,7 @@ from shmcache_server.fastlane import FIELDS_MAX, VERDICTS, Memo
 from tests.server.lanes import HOST, STORED, Kept, Lanes, lanes
 
 LARGE = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n"
+LARGE_BYTES = 800_000
 
 
 @pytest.fixture
@@ -327,7 +328,7 @@ async def test_nothing_received_is_for_aiohttp(both: Lanes) -> None:
     transport = both.open(both.fast)
     await both.settle(transport)
     lane = both.fast._lane
-    assert lane.known.answer(b"", None) is None
+    assert lane.known.answer(b"", transport._connection.sender) is None
     assert not lane.answer(transport._connection, b"", None)
     transport.close()
 
@@ -481,9 +482,10 @@ async def test_idle_connection_is_closed_in_time() -> None:
         writer.close()
 
 
-async def large_answer(both: Lanes, pace: float) -> tuple[asyncio.Task[int], Any]:
-    """A client that takes an answer of 800 KB within `pace` seconds, and its socket."""
-    key, size = both.key("/large"), 800_000
+async def narrow(both: Lanes) -> socket.socket:
+    """A client of which the kernel takes little; it asked for `/`, and for `/large`
+    800 KB are stored."""
+    key, size = both.key("/large"), LARGE_BYTES
     fill = Fill(stored.pack(LARGE % size, 200, b"x" * size), ttl=60)
     await both.cache.get_or_set(key, lambda: fill)
     await both.both([request("/")])
@@ -498,6 +500,13 @@ async def large_answer(both: Lanes, pace: float) -> tuple[asyncio.Task[int], Any
     await loop.sock_connect(client, listener.getsockname())
     await loop.sock_sendall(client, request("/"))
     await loop.sock_recv(client, 65536)
+    return client
+
+
+async def large_answer(both: Lanes, pace: float) -> tuple[asyncio.Task[int], Any]:
+    """A client that takes an answer of 800 KB within `pace` seconds, and its socket."""
+    client = await narrow(both)
+    loop, size = asyncio.get_running_loop(), LARGE_BYTES
     before = both.fast_hits
     await loop.sock_sendall(client, request("/large"))
     await turns(lambda: both.fast_hits != before)
@@ -510,6 +519,35 @@ async def large_answer(both: Lanes, pace: float) -> tuple[asyncio.Task[int], Any
         return got
 
     return loop.create_task(take()), client
+
+
+@pytest.mark.parametrize("more", [(), ("X: unknown",)], ids=["fast", "slow"])
+async def test_hit_goes_behind_what_the_transport_still_has(more: Any) -> None:
+    """1. An answer is larger than the socket takes; 2. the client takes some of it;
+    3. before the loop has written more, another request comes."""
+    async with lanes(size=64 * 1024**2) as both:
+        client = await narrow(both)
+        with contextlib.closing(client):
+            loop = asyncio.get_running_loop()
+            (connection,) = both.fast.connections
+            connection.transport.set_write_buffer_limits(high=1 << 24)
+            for _ in range(2):  # once known, it is sent at once
+                await loop.sock_sendall(client, request("/"))
+                await loop.sock_recv(client, 65536)
+            await loop.sock_sendall(client, request("/large", *more))
+            await turns(lambda: connection.transport.get_write_buffer_size())
+            await turns(lambda: connection.idle)
+            got = b""
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    got += client.recv(65536)
+            assert connection.transport.get_write_buffer_size()
+            before = both.fast_hits
+            connection.data_received(request("/"))
+            assert both.fast_hits == before + 1
+            while not got.endswith(b"hello"):
+                got += await asyncio.wait_for(loop.sock_recv(client, 65536), 5)
+            assert len(got) > LARGE_BYTES and got.count(b"HTTP/1.1") == 2
 
 
 async def test_stop_waits_for_a_large_answer_to_be_taken() -> None:
