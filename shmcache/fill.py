@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,8 @@ class Fill:
 class Terms:
     """The terms on which a caller wants a key filled; seconds, None for ever."""
 
-    ttl: float | None
+    ttl: float | Callable[[Any], Ttl] | None
+    """Or what says it of a value."""
     grace: float | None = 0.0
     negative_ttl: float | _Unset | None = UNSET
     """For a value that is None."""
@@ -80,12 +81,15 @@ def wrap(result: Any) -> Fill:
 
 def life(fill: Fill, terms: Terms) -> Life:
     """The fill's own ttl and grace, else those for an absent value, else the terms'."""
-    ttl, grace = terms.ttl, terms.grace
+    ttl: Any = terms.ttl
+    grace = terms.grace
     absent = fill.value is None if isinstance(fill.negative, _Unset) else fill.negative
     if absent and not isinstance(terms.negative_ttl, _Unset):
         ttl, grace = terms.negative_ttl, 0.0
     if not isinstance(fill.ttl, _Unset):
         ttl = policy.seconds(fill.ttl)
+    elif callable(ttl):
+        ttl = policy.seconds(ttl(fill.value))
     if not isinstance(fill.grace, _Unset):
         grace = policy.seconds(fill.grace, "grace")
     return Life(ttl, grace)

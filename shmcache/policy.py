@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import timedelta
 
 from .record import DEAD, FOREVER, FRESH, STALE
 
 SECOND = 1_000_000_000
-Ttl = float | int | timedelta | None
-"""Seconds, or a timedelta; None never expires, 0 stores nothing."""
+Ttl = float | int | str | timedelta | None
+"""Seconds, a timedelta, or text such as "1h30m"; None: for ever, 0 stores nothing."""
 
 EARLY_REACH = 6.0
 """Fill times (and betas) before the ttl's end beyond which nobody draws: less than one
 draw in 400 would come out earlier."""
 _LONGEST = FOREVER / SECOND
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_PIECE = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[smhdw])\s*", re.ASCII)
 
 
 def seconds(ttl: Ttl, name: str = "ttl") -> float | None:
@@ -23,8 +26,13 @@ def seconds(ttl: Ttl, name: str = "ttl") -> float | None:
         return None
     if isinstance(ttl, timedelta):
         ttl = ttl.total_seconds()
+    elif isinstance(ttl, str):
+        ttl = _spelled(ttl, name)
     if isinstance(ttl, bool) or not isinstance(ttl, int | float):
-        raise ValueError(f"{name}={ttl!r}: expected seconds, a timedelta or None")
+        raise ValueError(
+            f'{name}={ttl!r}: expected seconds, a timedelta, text such as "1h30m", or '
+            "None for ever"
+        )
     try:
         found = float(ttl)
     except OverflowError:
@@ -32,6 +40,22 @@ def seconds(ttl: Ttl, name: str = "ttl") -> float | None:
     if not math.isfinite(found) or found < 0:
         raise ValueError(f"{name}={found}: expected a finite number of at least 0")
     return found
+
+
+def _spelled(text: str, name: str) -> float:
+    """Seconds of "1h30m": numbers, each with ms, s, m, h, d or w, the larger first."""
+    total, at, last = 0.0, 0, math.inf
+    while piece := _PIECE.match(text, at):
+        unit = _UNITS[piece[2]]
+        if unit >= last:
+            break
+        total, at, last = total + float(piece[1]) * unit, piece.end(), unit
+    if not at or at != len(text):
+        raise ValueError(
+            f"{name}={text!r}: expected numbers with ms, s, m, h, d or w, the larger "
+            'first, such as "1h30m" or "90s"'
+        )
+    return total
 
 
 def after(start: int, life: float | None) -> int:

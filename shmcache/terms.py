@@ -17,21 +17,28 @@ from .tags import numbers
 
 Errors = type[Exception] | tuple[type[Exception], ...]
 Tags = Iterable[str]
+TtlOf = Ttl | Callable[[Any], Ttl]
+"""A ttl, or a function that tells it of the value."""
 
 
-class Wishes(TypedDict, total=False):
-    """How `Cache.get_or_set` is to fill; told there."""
+class Lives(TypedDict, total=False):
+    """What `Cache.get_or_set` is told beside ttl and tags."""
 
-    ttl: Ttl
     grace: Ttl
     negative_ttl: Any
-    tags: Tags
     errors: Errors
     error_ttl: Ttl
 
 
+class Wishes(Lives, total=False):
+    """How `Cache.get_or_set` is to fill; told there."""
+
+    ttl: TtlOf
+    tags: Tags
+
+
 def of(
-    ttl: Ttl = None,
+    ttl: TtlOf = None,
     grace: Ttl = 0.0,
     tags: Tags = (),
     negative_ttl: Any = UNSET,
@@ -49,7 +56,7 @@ def of(
 
 
 def _checked(
-    ttl: Ttl,
+    ttl: TtlOf,
     grace: Ttl,
     tags: Tags,
     negative_ttl: Any,
@@ -60,7 +67,7 @@ def _checked(
     if negative_ttl is not UNSET:
         negative_ttl = policy.seconds(negative_ttl, "negative_ttl")
     return Terms(
-        policy.seconds(ttl),
+        ttl if callable(ttl) else policy.seconds(ttl),
         policy.seconds(grace, "grace"),
         negative_ttl,
         numbers(tags, prefix),

@@ -17,13 +17,26 @@ from shmcache.record import DEAD, FOREVER, FRESH, STALE
         (0.4, 0.4),
         (30, 30.0),
         (timedelta(minutes=2), 120.0),
+        ("90s", 90.0),
+        ("1h30m", 5400.0),
+        ("1d 2h", 93600.0),
+        ("2.5m", 150.0),
+        ("250ms", 0.25),
+        ("1w", 604800.0),
+        ("0s", 0.0),
     ],
 )
 def test_ttl_forms_become_seconds(ttl, expected):
     assert policy.seconds(ttl) == expected
 
 
-@pytest.mark.parametrize("ttl", [-1, math.nan, math.inf, True, "30", [1]])
+@pytest.mark.parametrize(
+    "ttl",
+    [
+        *(-1, math.nan, math.inf, True, [1]),
+        *("30", "", "h", "1x", "1h 30", "-1s", "30m1h", "1h1h", "1e3s", "\u0663s"),
+    ],
+)
 def test_ttl_of_wrong_form_names_itself(ttl):
     with pytest.raises(ValueError, match="grace="):
         policy.seconds(ttl, "grace")
