@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from .errors import ConfigError
 
@@ -13,6 +14,7 @@ _UNITS |= {u + "B": 1024**n for n, u in enumerate("KMGT", 1)}
 _UNITS |= {u: 1024**n for n, u in enumerate("KMGT", 1)}
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 """What a cache may be called: a piece of a file's name and of keys in Redis."""
+CODECS = ("msgpack", "json", "raw", "document")
 SIZE_MIN = 512 * 1024
 """Bytes of a segment that has room for its tables and a few records."""
 _SIZE_MAX = 2**47
@@ -68,7 +70,13 @@ class CacheConfig:
     keep: bool = False
     """Leave the segment when the last process closes it."""
     codec: str = "msgpack"
-    """msgpack: any plain value. document: values are msgpack documents already."""
+    """msgpack: any plain value, and objects of `types`. json: what JSON has. raw:
+    bytes. document: bytes that are msgpack documents already."""
+    types: tuple[Any, ...] = ()
+    """Dataclasses, named tuples, Enums, models of msgspec or pydantic whose objects may
+    be values, and `Kind`s of others; who share a cache name the same ones."""
+    compress_above: int | None = None
+    """Bytes of an encoded value above which it is compressed (zstd). None: never."""
     record_bytes: int = 300
     """Expected mean record; sets the size of the index."""
     app: str = ""
@@ -99,8 +107,14 @@ class CacheConfig:
         _check_name("name", self.name)
         if self.app:
             _check_name("app", self.app)
-        if self.codec not in ("msgpack", "document"):
-            raise ConfigError(f"codec={self.codec!r}: expected msgpack or document")
+        if self.codec not in CODECS:
+            raise ConfigError(
+                f"codec={self.codec!r}: expected one of {', '.join(CODECS)}"
+            )
+        if not isinstance(self.types, tuple):
+            raise ConfigError(f"types={self.types!r}: expected a tuple of classes")
+        if self.compress_above is not None:
+            _check_number("compress_above", self.compress_above, 0, _SIZE_MAX)
         if self.l2 is not None:
             _check_url(self.l2)
         secret = self.l2_secret
@@ -118,11 +132,14 @@ class CacheConfig:
             ("record_bytes", 16, 2**30),
             ("size_bytes", SIZE_MIN, _SIZE_MAX),
         ):
-            value = getattr(self, setting)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ConfigError(f"{setting}={value!r}: expected a number")
-            if not low <= value <= high:
-                raise ConfigError(f"{setting}={value!r}: expected {low} to {high}")
+            _check_number(setting, getattr(self, setting), low, high)
+
+
+def _check_number(setting: str, value: object, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{setting}={value!r}: expected a number")
+    if not low <= value <= high:
+        raise ConfigError(f"{setting}={value!r}: expected {low} to {high}")
 
 
 def _check_name(setting: str, name: str) -> None:

@@ -9,6 +9,7 @@
     │   └── SegmentGone     it was removed while we attached
     ├── CodecError          the value cannot be encoded, or the bytes are not a value
     ├── TierUnavailable     L2 did not answer in time, or its breaker is open
+    ├── LockTimeout         a lock was not to be had in time
     ├── Overloaded          more flights or waiters than this process may have
     ├── ReentrantCompute    a compute asked for the very key that it computes
     ├── ComputeTimeout      the compute function outlived its hard timeout
@@ -25,6 +26,7 @@ __all__ = [
     "ConfigError",
     "KeyRejected",
     "LayoutMismatch",
+    "LockTimeout",
     "Overloaded",
     "ReentrantCompute",
     "SegmentError",
@@ -68,6 +70,10 @@ class CodecError(CacheError, ValueError):
 
 class TierUnavailable(CacheError):
     """A tier did not answer in time, refused, or is behind an open breaker."""
+
+
+class LockTimeout(CacheError, TimeoutError):
+    """Somebody else had a lock for longer than was to be waited."""
 
 
 class Overloaded(CacheError):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from . import codec
 from .claim import Claims
 from .clock import Clock
-from .codec import DOCUMENT, MSGPACK
 from .conditional import Conditional
 from .config import CacheConfig
 from .errors import CacheError
@@ -40,7 +40,7 @@ class Parts:
         """`SegmentError` if the segment cannot be made or attached, `ConfigError` if
         a setting is wrong."""
         self.config = config
-        self.codec = MSGPACK if config.codec == "msgpack" else DOCUMENT
+        self.codec = codec.of(config.codec, config.types, config.compress_above)
         self.l1 = open_l1(config, clock)
         note = self.l1.segment.note
         if note not in (MADE, ATTACHED):
@@ -50,6 +50,8 @@ class Parts:
         except BaseException:
             self.l1.close(keep=config.keep)
             raise
+        self.locks: dict[bytes, asyncio.Future[None]] = {}
+        """Those that this process holds or is about to, done when they are released."""
         self.ready = False
         self._foreign = 0
         self.closing: asyncio.Task[None] | None = None
