@@ -53,6 +53,11 @@ def error_key(key: bytes) -> bytes:
     return b"\x1f\x1f" + blake2b(key, digest_size=16).digest()
 
 
+def lock_key(key: bytes) -> bytes:
+    """What is claimed and leased for the lock of that name; no value stands there."""
+    return b"\x1f\x1fl" + blake2b(key, digest_size=16).digest()
+
+
 def holder_key(index: int, word: int) -> bytes:
     """Where the holder of a claim leaves its key, for who may have to reap it."""
     return b"\x1f\x1f%x.%x" % (index, word)

@@ -11,11 +11,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import fill as fills
+from .errors import Overloaded
 from .fill import Fill, Terms, _Unset
 from .job import nonce
 from .parts import Parts
 from .policy import after
 from .record import DEAD, FOREVER, STALE, VALUE, Record
+
+TRIES = 100
+"""Of a change that others come before, each time."""
 
 
 class Writes:
@@ -62,13 +66,12 @@ class Writes:
         """Give what stands another life, from now; whether something stood. Its age
         goes on: it is no newer than it was. What is stale before its time was
         invalidated, or may have been deleted elsewhere: only L2 can tell."""
-        _refuse_nothing(ttl)
+        if ttl == 0:
+            raise ValueError("ttl=0: stores nothing; delete the key instead")
         parts = self._parts
         await parts.start()
-        found, now = parts.l1.look(key), parts.l1.clock.now()
-        if found is None or found.state == DEAD or _doubtful(found, now):
-            found = await parts.lookup.one(key)
-        if found is None or found.kind != VALUE or found.state == DEAD:
+        found = await self._found(key)
+        if found is None:
             return False
         now = parts.l1.clock.now()
         fresh_until = after(now, ttl)
@@ -86,10 +89,67 @@ class Writes:
         )
         return await parts.conditional.replace(key, touched, found.nonce)
 
+    async def pop(self, key: bytes) -> Record | None:
+        """Take away what stands: of many that try, one gets it."""
+        parts = self._parts
+        await parts.start()
+        found = await self._found(key)
+        for _ in range(TRIES):
+            if found is None:
+                return None
+            now, clock = parts.l1.clock.now(), parts.l1.table.clock()
+            mark = fills.pass_mark(now=now, stamp=clock, nonce=nonce())
+            if await parts.conditional.replace(key, mark, found.nonce):
+                await parts.invalidations.delete(key)
+                return found
+            found = await self._found(key, anew=True)
+        raise Overloaded(f"pop of {key!r}: others changed it {TRIES} times meanwhile")
+
+    async def incr(
+        self, key: bytes, delta: float, initial: float | None, terms: Terms
+    ) -> float:
+        """Add to the number that stands, whose life goes on; `initial` stands for none.
+        `LookupError` if that is None."""
+        parts, codec = self._parts, self._parts.codec
+        await parts.start()
+        found = await self._found(key)
+        for _ in range(TRIES):
+            if found is None:
+                if initial is None:
+                    raise LookupError(f"incr of {key!r}: nothing stands there")
+                if await self.add(key, initial + delta, terms):
+                    return initial + delta
+            else:
+                value: Any = codec.decode(found.value)
+                if type(value) not in (int, float):
+                    raise ValueError(
+                        f"incr of {key!r}: a {type(value).__name__} stands there, "
+                        "expected a number"
+                    )
+                total: float = value + delta
+                added = found._replace(value=codec.encode(total), nonce=nonce())
+                if await parts.conditional.replace(key, added, found.nonce):
+                    return total
+            found = await self._found(key, anew=True)
+        raise Overloaded(f"incr of {key!r}: others changed it {TRIES} times meanwhile")
+
+    async def _found(self, key: bytes, anew: bool = False) -> Record | None:
+        """The value that stands. What is stale before its time was invalidated, or may
+        have been deleted elsewhere: only L2 can tell. `anew`: L1's was not it."""
+        parts = self._parts
+        found, now = parts.l1.look(key), parts.l1.clock.now()
+        doubted = found is None or found.state == DEAD or _doubtful(found, now)
+        if doubted or anew:
+            told = await parts.lookup.one(key)
+            found = told if doubted or told is not None else found
+        if found is None or found.kind != VALUE or found.state == DEAD:
+            return None
+        return found
+
     def _stored(self, value: Any, terms: Terms) -> Record:
-        _refuse_nothing(terms.ttl)
         record = self._record(value, terms)
-        assert record is not None
+        if record is None:
+            raise ValueError("ttl=0: stores nothing; delete the key instead")
         return record
 
     def _record(self, value: Any, terms: Terms) -> Record | None:
@@ -111,8 +171,3 @@ class Writes:
 def _doubtful(record: Record, now: int) -> bool:
     """Stale, and not by its own times."""
     return record.state == STALE and now < record.fresh_until
-
-
-def _refuse_nothing(ttl: float | None) -> None:
-    if ttl == 0:
-        raise ValueError("ttl=0: stores nothing; delete the key instead")

@@ -255,3 +255,110 @@ async def test_touched_value_without_an_end_has_one_then(pair, clock):
 async def test_version_that_is_none_is_refused(cache, version):
     with pytest.raises(ValueError, match="version="):
         await cache.compare_and_set("k", "v", version=version)
+
+
+# -- pop, incr
+
+
+async def test_pop_takes_what_stands_away(pair, clock):
+    one, other = pair
+    await one.set("k", "v", ttl=1, grace=9)
+    clock.advance(2)
+    assert await other.pop("k") == "v"  # stale, too
+    assert one.peek("k") is MISSING and one.entry("k") is None
+    assert await other.pop("k") is MISSING
+    assert await other.pop("k", None) is None
+
+
+async def test_pop_of_what_many_want_is_had_by_one(pair):
+    await pair[0].set("k", "v")
+    got = await asyncio.gather(*(pair[i % 2].pop("k", None) for i in range(8)))
+    assert sorted(got, key=str) == [*[None] * 7, "v"]
+
+
+async def test_pop_on_two_hosts_is_had_by_one(hosts):
+    for n in range(5):
+        await hosts[0].set(f"k{n}", "v", ttl=60)
+        got = await asyncio.gather(*(hosts[i % 2].pop(f"k{n}", 0) for i in range(4)))
+        assert sorted(map(str, got)) == ["0", "0", "0", "v"]
+    assert await hosts[1].get("k0") is MISSING
+
+
+async def test_set_that_comes_before_a_pop_is_what_it_gets(pair, monkeypatch):
+    """1. A pop looks; 2. the key is set anew; 3. the pop takes what it saw."""
+    one, other = pair
+    await one.set("k", "old")
+    replace, tries = one._parts.conditional.replace, []
+
+    async def slow(key, record, nonce):
+        if not tries:
+            await other.set("k", "new")
+        tries.append(await replace(key, record, nonce))
+        return tries[-1]
+
+    monkeypatch.setattr(one._parts.conditional, "replace", slow)
+    assert await one.pop("k") == "new"
+    assert tries == [False, True]
+    assert other.peek("k") is MISSING
+
+
+async def test_incr_adds_and_keeps_the_life(cache, clock):
+    assert await cache.incr("n", ttl=10, tags=["t"]) == 1
+    clock.advance(6)
+    assert await cache.incr("n", 2.5, ttl=99) == 3.5
+    assert await cache.decr("n", 3) == 0.5
+    clock.advance(5)
+    assert cache.peek("n") is MISSING
+    assert await cache.incr("n", initial=40) == 41
+    await cache.incr("m", tags=["t"])
+    await cache.delete_tags("t")
+    assert cache.peek("m") is MISSING
+
+
+async def test_incr_loses_no_step(pair):
+    got = await asyncio.gather(*(pair[i % 2].incr("n") for i in range(30)))
+    assert sorted(got) == list(range(1, 31))
+
+
+async def test_incr_on_two_hosts_loses_no_step(hosts):
+    got = await asyncio.gather(*(hosts[i % 2].incr("n", ttl=60) for i in range(12)))
+    assert sorted(got) == list(range(1, 13))
+
+
+async def test_incr_of_nothing_is_told_on_request(cache):
+    with pytest.raises(LookupError, match="'n'"):
+        await cache.incr("n", initial=None)
+    assert cache.peek("n") is MISSING
+
+
+@pytest.mark.parametrize("value", ["1", True, None, [1]])
+async def test_incr_of_no_number_is_refused_and_loses_nothing(cache, value):
+    await cache.set("n", value)
+    with pytest.raises(ValueError, match="expected a number"):
+        await cache.incr("n")
+    assert cache.peek("n") == value
+
+
+@pytest.mark.parametrize(
+    "wishes", [{"delta": "1"}, {"delta": True}, {"initial": "0"}, {"ttl": -1}]
+)
+async def test_wrong_incr_is_named(cache, wishes):
+    with pytest.raises(ValueError, match=f"{next(iter(wishes))}="):
+        await cache.incr("n", **wishes)
+
+
+async def test_sum_beyond_64_bits_is_refused(cache):
+    await cache.set("n", 2**64 - 1)
+    with pytest.raises(CodecError, match="64 bits"):
+        await cache.incr("n")
+
+
+async def test_ttl_of_the_value_holds_for_what_is_set(cache, clock):
+    await cache.set("k", 5, ttl=lambda value: value)
+    await cache.set_many({"a": 1, "b": 0}, ttl=lambda value: value)
+    assert cache.peek("b") is MISSING
+    clock.advance(2)
+    assert (cache.peek("k"), cache.peek("a")) == (5, MISSING)
+    with pytest.raises(ValueError, match="ttl=-1"):
+        await cache.set("k", -1, ttl=lambda value: value)
+    assert cache.peek("k") == 5
