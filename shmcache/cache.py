@@ -22,30 +22,38 @@ or `CodecError`.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Self, TypeVar, Unpack, overload
 
-from . import entry, keys, policy, tags, terms
+from . import context, entry, keys, policy, tags, terms
+from .batch import Absent, Batch
 from .clock import SYSTEM, Clock
 from .compute import shared_error
 from .config import SIZE_MIN, CacheConfig, parse_size
+from .context import Context
+from .decorator import AsyncDecorator, Keys
 from .entry import MISSING, Entry
-from .errors import CacheError, CodecError, TierUnavailable
+from .errors import CacheError, CodecError, ComputeFailed, TierUnavailable
 from .fill import UNSET, Terms
 from .hosts import Confirmation
+from .inspect import Hot, View
 from .job import OnWait, Outcome, Until
 from .keys import Key
 from .l1 import Hit
+from .lock import Lock
 from .parts import Parts, Prepared, open_l1
 from .policy import Ttl
 from .record import DEAD, ERROR, FRESH, STALE, VALUE, Record
 from .stats import Stats
-from .terms import Errors, Tags, Wishes
+from .terms import Errors, Lives, Tags, TtlOf, Wishes
 from .writes import Writes
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Key)
 
 
 class Cache:
@@ -136,8 +144,7 @@ class Cache:
 
     def look(self, key: Key) -> Entry | None:
         """As `entry`, for who has asked already: counts nothing."""
-        record = self._l1.look(self._key(key))
-        return None if record is None else self._readable(record)
+        return self._what_stands(self._key(key))
 
     async def get(self, key: Key, default: Any = MISSING) -> Any:
         """The value from L1 or L2, fresh or stale, else `default`. Computes nothing."""
@@ -150,7 +157,7 @@ class Cache:
         record = await self._parts.lookup.one(self._key(key))
         return default if record is None else self._decode(record.value, default)
 
-    async def get_many(self, wanted: Iterable[Key]) -> dict[Key, Any]:
+    async def get_many(self, wanted: Iterable[K]) -> dict[K, Any]:
         """The values that L1 or L2 has, as `get` would, in one round trip for all."""
         listed = self._listed("get_many", wanted)
         found = {key: self.peek(key, MISSING) for key in listed}
@@ -168,20 +175,26 @@ class Cache:
 
     @overload
     async def get_or_set(
-        self, key: Key, compute: Callable[[], Awaitable[T]], **wishes: Unpack[Wishes]
+        self,
+        key: Key,
+        compute: Callable[[], Awaitable[T]] | Callable[[Context], Awaitable[T]],
+        **wishes: Unpack[Wishes],
     ) -> T: ...
 
     @overload
     async def get_or_set(
-        self, key: Key, compute: Callable[[], T], **wishes: Unpack[Wishes]
+        self,
+        key: Key,
+        compute: Callable[[], T] | Callable[[Context], T],
+        **wishes: Unpack[Wishes],
     ) -> T: ...
 
     async def get_or_set(
         self,
         key: Key,
-        compute: Callable[[], Any],
+        compute: Callable[..., Any],
         *,
-        ttl: Ttl = None,
+        ttl: TtlOf = None,
         grace: Ttl = 0.0,
         negative_ttl: Any = UNSET,
         tags: Tags = (),
@@ -190,42 +203,100 @@ class Cache:
     ) -> Any:
         """The value, computed once for the fleet if nobody has it.
 
-        `ttl` seconds fresh (None for ever, 0 stores nothing), `grace` seconds more
-        served stale while one refresh runs, `negative_ttl` for a value that is None.
-        `tags`: at most 32 names of 1 to 128 bytes. `compute` takes nothing; it returns
-        the value, or a `Fill` that says more. Its exception reaches every caller that
-        waited: as itself in its own process, as `ComputeFailed` in others. `errors` are
-        exceptions that count as answers: they stand in place of the value for
-        `error_ttl` seconds, and who asks meanwhile gets `ComputeFailed`.
+        `ttl`: seconds fresh, or a timedelta, or text such as "1h30m", or a function
+        that says it of the value (None for ever, 0 stores nothing); `grace` seconds
+        more served stale while one refresh runs, `negative_ttl` for a value that is
+        None. `tags`: at most 32 names of 1 to 128 bytes. `compute` takes nothing, or
+        its `Context`; it returns the value, or a `Fill` that says more. Its exception
+        reaches every caller that waited: as itself in its own process, as
+        `ComputeFailed` in others. `errors` are exceptions that count as answers: they
+        stand in place of the value for `error_ttl` seconds, and who asks meanwhile gets
+        `ComputeFailed`.
 
         `ReentrantCompute` inside the key's own compute, `Overloaded` above the caps.
         """
         raw = self._key(key)
-        if not callable(compute):
-            raise ValueError(
-                f"compute={compute!r}: expected a function, such as price, not price()"
-            )
+        _refuse_value(compute)
         wanted = terms.of(
             *(ttl, grace, tags, negative_ttl, errors, error_ttl, self._prefix)
         )
-        document = self._l1.peek(raw)
-        if document is not None:
-            value = self._decode(document, MISSING)
-            if value is not MISSING:
-                if not self._parts.ready:
-                    self._parts.begin()
-                return value
+        return await self._answer(raw, compute, wanted)
+
+    def at_once(self, key: Key, compute: Any, wishes: Wishes) -> Any:
+        """What `get_or_set` would answer without waiting, `MISSING` if it would wait;
+        what is wrong with its arguments is told."""
+        raw = self._key(key)
+        _refuse_value(compute)
+        self._terms(**wishes)
+        return self._fresh(raw)
+
+    async def _answer(
+        self, raw: bytes, compute: Callable[..., Any], wanted: Terms
+    ) -> Any:
+        value = self._fresh(raw)
+        if value is not MISSING:
+            if not self._parts.ready:
+                self._parts.begin()
+            return value
+        compute = self._bound(compute, raw)
         await self.start()
         found = self._standing(raw)
         return _told(await self._resolve(raw, found, compute, wanted)).value
 
     async def get_or_set_entry(
-        self, key: Key, compute: Callable[[], Any], **wishes: Unpack[Wishes]
+        self, key: Key, compute: Callable[..., Any], **wishes: Unpack[Wishes]
     ) -> Entry:
         """As `get_or_set`, with age, ttl, state, source and version."""
         raw, wanted = self._key(key), self._terms(**wishes)
+        compute = self._bound(compute, raw)
         await self.start()
         return _told(await self._resolve(raw, self._standing(raw), compute, wanted))
+
+    async def get_or_set_many(
+        self,
+        wanted: Iterable[K],
+        compute: Callable[[list[Any]], Any],
+        **wishes: Unpack[Wishes],
+    ) -> dict[K, Any]:
+        """The values of many keys, in their order. Those that nobody has are computed
+        at once: `compute` is given a list of them, as they were named, and returns a
+        mapping of values (or `Fill`s), or awaits one. Each is elected by itself, so
+        what is computed elsewhere just now is waited for. A key that `compute` has no
+        value for is not in the answer. Its failure is that of all it was given."""
+        listed, wished = self._listed("get_or_set_many", wanted), self._terms(**wishes)
+        _refuse_value(compute)
+        raw = {key: self._key(key) for key in listed}
+        found = {key: self._fresh(raw[key]) for key in raw}
+        named = {raw[key]: key for key, value in found.items() if value is MISSING}
+        if not named:
+            self._parts.begin()
+            return found
+        await self.start()
+        batch = Batch(self._l1, compute, named)
+        answers = await asyncio.gather(
+            *(self._of_batch(batch, key, wished) for key in named),
+            return_exceptions=True,
+        )
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        computed = dict(zip(named, answers, strict=True))
+        values = {k: computed[raw[k]] if v is MISSING else v for k, v in found.items()}
+        return {key: value for key, value in values.items() if value is not MISSING}
+
+    async def _of_batch(self, batch: Batch, raw: bytes, wanted: Terms) -> Any:
+        try:
+            found = self._standing(raw)
+            compute = partial(batch.value, raw)
+            return _told(await self._resolve(raw, found, compute, wanted)).value
+        except Absent:
+            return MISSING
+        except ComputeFailed as failure:  # of another process' batch
+            if failure.kind != Absent.__name__:
+                raise
+            return MISSING
+        finally:
+            batch.answered(raw)
 
     async def resolve(
         self,
@@ -251,7 +322,7 @@ class Cache:
         return self._l1.table.slot
 
     def refresh(
-        self, key: Key, compute: Callable[[], Any], **wishes: Unpack[Wishes]
+        self, key: Key, compute: Callable[..., Any], **wishes: Unpack[Wishes]
     ) -> None:
         """See that one background refresh of the key runs; waits for nothing. One that
         failed is not tried again before a second, doubling to 30."""
@@ -259,7 +330,7 @@ class Cache:
         if not self._parts.ready:
             raise CacheError("the cache is closed, or not started: await start()")
         self._parts.belongs()
-        self._flights.refresh(raw, compute, wanted)
+        self._flights.refresh(raw, self._bound(compute, raw), wanted)
 
     # -- write path
 
@@ -268,7 +339,7 @@ class Cache:
         key: Key,
         value: Any,
         *,
-        ttl: Ttl = None,
+        ttl: TtlOf = None,
         grace: Ttl = 0.0,
         tags: Tags = (),
     ) -> None:
@@ -279,9 +350,9 @@ class Cache:
 
     async def set_many(
         self,
-        values: Mapping[Key, Any],
+        values: Mapping[K, Any],
         *,
-        ttl: Ttl = None,
+        ttl: TtlOf = None,
         grace: Ttl = 0.0,
         tags: Tags = (),
     ) -> None:
@@ -298,7 +369,7 @@ class Cache:
         key: Key,
         value: Any,
         *,
-        ttl: Ttl = None,
+        ttl: TtlOf = None,
         grace: Ttl = 0.0,
         tags: Tags = (),
     ) -> bool:
@@ -313,7 +384,7 @@ class Cache:
         value: Any,
         *,
         version: int,
-        ttl: Ttl = None,
+        ttl: TtlOf = None,
         grace: Ttl = 0.0,
         tags: Tags = (),
     ) -> bool:
@@ -329,6 +400,39 @@ class Cache:
         one, after that; False if nothing stands, or something else by now."""
         kept = grace if grace is UNSET else policy.seconds(grace, "grace")
         return await self._writes.touch(self._key(key), policy.seconds(ttl), kept)
+
+    async def pop(self, key: Key, default: Any = MISSING) -> Any:
+        """Remove the key, and return the value that stood there, fresh or stale, else
+        `default`. Of many that try, one gets it; where L2 does not answer, one of a
+        host."""
+        record = await self._writes.pop(self._key(key))
+        return default if record is None else self._decode(record.value, default)
+
+    async def incr(
+        self,
+        key: Key,
+        delta: float = 1,
+        *,
+        initial: float | None = 0,
+        ttl: TtlOf = None,
+        grace: Ttl = 0.0,
+        tags: Tags = (),
+    ) -> Any:
+        """Add to the number that stands, and return the sum; its life goes on. Where
+        none stands `initial` does, for `ttl`; None: `LookupError`. `ValueError` if it
+        is no number. Sums are exact while L2 answers; each takes two round trips, so a
+        counter that many hosts write is better kept elsewhere."""
+        for name, number in (("delta", delta), ("initial", initial or 0)):
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                raise ValueError(f"{name}={number!r}: expected a number")
+        wanted = self._terms(ttl=ttl, grace=grace, tags=tags)
+        return await self._writes.incr(self._key(key), delta, initial, wanted)
+
+    async def decr(
+        self, key: Key, delta: float = 1, *, initial: float | None = 0, **wishes: Any
+    ) -> Any:
+        """As `incr`, downwards."""
+        return await self.incr(key, -delta, initial=initial, **wishes)
 
     async def delete(self, key: Key) -> None:
         """Remove the key on this host and in the fleet."""
@@ -400,7 +504,35 @@ class Cache:
         await self.start()
         return await self._invalidations.caught_up(within)
 
+    def lock(self, name: Key, *, wait: Ttl = None) -> Lock:
+        """To be held by `async with`: one holder in the fleet, by the election that
+        computes go through (`lock.py` says what it is worth). `LockTimeout` after
+        `wait` seconds, 0 where nobody waits; None: for ever."""
+        seconds = policy.seconds(wait, "wait")
+        return Lock(self._parts, keys.lock_key(self._key(name)), str(name), seconds)
+
     # -- views
+
+    def cached(
+        self,
+        ttl: TtlOf = None,
+        *,
+        key: str | None = None,
+        tags: Tags = (),
+        condition: Callable[[Any], bool] | None = None,
+        noself: bool = False,
+        **wishes: Unpack[Lives],
+    ) -> AsyncDecorator:
+        """Decorates a coroutine function or method: its results, by its arguments;
+        `ttl` and the rest are `get_or_set`'s.
+
+        `key`: a template of the arguments, such as "user:{user_id}"; else the
+        function's name and all of them, typed, which must be plain values. `tags`:
+        templates too. `noself`: the first argument is the object whose method it is,
+        and not in the key. A result for which `condition` is false is not stored.
+        """
+        made = Keys(key, tags, noself)
+        return AsyncDecorator(self, made, condition, {"ttl": ttl, **wishes})
 
     def namespace(self, name: str) -> Self:
         """The same cache under keys and tags of their own; closing either closes
@@ -418,6 +550,12 @@ class Cache:
             raise CacheError("the cache is closed")
         return self._l1.stats("none" if l2 is None else l2.state, parts.following)
 
+    def hot_keys(self) -> tuple[list[Hot], list[Hot]]:
+        """Of the host, all namespaces: the keys hit most, and those whose computes took
+        longest in all; at most 64 each, the weightiest first."""
+        with View.open(self._l1.segment.path.name) as view:
+            return view.hot(self._l1.clock)
+
     # -- inside
 
     def _key(self, key: Key) -> bytes:
@@ -433,6 +571,21 @@ class Cache:
 
     def _terms(self, **wishes: Unpack[Wishes]) -> Terms:
         return terms.of(prefix=self._prefix, **wishes)
+
+    def _bound(self, compute: Callable[..., Any], raw: bytes) -> Callable[[], Any]:
+        """The compute with its context, if it takes one."""
+        _refuse_value(compute)
+        limit = self.config.hard_timeout
+        return context.bound(compute, raw, limit, partial(self._what_stands, raw))
+
+    def _what_stands(self, raw: bytes) -> Entry | None:
+        record = self._l1.look(raw)
+        return None if record is None else self._readable(record)
+
+    def _fresh(self, raw: bytes) -> Any:
+        """What L1 has, if it is fresh; counted, if it is there."""
+        document = self._l1.peek(raw)
+        return MISSING if document is None else self._decode(document, MISSING)
 
     def _standing(self, key: bytes) -> Record | None:
         """What L1 has; the look is counted as a hit, a stale hit or a miss."""
@@ -507,6 +660,13 @@ class Cache:
 
     def _entry(self, record: Record, source: str) -> Entry:
         return entry.of(record, source, self._codec, self._l1.clock.now())
+
+
+def _refuse_value(compute: Any) -> None:
+    if not callable(compute):
+        raise ValueError(
+            f"compute={compute!r}: expected a function, such as price, not price()"
+        )
 
 
 def _told(entry: Entry | None) -> Entry:

@@ -1,0 +1,295 @@
+"""cached(): a function's results, keyed by its arguments.
+
+The decorated function is a function still, with a few more on it: `key`, `invalidate`
+and `refresh` of a call's arguments, `cache_clear` of all, `cache_info`, and the
+function as it was, `__wrapped__`. Its records bear a tag of its own, by which all are
+removed at once, and the ones that `tags` names.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from hashlib import blake2b
+from typing import (
+    Any,
+    Concatenate,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    cast,
+    overload,
+)
+
+from . import terms
+from .arguments import Binder, Template, name_of, spelled
+from .fill import Fill
+from .tags import TAG_MAX
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+S = TypeVar("S")
+T = TypeVar("T")
+Condition = Callable[[Any], bool] | None
+
+
+class CacheInfo(NamedTuple):
+    """Of one function, in this process."""
+
+    hits: int
+    """Calls that did not run it."""
+    misses: int
+
+
+class AsyncCached(Protocol[P, T]):
+    """A coroutine function whose results are kept."""
+
+    __wrapped__: Callable[..., Any]
+    __name__: str
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]: ...
+
+    @overload
+    def __get__(self, instance: None, owner: Any) -> AsyncCached[P, T]: ...
+    @overload
+    def __get__(
+        self: AsyncCached[Concatenate[S, Q], T], instance: S, owner: Any
+    ) -> Callable[Q, Coroutine[Any, Any, T]]: ...
+
+    def key(self, *args: Any, **kwargs: Any) -> str:
+        """Under which the call's result stands; with `noself`, without its object."""
+        ...
+
+    async def invalidate(self, *args: Any, **kwargs: Any) -> None:
+        """Remove the call's result, here and in the fleet; arguments as of `key`."""
+        ...
+
+    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run it now, and store what it returns in place of what stands."""
+        ...
+
+    async def cache_clear(self) -> None:
+        """Remove all its results, here and in the fleet."""
+        ...
+
+    def cache_info(self) -> CacheInfo: ...
+
+
+class SyncCached(Protocol[P, T]):
+    """A function whose results are kept; as `AsyncCached`, without awaiting."""
+
+    __wrapped__: Callable[..., Any]
+    __name__: str
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    @overload
+    def __get__(self, instance: None, owner: Any) -> SyncCached[P, T]: ...
+    @overload
+    def __get__(
+        self: SyncCached[Concatenate[S, Q], T], instance: S, owner: Any
+    ) -> Callable[Q, T]: ...
+
+    def key(self, *args: Any, **kwargs: Any) -> str: ...
+    def invalidate(self, *args: Any, **kwargs: Any) -> None: ...
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    def cache_clear(self) -> None: ...
+    def cache_info(self) -> CacheInfo: ...
+
+
+class Keys:
+    """How calls are named: templates for key and tags, as they were given."""
+
+    def __init__(self, key: str | None, tags: Iterable[str], noself: bool) -> None:
+        if isinstance(tags, str | bytes) or not isinstance(tags, Iterable):
+            raise ValueError(f"tags={tags!r}: expected a sequence of names")
+        self.key, self.tags, self.noself = key, tuple(tags), noself
+
+
+class Calls:
+    """The calls of one function: their keys and tags, and how many there were."""
+
+    def __init__(self, function: Callable[..., Any], named: Keys) -> None:
+        self.function = function
+        self.name = name_of(function)
+        self.total = self.ran = 0
+        binder = Binder(function, named.noself)
+        self._bind, self._names = binder.bind, binder.names
+        self._noself = named.noself
+        self._key = (
+            None if named.key is None else Template(named.key, self._names, "key")
+        )
+        tags = [Template(tag, self._names, "tags") for tag in named.tags]
+        self.tag = _tag(self.name)
+        self._fixed = None
+        if all(tag.fixed for tag in tags):
+            self._fixed = (self.tag, *(tag.text.format() for tag in tags))
+        self._tags = tags
+
+    def values(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, ...]:
+        """Of a call of the function."""
+        return self._bind(*(args[1:] if self._noself else args), **kwargs)
+
+    def named(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, ...]:
+        """Of the arguments that are in the key."""
+        return self._bind(*args, **kwargs)
+
+    def key(self, values: tuple[Any, ...]) -> str:
+        if self._key is not None:
+            return self._key(values)
+        return spelled(self.name, self._names, values)
+
+    def tags(self, values: tuple[Any, ...]) -> tuple[str, ...]:
+        if self._fixed is not None:
+            return self._fixed
+        return (self.tag, *(tag(values) for tag in self._tags))
+
+    def info(self) -> CacheInfo:
+        return CacheInfo(max(0, self.total - self.ran), self.ran)
+
+    def shown(self, wrapper: Any, *verbs: Callable[..., Any]) -> Any:
+        """The decorated function, with what it can do beside being called."""
+        for verb in verbs:
+            setattr(wrapper, verb.__name__, verb)
+        wrapper.cache_info = self.info
+        wrapper.key = lambda *args, **kwargs: self.key(self.named(args, kwargs))
+        return wrapper
+
+
+class _Decorator:
+    def __init__(
+        self, cache: Any, named: Keys, condition: Condition, wishes: Mapping[str, Any]
+    ) -> None:
+        """`cache`: one that is awaited, or one that blocks."""
+        terms.of(**wishes)  # what is wrong is told here
+        self._cache = cache
+        self._named = named
+        self._condition = condition
+        self._wishes = wishes
+
+    def _kept(self, value: Any) -> Any:
+        """The value, as one that is not stored where the condition says so."""
+        return value if self._wanted(value) else Fill(value, ttl=0)
+
+    def _wanted(self, value: Any) -> bool:
+        return self._condition is None or self._condition(value)
+
+    @property
+    def _lives(self) -> Mapping[str, Any]:
+        """Of what `get_or_set` is told, that which `set` is."""
+        wishes = self._wishes
+        return {name: wishes[name] for name in ("ttl", "grace") if name in wishes}
+
+
+class AsyncDecorator(_Decorator):
+    """What `Cache.cached` returns."""
+
+    def __call__(self, function: Callable[P, Awaitable[T]]) -> AsyncCached[P, T]:
+        """`ValueError` if it cannot be: told where it is decorated."""
+        refuse(function, awaited=True)
+        calls, cache, wishes = Calls(function, self._named), self._cache, self._wishes
+
+        async def ran(args: Any, kwargs: Any) -> Any:
+            calls.ran += 1
+            return self._kept(await function(*args, **kwargs))
+
+        @functools.wraps(function)
+        async def wrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
+            values = calls.values(args, kwargs)
+            key, tags = calls.key(values), calls.tags(values)
+            calls.total += 1
+            return await cache.get_or_set(
+                key, lambda: ran(args, kwargs), tags=tags, **wishes
+            )
+
+        async def invalidate(*args: Any, **kwargs: Any) -> None:
+            await cache.delete(calls.key(calls.named(args, kwargs)))
+
+        async def refresh(*args: P.args, **kwargs: P.kwargs) -> Any:
+            values = calls.values(args, kwargs)
+            key, tags = calls.key(values), calls.tags(values)
+            value = await function(*args, **kwargs)
+            if self._wanted(value):
+                await cache.set(key, value, tags=tags, **self._lives)
+            return value
+
+        async def cache_clear() -> None:
+            await cache.delete_tags(calls.tag)
+
+        made = calls.shown(wrapper, invalidate, refresh, cache_clear)
+        return cast("AsyncCached[P, T]", made)
+
+
+class SyncDecorator(_Decorator):
+    """What `SyncCache.cached` returns."""
+
+    def __call__(self, function: Callable[P, T]) -> SyncCached[P, T]:
+        """`ValueError` if it cannot be: told where it is decorated."""
+        refuse(function, awaited=False)
+        calls, cache, wishes = Calls(function, self._named), self._cache, self._wishes
+
+        def ran(args: Any, kwargs: Any) -> Any:
+            calls.ran += 1
+            return self._kept(function(*args, **kwargs))
+
+        @functools.wraps(function)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
+            values = calls.values(args, kwargs)
+            key, tags = calls.key(values), calls.tags(values)
+            calls.total += 1
+            return cache.get_or_set(key, lambda: ran(args, kwargs), tags=tags, **wishes)
+
+        def invalidate(*args: Any, **kwargs: Any) -> None:
+            cache.delete(calls.key(calls.named(args, kwargs)))
+
+        def refresh(*args: P.args, **kwargs: P.kwargs) -> Any:
+            values = calls.values(args, kwargs)
+            key, tags = calls.key(values), calls.tags(values)
+            value = function(*args, **kwargs)
+            if self._wanted(value):
+                cache.set(key, value, tags=tags, **self._lives)
+            return value
+
+        def cache_clear() -> None:
+            cache.delete_tags(calls.tag)
+
+        made = calls.shown(wrapper, invalidate, refresh, cache_clear)
+        return cast("SyncCached[P, T]", made)
+
+
+def refuse(function: Any, *, awaited: bool) -> None:
+    """`ValueError` for what cannot be decorated."""
+    if isinstance(function, classmethod | staticmethod):
+        kind = type(function).__name__
+        raise ValueError(f"cached: put it below @{kind}, not above")
+    if not callable(function) or isinstance(function, type):
+        raise ValueError(
+            f"cached: {function!r} is no function; it is used with its parentheses, "
+            "@cache.cached()"
+        )
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        raise ValueError(
+            f"cached: {name_of(function)} is a generator, whose items come one by one: "
+            "return a list"
+        )
+    if inspect.iscoroutinefunction(function) != awaited:
+        raise ValueError(
+            f"cached: {name_of(function)} is no coroutine function: make it one, or "
+            "use SyncCache"
+            if awaited
+            else f"cached: {name_of(function)} is a coroutine function: use Cache"
+        )
+
+
+def _tag(name: str) -> str:
+    """That all results of a function bear."""
+    tag = f"cached:{name}"
+    if len(tag.encode()) <= TAG_MAX:
+        return tag
+    return f"cached#{blake2b(name.encode(), digest_size=16).hexdigest()}"
