@@ -2,6 +2,8 @@
 
 The map
     cache          Cache: the read path and the write path; start here
+    sync           SyncCache: the same for programs that block (adapters, testing)
+    decorator, batch, lock    a function's results; many keys; a block of code
     parts          what it is made of, and its life; writes, lookup: set, plain gets
     flight         one computation per key in this process; job, compute, nesting
     claim, holder  one computation per key on this host; who has it asks L2 and fills
@@ -14,12 +16,15 @@ The map
     topology, link, wire, resp    its servers and connections (sentinel, cluster)
     l1             the shared-memory segment; its core is C, in _core/table.h
                    (inspect, check: what tools may see of it)
-    fill, terms, tags, entry, policy, codec, envelope, record    values and lives
+    fill, context, terms, tags, entry, policy    what is wished, told and answered
+    codec, envelope, record, arguments           values and keys
     segment, clock, keys, config, stats, errors    the ground
 """
 
 from .cache import Cache
+from .codec import Kind
 from .config import CacheConfig, parse_size
+from .context import Context
 from .entry import MISSING, Entry
 from .errors import (
     CacheError,
@@ -29,6 +34,7 @@ from .errors import (
     ConfigError,
     KeyRejected,
     LayoutMismatch,
+    LockTimeout,
     Overloaded,
     ReentrantCompute,
     SegmentError,
@@ -38,8 +44,11 @@ from .errors import (
 )
 from .fill import Fill
 from .hosts import Confirmation
+from .inspect import Hot
+from .lock import Lock
 from .parts import Prepared
 from .stats import Stats
+from .sync import SyncCache
 
 __all__ = [
     "MISSING",
@@ -51,16 +60,22 @@ __all__ = [
     "ComputeTimeout",
     "ConfigError",
     "Confirmation",
+    "Context",
     "Entry",
     "Fill",
+    "Hot",
     "KeyRejected",
+    "Kind",
     "LayoutMismatch",
+    "Lock",
+    "LockTimeout",
     "Overloaded",
     "Prepared",
     "ReentrantCompute",
     "SegmentError",
     "SegmentGone",
     "Stats",
+    "SyncCache",
     "TierUnavailable",
     "ValueTooLarge",
     "parse_size",

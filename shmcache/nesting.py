@@ -46,6 +46,27 @@ class computing:
         _AROUND.reset(self._token)
 
 
+class resumed:
+    """What a compute is inside of, in the thread that runs it: `around()` of the task
+    that waits for it there."""
+
+    __slots__ = ("_around", "_token")
+
+    def __init__(self, around: tuple[_Running, ...]) -> None:
+        self._around = around
+
+    def __enter__(self) -> None:
+        self._token = _AROUND.set(self._around)
+
+    def __exit__(self, *_: object) -> None:
+        _AROUND.reset(self._token)
+
+
+def around() -> tuple[_Running, ...]:
+    """The computes that the running code is inside of."""
+    return _AROUND.get()
+
+
 def inside_any() -> bool:
     """Whether any compute, of whatever cache, waits for the running code."""
     return any(not running.ended for running in _AROUND.get())
