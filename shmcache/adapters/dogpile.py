@@ -1,0 +1,92 @@
+"""dogpile.cache: a backend that all processes of a host share, with the fleet's Redis
+behind it. Values are msgpack, not pickle.
+
+    region = make_region().configure(
+        "shmcache", expiration_time=60, arguments={"name": "shop", "l2": "redis://..."}
+    )
+
+`arguments` are `SyncCache.open`'s, or `cache`, one that is open. The mutex of a key is
+a lock of the fleet, so that one creator runs among all processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dogpile.cache.api import NO_VALUE, CacheBackend, CachedValue, CacheMutex, KeyType
+
+from shmcache import LockTimeout, SyncCache
+
+
+class ShmCacheBackend(CacheBackend):
+    """`ttl`, if it is among the arguments, is when what is stored is removed; dogpile's
+    own `expiration_time` says when it is made anew."""
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        given = dict(arguments)
+        self._ttl = given.pop("ttl", None)
+        cache = given.pop("cache", None)
+        if cache is None:
+            types = (CachedValue, *given.pop("types", ()))
+            cache = SyncCache.open(given.pop("name"), types=types, **given)
+        elif CachedValue not in cache.config.types:
+            raise ValueError(
+                "cache: dogpile's CachedValue is not among its types; open it with "
+                "types=(dogpile.cache.api.CachedValue,)"
+            )
+        self._cache: SyncCache = cache
+
+    def get(self, key: KeyType) -> Any:
+        return self._cache.get(key, NO_VALUE)
+
+    def get_multi(self, keys: Iterable[KeyType]) -> list[Any]:
+        wanted = list(keys)
+        found = self._cache.get_many(wanted) if wanted else {}
+        return [found.get(key, NO_VALUE) for key in wanted]
+
+    def set(self, key: KeyType, value: Any) -> None:
+        self._cache.set(key, value, ttl=self._ttl)
+
+    def set_multi(self, mapping: Mapping[KeyType, Any]) -> None:
+        if mapping:
+            self._cache.set_many(mapping, ttl=self._ttl)
+
+    def delete(self, key: KeyType) -> None:
+        self._cache.delete(key)
+
+    def delete_multi(self, keys: Iterable[KeyType]) -> None:
+        if unwanted := list(keys):
+            self._cache.delete_many(unwanted)
+
+    def get_mutex(self, key: KeyType) -> _Mutex:
+        return _Mutex(self._cache, key)
+
+
+class _Mutex(CacheMutex):
+    """As `threading.Lock`, of the fleet."""
+
+    def __init__(self, cache: SyncCache, key: KeyType) -> None:
+        self._cache = cache
+        self._key = key
+        self._held: Any = None
+
+    def acquire(self, wait: bool = True) -> bool:
+        held = self._cache.lock(self._key, wait=None if wait else 0.25)
+        try:
+            held.__enter__()
+        except LockTimeout:
+            return False
+        self._held = held
+        return True
+
+    def release(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            held.__exit__(None, None, None)
+
+    def locked(self) -> bool:
+        if not self.acquire(wait=False):
+            return True
+        self.release()
+        return False
