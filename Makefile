@@ -108,6 +108,9 @@ bench-l1: $(BUILT) $(PEERS) build/store  ## L1 beside its peers; BENCH_ARGS=--qu
 bench-l2: $(BUILT)  ## L2 beside one redis.asyncio GET a call; BENCH_ARGS=--quick is a look
 	@$(PY) -m loadtest.l2 $(BENCH_ARGS)
 
+bench-library: $(BUILT) $(PEERS)  ## a hit in a program, beside cashews, aiocache, diskcache
+	@$(PY) -m loadtest.library $(BENCH_ARGS)
+
 before-after: $(BUILT)  ## the dashboard without a cache, with one per process, with ours
 	@$(PY) -m loadtest.beforeafter $(BENCH_ARGS)
 
