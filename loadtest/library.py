@@ -23,8 +23,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from shmcache import SyncCache
-from shmcache.testing import MemoryCache
+from shmcache import Cache, SyncCache
 
 from . import command
 from .report import Target, judged, median, ratio, shown, table
@@ -56,7 +55,7 @@ Plain = Callable[[], Any]
 Rounds = dict[str, list[float]]
 
 
-def own_ways(sync: SyncCache, cache: MemoryCache) -> tuple[dict[str, Plain], Any]:
+def own_ways(sync: SyncCache, cache: Cache) -> tuple[dict[str, Plain], Any]:
     """Those that are called, and those that are awaited."""
     sync.set("key", VALUE)
     key, peek, decode = b"key", cache._l1.peek, cache._codec.decode
@@ -154,8 +153,9 @@ async def awaited_nanoseconds(way: Callable[[], Awaitable[Any]], calls: int) -> 
 async def measure(rounds: int, calls: int) -> Rounds:
     found: Rounds = defaultdict(list)
     with ExitStack() as stack:
-        async with MemoryCache() as cache:
-            sync = stack.enter_context(SyncCache(cache.config, clock=cache._clock))
+        name = f"bench-library-{os.getpid()}"
+        async with Cache.open(name) as cache:
+            sync = stack.enter_context(SyncCache(cache.config))
             own, own_awaited = own_ways(sync, cache)
             peers, peers_awaited = peer_ways(stack)
             called, awaited = own | peers, own_awaited | peers_awaited

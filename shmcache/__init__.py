@@ -44,10 +44,9 @@ from .errors import (
 )
 from .fill import Fill
 from .hosts import Confirmation
-from .inspect import Hot
 from .lock import Lock
 from .parts import Prepared
-from .stats import Stats
+from .stats import Hot, Stats
 from .sync import SyncCache
 
 __all__ = [

@@ -40,7 +40,6 @@ from .entry import MISSING, Entry
 from .errors import CacheError, CodecError, ComputeFailed, TierUnavailable
 from .fill import UNSET, Terms
 from .hosts import Confirmation
-from .inspect import Hot, View
 from .job import OnWait, Outcome, Until
 from .keys import Key
 from .l1 import Hit
@@ -48,7 +47,7 @@ from .lock import Lock
 from .parts import Parts, Prepared, open_l1
 from .policy import Ttl
 from .record import DEAD, ERROR, FRESH, STALE, VALUE, Record
-from .stats import Stats
+from .stats import Hot, Stats
 from .terms import Errors, Lives, Tags, TtlOf, Wishes
 from .writes import Writes
 
@@ -69,6 +68,7 @@ class Cache:
         self.config = config
         self._parts = parts = Parts(config, clock)
         self._l1, self._l2, self._codec = parts.l1, parts.l2, parts.codec
+        self._decoded = parts.codec.decode
         self._claims, self._flights = parts.claims, parts.flights
         self._invalidations = parts.invalidations
         self._writes = Writes(parts)
@@ -128,14 +128,18 @@ class Cache:
 
     def peek(self, key: Key, default: Any = MISSING) -> Any:
         """Step 1: the value if L1 has it, fresh or stale, else `default`. No I/O."""
-        raw = self._key(key)
-        document = self._l1.peek(raw)
+        spaced = self._key(key) if self._prefix else None
+        # the table takes text as it is: encoding it would cost half of a hit
+        document = self._l1.peek(spaced) if spaced else self._l1.peek(key, False)
         if document is None:
-            record = self._standing(raw)
+            record = self._standing(spaced or self._key(key))
             if record is None or record.kind != VALUE or record.state == DEAD:
                 return default
             document = record.value
-        return self._decode(document, default)
+        try:
+            return self._decoded(document)
+        except CodecError:  # an unreadable value is a miss
+            return default
 
     def entry(self, key: Key) -> Entry | None:
         """What L1 has, with age, ttl and state; a dead record too, as `dead`."""
@@ -215,33 +219,31 @@ class Cache:
 
         `ReentrantCompute` inside the key's own compute, `Overloaded` above the caps.
         """
-        raw = self._key(key)
-        _refuse_value(compute)
         wanted = terms.of(
             *(ttl, grace, tags, negative_ttl, errors, error_ttl, self._prefix)
         )
-        return await self._answer(raw, compute, wanted)
-
-    def at_once(self, key: Key, compute: Any, wishes: Wishes) -> Any:
-        """What `get_or_set` would answer without waiting, `MISSING` if it would wait;
-        what is wrong with its arguments is told."""
-        raw = self._key(key)
-        _refuse_value(compute)
-        self._terms(**wishes)
-        return self._fresh(raw)
-
-    async def _answer(
-        self, raw: bytes, compute: Callable[..., Any], wanted: Terms
-    ) -> Any:
-        value = self._fresh(raw)
+        if not callable(compute):
+            _refuse_value(compute)
+        value = self._fresh(key)
         if value is not MISSING:
             if not self._parts.ready:
                 self._parts.begin()
             return value
+        raw = self._key(key)
         compute = self._bound(compute, raw)
         await self.start()
         found = self._standing(raw)
         return _told(await self._resolve(raw, found, compute, wanted)).value
+
+    def at_once(self, key: Key, compute: Any, wishes: Wishes) -> Any:
+        """What `get_or_set` would answer without waiting, `MISSING` if it would wait;
+        what is wrong with its arguments is told."""
+        _refuse_value(compute)
+        self._terms(**wishes)
+        value = self._fresh(key)
+        if value is MISSING:
+            self._key(key)
+        return value
 
     async def get_or_set_entry(
         self, key: Key, compute: Callable[..., Any], **wishes: Unpack[Wishes]
@@ -266,7 +268,7 @@ class Cache:
         listed, wished = self._listed("get_or_set_many", wanted), self._terms(**wishes)
         _refuse_value(compute)
         raw = {key: self._key(key) for key in listed}
-        found = {key: self._fresh(raw[key]) for key in raw}
+        found = {key: self._fresh(key) for key in raw}
         named = {raw[key]: key for key, value in found.items() if value is MISSING}
         if not named:
             self._parts.begin()
@@ -553,6 +555,8 @@ class Cache:
     def hot_keys(self) -> tuple[list[Hot], list[Hot]]:
         """Of the host, all namespaces: the keys hit most, and those whose computes took
         longest in all; at most 64 each, the weightiest first."""
+        from .inspect import View  # who starts a program waits for no tool
+
         with View.open(self._l1.segment.path.name) as view:
             return view.hot(self._l1.clock)
 
@@ -582,9 +586,11 @@ class Cache:
         record = self._l1.look(raw)
         return None if record is None else self._readable(record)
 
-    def _fresh(self, raw: bytes) -> Any:
-        """What L1 has, if it is fresh; counted, if it is there."""
-        document = self._l1.peek(raw)
+    def _fresh(self, key: Key) -> Any:
+        """What L1 has, if it is fresh; counted, if it is there. Where it is not, the
+        key is still to be judged."""
+        peek = self._l1.peek
+        document = peek(self._key(key)) if self._prefix else peek(key, False)
         return MISSING if document is None else self._decode(document, MISSING)
 
     def _standing(self, key: bytes) -> Record | None:

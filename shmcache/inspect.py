@@ -32,6 +32,7 @@ from .clock import SYSTEM, Clock
 from .config import NAME
 from .errors import SegmentError, SegmentGone
 from .segment import SHM, _flock, _ours, _same_file, _unlink
+from .stats import Hot
 
 __all__ = [
     "Claims",
@@ -71,17 +72,6 @@ class Seen(NamedTuple):
     fresh_until: int
     dead_at: int
     fill_us: int
-
-
-class Hot(NamedTuple):
-    """A key of the hot ones."""
-
-    weight: float
-    """Hits, counted from a sample; or seconds that its computes took, summed."""
-    hash: int
-    """The high 32 bits of the key's."""
-    key: bytes | None
-    """None where no record of it stands."""
 
 
 class View:

@@ -73,7 +73,7 @@ log = logging.getLogger("shmcache")
 class L1:
     """One attachment to a host's segment. Times are nanoseconds of CLOCK_BOOTTIME."""
 
-    peek: Callable[[bytes | str], bytes | None]
+    peek: Callable[..., bytes | None]
     """The document of a fresh value, else None. No lock; counts a hit. It is the
     table's own method, without a Python frame between."""
     hit: Callable[[bytes | str], Hit | None]
@@ -240,9 +240,9 @@ class L1:
         record = self.look(key)
         return 0 if record is None or record.state == DEAD else record.nonce
 
-    def _peek_at(self, key: bytes | str) -> bytes | None:
+    def _peek_at(self, key: bytes | str, spaced: bool = True) -> bytes | None:
         """`peek` on a clock of tests."""
-        return self.table.peek_at(key, self.clock.now())
+        return self.table.peek_at(key, self.clock.now(), spaced)
 
     def _hit_at(self, key: bytes | str) -> Hit | None:
         return self.table.hit(key, self.clock.now())
@@ -283,11 +283,11 @@ class L1:
             self.peek = self._fast
         return record.state == FRESH and record.stamp < bound
 
-    def _peek_unfollowed(self, key: bytes | str) -> bytes | None:
+    def _peek_unfollowed(self, key: bytes | str, spaced: bool = True) -> bytes | None:
         record = self.look(key)
         if record is None or record.state != FRESH or record.kind != VALUE:
             return None
-        return self._fast(key)
+        return self._fast(key, spaced)
 
     def put(
         self,
@@ -502,5 +502,5 @@ def _disagreement(
     return None
 
 
-def _nothing(key: bytes | str) -> None:
+def _nothing(key: bytes | str, spaced: bool = True) -> None:
     return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from importlib.resources import files
 from typing import Any
 
 from .link import Command, NoScriptError
@@ -48,6 +47,13 @@ class Names:
     def key(lease: bytes) -> bytes:
         """The key whose lease it is, in any partition: what a wake-up carries."""
         return lease[lease.index(b"}:") + 4 :]
+
+
+def files(package: str) -> Any:
+    """As of `importlib.resources`, which costs a start without L2 nothing."""
+    from importlib import resources
+
+    return resources.files(package)
 
 
 class Script:

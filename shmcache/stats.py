@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 CORE = (
     "hits",
@@ -60,6 +61,17 @@ ABOVE = (
 
 COUNTERS = CORE + ABOVE
 INDEX = {name: i for i, name in enumerate(COUNTERS)}
+
+
+class Hot(NamedTuple):
+    """A key of the hot ones."""
+
+    weight: float
+    """Hits, counted from a sample; or seconds that its computes took, summed."""
+    hash: int
+    """The high 32 bits of the key's."""
+    key: bytes | None
+    """None where no record of it stands."""
 
 
 @dataclass(frozen=True, slots=True)

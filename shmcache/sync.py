@@ -43,11 +43,10 @@ from .entry import MISSING, Entry
 from .errors import CacheError, ComputeFailed
 from .fill import UNSET
 from .hosts import Confirmation
-from .inspect import Hot
 from .keys import Key
 from .lock import Lock
 from .policy import Ttl
-from .stats import Stats
+from .stats import Hot, Stats
 from .terms import Lives, Tags, TtlOf, Wishes
 
 T = TypeVar("T")

@@ -460,3 +460,20 @@ async def test_key_by_two_names_is_found_by_both(hosts):
     one, other = hosts
     await one.set("k", 1, ttl=60)
     assert await other.get_many(["k", b"k", "absent"]) == {"k": 1, b"k": 1}
+
+
+@pytest.mark.parametrize("key", ["\x1fn\x1fk", b"\x1fn\x1fk"])
+async def test_value_of_a_namespace_is_not_read_from_outside(cache, key):
+    """Where it stands in L1, too: keys may be a stranger's words."""
+    await cache.namespace("n").set("k", "secret")
+    for verb in (
+        lambda: cache.peek(key),
+        lambda: cache.entry(key),
+        lambda: cache.get(key),
+        lambda: cache.get_many([key]),
+        lambda: cache.get_or_set(key, lambda: 1),
+        lambda: cache.get_or_set_many([key], dict.fromkeys),
+    ):
+        with pytest.raises(KeyRejected, match="namespaces"):
+            found = verb()
+            await found

@@ -109,11 +109,12 @@ class Table:
     answered by `peek`, so that its caller may draw for an early refresh; 0: none."""
     unsure: bool
     """While it is set `hit` answers None: there is more to ask than the record."""
-    def peek(self, key: str | bytes) -> bytes | None:
+    def peek(self, key: str | bytes, spaced: bool = True) -> bytes | None:
         """The value of a fresh record of kind VALUE, else None. Counts a hit only:
         what else it was is counted by `get`. Takes the time of the kernel's last tick
-        for now: a record may be found for some milliseconds after its time."""
-    def peek_at(self, key: str | bytes, now: int) -> bytes | None:
+        for now: a record may be found for some milliseconds after its time. Unless
+        `spaced`, a key that begins as namespaces do is rejected."""
+    def peek_at(self, key: str | bytes, now: int, spaced: bool = True) -> bytes | None:
         """As `peek`, at a time of the caller's."""
     def hit(
         self, key: str | bytes, now: int = -1

@@ -120,6 +120,16 @@ cdef inline int read_key(object key, const char **p, Py_ssize_t *n) except -1:
     return 0
 
 
+cdef inline int refuse_space(object key) except -1:
+    """KeyRejected, if it is a namespace's."""
+    cdef const char *p
+    cdef Py_ssize_t n
+    read_key(key, &p, &n)
+    if p[0] == 0x1F:
+        raise KeyRejected(f"key {key!r}: keys that begin with \\x1f are namespaces'")
+    return 0
+
+
 cdef int read_tags(object tags, uint32_t *out) except -1:
     """How many there are; ValueError if a record cannot bear them."""
     cdef int n = 0
@@ -342,12 +352,16 @@ cdef class Table:
 
     # ---- records
 
-    def peek(self, key):
+    def peek(self, key, bint spaced=True):
         cdef shmc_found f
+        if not spaced:
+            refuse_space(key)
         return self.served(key, lately(), &f, False)
 
-    def peek_at(self, key, int64_t now):
+    def peek_at(self, key, int64_t now, bint spaced=True):
         cdef shmc_found f
+        if not spaced:
+            refuse_space(key)
         return self.served(key, now, &f, False)
 
     def count_hits(self, uint32_t counter):
