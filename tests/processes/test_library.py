@@ -51,7 +51,7 @@ with SyncCache.open(name) as cache, ThreadPoolExecutor(8) as pool:
 
 
 def test_eight_processes_of_both_kinds_make_one_call(tmp_path: Path) -> None:
-    """64 callers of one cold key; `make test` runs three rounds, each of a new cache."""
+    """64 callers of one cold key; three rounds, each of a new cache."""
     for turn in range(3):
         name, calls = segment_name(), tmp_path / f"calls{turn}"
         start = time.time() + 3
