@@ -144,8 +144,12 @@ class SyncCache:
         if found is not MISSING:
             return found
         turn = _Turn(cache._bound(compute, cache._key(key)), self._process)
-        if cache.config.soft_timeout and cache.look(key) is not None:
-            turn.leave()  # it waits for a fresh one no longer than that
+        if (standing := cache.look(key)) is not None and standing.state == "stale":
+            turn.leave()  # this thread waits for no refresh
+            stale = None if cache.config.soft_timeout else cache.entry(key)
+            if stale is not None and stale.state != "dead":
+                self._process.submit(_refresh(cache, key, turn, wishes))
+                return stale.value
         return turn.served(cache.get_or_set(key, turn, **wishes))
 
     def get_or_set_entry(
@@ -175,12 +179,7 @@ class SyncCache:
         cache = self._view or self._opened()
         turn = _Turn(cache._bound(compute, cache._key(key)), self._process)
         turn.leave()
-
-        async def refresh() -> None:
-            await cache.start()
-            cache.refresh(key, turn, **wishes)
-
-        self._run(refresh())
+        self._run(_refresh(cache, key, turn, wishes))
 
     # -- write path
 
@@ -553,6 +552,11 @@ class _Work:
 
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(settle)
+
+
+async def _refresh(cache: Cache, key: Key, turn: _Turn, wishes: Wishes) -> None:
+    await cache.start()
+    cache.refresh(key, turn, **wishes)
 
 
 async def _released(lock: Lock) -> None:
