@@ -26,7 +26,7 @@ PEERS     := $(VENV)/.stamp-peers
 
 .DEFAULT_GOAL := help
 .PHONY: help build serve market test check check-c c-programs conformance stress fuzz chaos load load-page bench bench-l1 \
-        bench-l2 bench-eviction before-after waves scale redis-faults streams clean distclean
+        bench-l2 bench-eviction before-after bench-library waves scale redis-faults streams wheel clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -119,6 +119,23 @@ bench-eviction: $(BUILT) $(PEERS)  ## hit ratios beside libcachesim's; TRACES='A
 	@test -n '$(TRACES)' || { echo "shmcache: no trace; TRACES='A.csv.xz ...' names" \
 	  'them' >&2; exit 2; }
 	@$(PY) -m loadtest.eviction $(TRACES) $(BENCH_ARGS)
+
+WHEEL := $(VENV)/.stamp-wheel
+$(WHEEL): pyproject.toml | $(BUILT)
+	@$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb")) \
+	  ["project"]["optional-dependencies"]["wheel"], sep="\n")' > $(VENV)/wheel.txt
+	@$(PIP) install -r $(VENV)/wheel.txt
+	@touch $@
+
+# From the sdist, as anybody would; then in an environment that has no compiler.
+wheel: $(WHEEL)  ## sdist and manylinux wheel in dist/, installed and tried
+	@rm -rf dist build/wheel
+	@$(PY) -m build --no-isolation --outdir build/wheel . >build/wheel.log 2>&1 || \
+	  { cat build/wheel.log >&2; exit 1; }
+	@PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m auditwheel repair --plat \
+	  manylinux_2_34_$$(uname -m) --wheel-dir dist build/wheel/*.whl
+	@cp build/wheel/*.tar.gz dist/
+	@$(PY) -m tests.wheel dist
 
 clean:  ## remove what was built; .venv stays
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -481,17 +481,12 @@ static void count_ghosts(check *c)
         c->out->ghosts += SHMC_GET(ghosts[i]) != 0;
 }
 
-/* Whether the kernel marked the lock as a dead holder's. It is glibc's to know
- * where the futex stands: elsewhere nobody can tell.
+/* Whether the kernel marked the lock as a dead holder's: in its first word, as
+ * glibc has it.
  */
 static uint32_t orphaned(const pthread_mutex_t *lock)
 {
-#ifdef __GLIBC__
     return (SHMC_GET(*(const uint32_t *)lock) & OWNER_DIED) != 0;
-#else
-    (void)lock;
-    return 0;
-#endif
 }
 
 /* Words of memory that a check needs for its marks. */

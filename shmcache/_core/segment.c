@@ -2,10 +2,8 @@
 #include "inner.h"
 #include "hash.h"
 
-#include <stdio.h>
-#ifdef __GLIBC__
 #include <gnu/libc-version.h>
-#endif
+#include <stdio.h>
 
 _Static_assert(sizeof(shmc_header) <= SHMC_PAGE, "the header is one page");
 _Static_assert(sizeof(shmc_slot) == 1024, "a process slot");
@@ -157,14 +155,9 @@ uint32_t shmc_layout_hash(void)
 {
     static const uint64_t seed[2] = {0, 0};
     char text[512];
-    const char *libc = "";
-
-#ifdef __GLIBC__
-    libc = gnu_get_libc_version();
-#endif
     int n = snprintf(text, sizeof text,
         "%u %s %s %zu %zu %zu %zu %zu %zu %zu %zu %zu %d", SHMC_LAYOUT,
-        __VERSION__, libc, sizeof(shmc_header), sizeof(shmc_slot),
+        __VERSION__, gnu_get_libc_version(), sizeof(shmc_header), sizeof(shmc_slot),
         sizeof(shmc_claim), sizeof(shmc_shard), sizeof(shmc_extent),
         sizeof(shmc_record), sizeof(shmc_outbox), sizeof(pthread_mutex_t),
         sizeof(void *), __BYTE_ORDER__);

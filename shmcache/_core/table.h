@@ -77,10 +77,15 @@
 #ifndef SHMC_TABLE_H
 #define SHMC_TABLE_H
 
-#include <pthread.h>
+#include <pthread.h>            /* glibc's <features.h>, where it is glibc */
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#if !defined(__linux__) || !defined(__GLIBC__)
+#error "shmcache needs Linux and glibc, whose locks are robust and shared between \
+processes: in a container take a manylinux_2_34 image, or Debian's, not Alpine's"
+#endif
 
 #define SHMC_LAYOUT 3u          /* raise on any change of what is drawn above */
 #define SHMC_PAGE 4096u
