@@ -26,7 +26,7 @@ PEERS     := $(VENV)/.stamp-peers
 
 .DEFAULT_GOAL := help
 .PHONY: help build serve market test check check-c c-programs conformance stress fuzz chaos load load-page bench bench-l1 \
-        bench-l2 bench-eviction before-after bench-library waves scale redis-faults streams wheel clean distclean
+        bench-l2 bench-eviction before-after bench-library waves scale redis-faults streams wheel docs clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -120,20 +120,25 @@ bench-eviction: $(BUILT) $(PEERS)  ## hit ratios beside libcachesim's; TRACES='A
 	  'them' >&2; exit 2; }
 	@$(PY) -m loadtest.eviction $(TRACES) $(BENCH_ARGS)
 
-WHEEL := $(VENV)/.stamp-wheel
-$(WHEEL): pyproject.toml | $(BUILT)
-	@$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb")) \
-	  ["project"]["optional-dependencies"]["wheel"], sep="\n")' > $(VENV)/wheel.txt
-	@$(PIP) install -r $(VENV)/wheel.txt
+# What an extra of pyproject names, once.
+$(VENV)/.stamp-extra-%: pyproject.toml | $(BUILT)
+	@$(PY) -c 'import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb")) \
+	  ["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' $* > $(VENV)/$*.txt
+	@$(PIP) install -r $(VENV)/$*.txt
 	@touch $@
 
+docs: $(VENV)/.stamp-extra-docs  ## the pages and the API reference as a site, in build/site
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict --config-file .ci/mkdocs.yml
+	@echo 'shmcache: build/site/index.html'
+
 # From the sdist, as anybody would; then in an environment that has no compiler.
-wheel: $(WHEEL)  ## sdist and manylinux wheel in dist/, installed and tried
+wheel: $(VENV)/.stamp-extra-wheel  ## sdist and manylinux wheel in dist/, installed and tried
 	@rm -rf dist build/wheel
 	@$(PY) -m build --no-isolation --outdir build/wheel . >build/wheel.log 2>&1 || \
 	  { cat build/wheel.log >&2; exit 1; }
 	@PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m auditwheel repair --plat \
-	  manylinux_2_34_$$(uname -m) --wheel-dir dist build/wheel/*.whl
+	  manylinux_2_34_$$(uname -m) --wheel-dir dist build/wheel/*.whl 2>>build/wheel.log || \
+	  { cat build/wheel.log >&2; exit 1; }
 	@cp build/wheel/*.tar.gz dist/
 	@$(PY) -m tests.wheel dist
 
