@@ -26,7 +26,7 @@ PEERS     := $(VENV)/.stamp-peers
 
 .DEFAULT_GOAL := help
 .PHONY: help build serve market test check check-c c-programs conformance stress fuzz chaos load load-page bench bench-l1 \
-        bench-l2 bench-eviction before-after bench-library waves scale redis-faults streams wheel docs clean distclean
+        bench-l2 bench-eviction before-after bench-library waves scale redis-faults streams wheel docs django clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -86,6 +86,9 @@ load-page: $(BUILT)  ## a scenario on locust's own page, 127.0.0.1:8089; SCENARI
 # http-cache-tests, from npm; what it finds must be what expected.json explains.
 conformance: $(BUILT)  ## the public suite for HTTP caches; ID=vary-match shows one test
 	@$(PY) -m tests.conformance $(if $(ID),'$(ID)') $(CONFORMANCE_ARGS)
+
+django: $(BUILT)  ## Django's own tests of its caches, with our backend
+	@$(PY) -m tests.adapters.django_suite
 
 waves: $(BUILT)  ## 10,000 miss waves, lost wake-ups, killed holders; BENCH_ARGS='--trials 300'
 	@$(PY) -m loadtest.waves $(BENCH_ARGS)

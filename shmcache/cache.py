@@ -421,8 +421,8 @@ class Cache:
         tags: Tags = (),
     ) -> Any:
         """Add to the number that stands, and return the sum; its life goes on. Where
-        none stands `initial` does, for `ttl`; None: `LookupError`. `ValueError` if it
-        is no number. Sums are exact while L2 answers; each takes two round trips, so a
+        none stands `initial` does, for `ttl`; None: `LookupError`. `TypeError` if no
+        number stands. Sums are exact while L2 answers; each takes two round trips, so a
         counter that many hosts write is better kept elsewhere."""
         for name, number in (("delta", delta), ("initial", initial or 0)):
             if isinstance(number, bool) or not isinstance(number, int | float):

@@ -109,7 +109,7 @@ class Writes:
         self, key: bytes, delta: float, initial: float | None, terms: Terms
     ) -> float:
         """Add to the number that stands, whose life goes on; `initial` stands for none.
-        `LookupError` if that is None."""
+        `LookupError` if that is None, `TypeError` if no number stands."""
         parts, codec = self._parts, self._parts.codec
         await parts.start()
         found = await self._found(key)
@@ -122,7 +122,7 @@ class Writes:
             else:
                 value: Any = codec.decode(found.value)
                 if type(value) not in (int, float):
-                    raise ValueError(
+                    raise TypeError(
                         f"incr of {key!r}: a {type(value).__name__} stands there, "
                         "expected a number"
                     )

@@ -334,7 +334,7 @@ async def test_incr_of_nothing_is_told_on_request(cache):
 @pytest.mark.parametrize("value", ["1", True, None, [1]])
 async def test_incr_of_no_number_is_refused_and_loses_nothing(cache, value):
     await cache.set("n", value)
-    with pytest.raises(ValueError, match="expected a number"):
+    with pytest.raises(TypeError, match="expected a number"):
         await cache.incr("n")
     assert cache.peek("n") == value
 
