@@ -10,27 +10,24 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from datetime import date, datetime, time, timedelta
+import sys
+from collections.abc import Callable, Iterable
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from enum import Enum
+from enum import Enum, Flag
 from hashlib import blake2b
 from pathlib import PurePath
 from string import Formatter
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from .errors import KeyRejected
 
 LONG = 200
 """Characters of arguments above which they are hashed."""
-_PLAIN = frozenset(
-    {
-        *(type(None), bool, int, float, str, bytes, complex),
-        *(date, datetime, time, timedelta, Decimal, UUID),
-    }
-)
-Call = tuple[tuple[Any, ...], Mapping[str, Any]]
+_SIMPLE = frozenset({type(None), bool, int, float, str, bytes, complex})
+_PLAIN = _SIMPLE | {date, datetime, time, timedelta, Decimal, UUID}
 
 
 class Binder:
@@ -50,11 +47,13 @@ class Binder:
                 )
             del parameters[0]
         self.names = tuple(p.name for p in parameters)
-        self.bind = _binding(parameters)
+        self.bind = _binding(parameters, function)
         """The values in the order of `names`; `TypeError` as of the function itself."""
 
 
-def _binding(parameters: list[inspect.Parameter]) -> Callable[..., tuple[Any, ...]]:
+def _binding(
+    parameters: list[inspect.Parameter], function: Callable[..., Any]
+) -> Callable[..., tuple[Any, ...]]:
     """A function of these parameters that returns their values: Python binds them, in
     a tenth of the time that `Signature.bind` takes."""
     given = {f"_default{i}": p.default for i, p in enumerate(parameters)}
@@ -67,8 +66,9 @@ def _binding(parameters: list[inspect.Parameter]) -> Callable[..., tuple[Any, ..
     values = "".join(f"{p.name}, " for p in parameters)
     names: dict[str, Any] = {}
     exec(f"def bind{inspect.Signature(plain)}: return ({values})", given, names)
-    bind: Callable[..., tuple[Any, ...]] = names["bind"]
-    return bind
+    bind = names["bind"]
+    bind.__name__, bind.__qualname__ = function.__name__, function.__qualname__
+    return cast(Callable[..., tuple[Any, ...]], bind)
 
 
 class _Name:
@@ -91,9 +91,7 @@ class Template:
                 f"{what}={text!r}: expected text such as 'user:{{user_id}}'"
             )
         try:
-            fields = [
-                field for _, field, *_ in Formatter().parse(text) if field is not None
-            ]
+            fields = list(_fields(text))
         except ValueError as e:
             raise ValueError(f"{what}={text!r}: {e}") from None
         used = {field.split(".")[0].split("[")[0] for field in fields}
@@ -107,11 +105,39 @@ class Template:
         self._names = tuple(names)
 
     def __call__(self, values: tuple[Any, ...]) -> str:
-        return self.text.format(**dict(zip(self._names, values, strict=True)))
+        """`KeyRejected` where it would name an object by its address."""
+        text = self.text.format(**dict(zip(self._names, values, strict=True)))
+        if " at 0x" in text:
+            raise KeyRejected(
+                f"{self.text!r}: an argument is told by its address, {text!r}: name "
+                "what it is known by, such as {user.id}"
+            )
+        return text
 
 
-def name_of(function: Callable[..., Any]) -> str:
-    return f"{function.__module__}.{function.__qualname__}"
+def _fields(text: str) -> Iterable[str]:
+    """What stands in braces, in the formats within braces too."""
+    for _, field, form, _ in Formatter().parse(text):
+        if field is not None:
+            yield field
+            yield from _fields(form or "")
+
+
+def name_of(thing: Any) -> str:
+    """Of a function or class. What a script defines is named by the script's file: its
+    processes may import it, too."""
+    module = thing.__module__
+    if module == "__main__":
+        main = sys.modules[module]
+        spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", "")
+        module = spec.name if spec is not None else PurePath(file or module).stem
+    return f"{module}.{thing.__qualname__}"
+
+
+def fitted(text: str, most: int) -> str:
+    """The text, or its hash where it has more than so many bytes."""
+    raw = text.encode("utf-8", "backslashreplace")
+    return text if len(raw) <= most else f"#{blake2b(raw, digest_size=16).hexdigest()}"
 
 
 def spelled(function: str, names: tuple[str, ...], values: tuple[Any, ...]) -> str:
@@ -119,11 +145,12 @@ def spelled(function: str, names: tuple[str, ...], values: tuple[Any, ...]) -> s
     parts = []
     for name, value in zip(names, values, strict=True):
         try:
-            parts.append(repr(value) if type(value) in _PLAIN else canonical(value))
+            parts.append(repr(value) if type(value) in _SIMPLE else canonical(value))
         except TypeError as e:
             raise KeyRejected(
-                f"{function}: argument {name!r} is {e}: give key='...{{{name}}}', or "
-                "noself=True where it is the object of a method"
+                f"{function}: argument {name!r} is {e}: name what it is known by, as "
+                f"in key='...{{{name}.id}}', or give noself=True where it is the "
+                "object of a method"
             ) from None
     text = ",".join(parts)
     if len(text) > LONG or not text.isascii():
@@ -139,6 +166,9 @@ def canonical(value: Any) -> str:
     none."""
     kind = type(value)
     if kind in _PLAIN:
+        zone = getattr(value, "tzinfo", None)
+        if zone is not None and type(zone) not in (timezone, ZoneInfo):
+            raise TypeError(f"a time in a {name_of(type(zone))}")
         return repr(value)
     if kind is list or kind is tuple:
         return f"{kind.__name__}({','.join(map(canonical, value))})"
@@ -147,11 +177,14 @@ def canonical(value: Any) -> str:
     if kind is dict:
         items = (f"{canonical(k)}:{canonical(v)}" for k, v in value.items())
         return f"{{{','.join(sorted(items))}}}"
+    if isinstance(value, type):
+        return f"type:{name_of(value)}"
     if isinstance(value, Enum):
-        return f"{name_of(kind)}.{value.name}"
+        told = value.value if isinstance(value, Flag) else value.name
+        return f"{name_of(kind)}.{told}"
     if isinstance(value, PurePath):
-        return f"Path({str(value)!r})"
-    if dataclasses.is_dataclass(kind):
+        return f"{kind.__name__}({str(value)!r})"
+    if "__dataclass_fields__" in vars(kind) and kind.__bases__ == (object,):
         fields = (getattr(value, f.name) for f in dataclasses.fields(kind) if f.compare)
         return f"{name_of(kind)}({','.join(map(canonical, fields))})"
     raise TypeError(f"a {name_of(kind)}, which has no canonical form")

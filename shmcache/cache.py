@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
@@ -35,7 +36,7 @@ from .clock import SYSTEM, Clock
 from .compute import shared_error
 from .config import SIZE_MIN, CacheConfig, parse_size
 from .context import Context
-from .decorator import AsyncDecorator, Keys
+from .decorator import AsyncDecorator, Functions, Keys
 from .entry import MISSING, Entry
 from .errors import CacheError, CodecError, ComputeFailed, TierUnavailable
 from .fill import UNSET, Terms
@@ -73,6 +74,8 @@ class Cache:
         self._invalidations = parts.invalidations
         self._writes = Writes(parts)
         self._prefix = b""
+        self.functions: Functions = Functions()
+        """Those that `cached` decorates, by name, in this process and namespace."""
         self.hit: Callable[[bytes], Hit | None] = parts.l1.hit
         """What L1 has, looked up as fast as can be, for who answers many: document
         (undecoded), whether it is stale, age and what is left of its ttl in whole
@@ -334,6 +337,19 @@ class Cache:
         self._parts.belongs()
         self._flights.refresh(raw, self._bound(compute, raw), wanted)
 
+    async def recompute(
+        self, key: Key, compute: Callable[..., Any], **wishes: Unpack[Wishes]
+    ) -> Any:
+        """Compute now, whatever stands, and store it in its place, unless the key is
+        invalidated meanwhile. What stands is made stale first, and what is being
+        computed: both may be older than what this call is to see."""
+        raw, wanted = self._key(key), self._terms(**wishes)
+        compute = self._bound(compute, raw)
+        await self.start()
+        await self._invalidations.expire(raw)
+        outcome = await self._flights.recomputed(raw, compute, wanted)
+        return self._entry_of(outcome).value
+
     # -- write path
 
     async def set(
@@ -533,6 +549,8 @@ class Cache:
         templates too. `noself`: the first argument is the object whose method it is,
         and not in the key. A result for which `condition` is false is not stored.
         """
+        if inspect.iscoroutinefunction(ttl):
+            raise ValueError("cached: it is used with its parentheses, @cache.cached()")
         made = Keys(key, tags, noself)
         return AsyncDecorator(self, made, condition, {"ttl": ttl, **wishes})
 
@@ -543,6 +561,7 @@ class Cache:
             raise CacheError(f"namespace {name!r}: namespaces do not nest")
         view = copy.copy(self)
         view._prefix = keys.prefix(name)
+        view.functions = Functions()
         return view
 
     def stats(self) -> Stats:

@@ -1,25 +1,28 @@
 """Values to bytes and back: one msgpack document each.
 
-What `decode` gives back equals what was encoded, its types included: what msgpack has
-no form for is an extension, and what it would quietly turn into something else, a
-subclass of `dict` or an `IntEnum`, is refused by its type's name. Decoding executes and
-imports nothing: classes of the user's own are known by having been named to the codec.
+What `decode` gives back equals what was encoded, its types included (but a `bytearray`
+comes back as `bytes`): what msgpack has no form for is an extension, and what it would
+quietly turn into something else, a subclass of `dict` or an `IntEnum`, is refused by
+its type's name. Decoding executes and imports nothing: classes of the user's own are
+known by having been named to the codec.
 
 Extensions
     Each is a code and a document of its own. A registered object is its class' name and
-    its fields, and is made anew by its class from those fields: who has not registered
-    it, or has other fields by now, finds an unreadable value, which is a miss.
+    its fields: who has not registered it, or whose class has other fields by now, finds
+    an unreadable value, which is a miss.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterable
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from enum import Enum, Flag
+from typing import Any, NamedTuple, Protocol, TypeVar
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import msgpack  # type: ignore[import-untyped]
 import msgspec
@@ -30,12 +33,12 @@ from .errors import CodecError, ConfigError
 TUPLE, SET, FROZENSET, DATETIME, DATE, TIME, TIMEDELTA, DECIMAL, UUID_, OBJECT = range(
     1, 11
 )
-ZSTD = 11
-"""Extension code of a whole document, compressed."""
+COMPRESSED = b"\xc1"
+"""The byte that begins no msgpack document: a compressed one follows."""
 DEPTH_MAX = 32
 """Of extensions in extensions. Lists and maps end at msgpack's own stack."""
-DECODED_MAX = 128 * 1024**2
-"""Bytes that a compressed document may have."""
+DECODED_MAX = 16 * 1024**2
+"""Bytes that a compressed document may have: as many as L2 takes of any."""
 
 
 class Codec(Protocol):
@@ -95,6 +98,8 @@ class Msgpack:
         except CodecError:
             raise
         except Exception as error:  # cut short, bad UTF-8, nested too deeply
+            if data[:1] == COMPRESSED:
+                return self.decode(_Zstd.plain(data))
             raise CodecError(f"not one msgpack document: {error}") from error
 
     def _packing(self, depth: int) -> Callable[[Any], msgpack.ExtType]:
@@ -125,8 +130,6 @@ class Msgpack:
             if depth == DEPTH_MAX:
                 raise CodecError("extensions nested too deeply")
             data = bytes(inner)
-            if code == ZSTD:
-                return self._unpacking(depth + 1)(_Zstd.plain(data))
             parts = self._unpacking(depth + 1)(data)
             if code == OBJECT:
                 name, fields = parts
@@ -157,9 +160,9 @@ class _Zstd:
         self._compress = zstandard.ZstdCompressor().compress
 
     def compressed(self, data: bytes) -> bytes:
-        if len(data) <= self._above:
+        if not self._above < len(data) <= DECODED_MAX:
             return data
-        packed: bytes = packb(msgpack.ExtType(ZSTD, self._compress(data)))
+        packed: bytes = COMPRESSED + self._compress(data)
         return packed if len(packed) < len(data) else data
 
     @staticmethod
@@ -169,10 +172,15 @@ class _Zstd:
             import zstandard
         except ImportError:
             raise CodecError("compressed, and zstandard is not installed") from None
-        size = zstandard.frame_content_size(data)
-        if not 0 <= size <= DECODED_MAX:
-            raise CodecError(f"compressed, and {size} bytes when it is not")
-        found: bytes = zstandard.ZstdDecompressor().decompress(data)
+        try:
+            size = zstandard.frame_content_size(data[1:])
+            if not 0 < size <= DECODED_MAX:
+                raise CodecError(f"compressed, and {size} bytes when it is not")
+            found: bytes = zstandard.ZstdDecompressor().decompress(data[1:])
+        except zstandard.ZstdError as error:
+            raise CodecError(f"not one compressed document: {error}") from error
+        if found[:1] == COMPRESSED:
+            raise CodecError("compressed twice")
         return found
 
 
@@ -206,13 +214,32 @@ class _Document:
         return data
 
 
+Moment = TypeVar("Moment", datetime, time)
+
+
+def _moment(moment: datetime | time) -> list[Any]:
+    """Its text, its fold, and its zone's name where it has one."""
+    zone = moment.tzinfo
+    if isinstance(zone, ZoneInfo) and zone.key:
+        return [moment.replace(tzinfo=None).isoformat(), moment.fold, zone.key]
+    if zone is not None and type(zone) is not timezone:
+        raise CodecError(f"a time in a {_name(zone)} cannot be cached: use ZoneInfo")
+    return [moment.isoformat(), moment.fold]
+
+
+def _told(kind: type[Moment], parts: list[Any]) -> Moment:
+    text, fold, *zone = parts
+    moment = kind.fromisoformat(text).replace(fold=fold)
+    return moment.replace(tzinfo=ZoneInfo(*zone)) if zone else moment
+
+
 _APART: dict[type, tuple[int, Callable[[Any], Any]]] = {
     tuple: (TUPLE, list),
     set: (SET, list),
     frozenset: (FROZENSET, list),
-    datetime: (DATETIME, lambda t: [t.isoformat(), t.fold]),
+    datetime: (DATETIME, lambda t: _moment(t)),
     date: (DATE, date.isoformat),
-    time: (TIME, lambda t: [t.isoformat(), t.fold]),
+    time: (TIME, lambda t: _moment(t)),
     timedelta: (TIMEDELTA, lambda t: [t.days, t.seconds, t.microseconds]),
     Decimal: (DECIMAL, str),
     UUID: (UUID_, lambda u: u.bytes),
@@ -221,9 +248,9 @@ _TOGETHER: dict[int, tuple[type, Callable[[Any], Any]]] = {
     TUPLE: (list, tuple),
     SET: (list, set),
     FROZENSET: (list, frozenset),
-    DATETIME: (list, lambda p: datetime.fromisoformat(p[0]).replace(fold=p[1])),
+    DATETIME: (list, lambda parts: _told(datetime, parts)),
     DATE: (str, date.fromisoformat),
-    TIME: (list, lambda p: time.fromisoformat(p[0]).replace(fold=p[1])),
+    TIME: (list, lambda parts: _told(time, parts)),
     TIMEDELTA: (list, lambda parts: timedelta(*parts)),
     DECIMAL: (str, Decimal),
     UUID_: (bytes, lambda data: UUID(bytes=data)),
@@ -254,24 +281,49 @@ def _kind(cls: type) -> Kind:
     """A class of objects that are their fields."""
     if not isinstance(cls, type):
         raise ConfigError(f"types: expected classes, not {cls!r}")
+    if issubclass(cls, Flag):
+        return Kind(cls, lambda flags: flags.value, cls)
     if issubclass(cls, Enum):
         return Kind(cls, lambda member: member.name, cls.__getitem__)
-    if dataclasses.is_dataclass(cls):
-        names = [field.name for field in dataclasses.fields(cls) if field.init]
-        return Kind(
-            cls,
-            lambda value: {name: getattr(value, name) for name in names},
-            lambda fields: cls(**fields),
-        )
+    if "__dataclass_fields__" in vars(cls):
+        return _of_dataclass(cls)
     if issubclass(cls, msgspec.Struct):
         return Kind(cls, msgspec.structs.asdict, lambda fields: cls(**fields))
     if issubclass(cls, tuple) and hasattr(cls, "_asdict"):
         return Kind(cls, lambda value: value._asdict(), lambda fields: cls(**fields))
-    if hasattr(cls, "model_validate") and hasattr(cls, "model_dump"):  # pydantic's
-        return Kind(cls, lambda value: value.model_dump(), cls.model_validate)
+    if hasattr(cls, "model_validate") and hasattr(cls, "model_dump"):
+        return _of_pydantic(cls)
     raise ConfigError(
         f"types: {_full(cls)} is neither a dataclass, a named tuple, an Enum, nor a "
         "model of msgspec or pydantic"
+    )
+
+
+def _of_dataclass(cls: Any) -> Kind:
+    """Its fields as they stand, also those that are no arguments: it is not made anew,
+    which would run its `__post_init__` on what that has made."""
+    names = [field.name for field in dataclasses.fields(cls)]
+
+    def together(fields: dict[str, Any]) -> Any:
+        if fields.keys() != set(names):
+            raise CodecError(f"a {_full(cls)} with the fields {sorted(fields)}")
+        made = cls.__new__(cls)
+        for name, value in fields.items():
+            object.__setattr__(made, name, value)
+        return made
+
+    return Kind(cls, lambda value: {n: getattr(value, n) for n in names}, together)
+
+
+def _of_pydantic(cls: Any) -> Kind:
+    """By its fields' own names, where pydantic can (2.11)."""
+    by_name = {}
+    if "by_name" in inspect.signature(cls.model_validate).parameters:
+        by_name = {"by_name": True, "by_alias": False}
+    return Kind(
+        cls,
+        lambda value: value.model_dump(round_trip=True),
+        lambda fields: cls.model_validate(fields, **by_name),
     )
 
 

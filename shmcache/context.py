@@ -98,7 +98,7 @@ def _takes_context(compute: Callable[..., Any]) -> bool:
     code = getattr(compute, "__code__", None)
     if code is not None and not hasattr(compute, "__wrapped__"):
         defaults = getattr(compute, "__defaults__", None) or ()
-        count = code.co_argcount - len(defaults) - isinstance(compute, MethodType)
+        count: int = code.co_argcount - len(defaults) - isinstance(compute, MethodType)
     else:
         try:
             given = inspect.signature(compute).parameters.values()
@@ -114,4 +114,4 @@ def _takes_context(compute: Callable[..., Any]) -> bool:
             f"compute={compute!r}: expected a function of nothing, or of a context, "
             f"not of {count} arguments"
         )
-    return bool(count)
+    return count > 0

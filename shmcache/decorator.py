@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from hashlib import blake2b
+from dataclasses import replace
+from types import MethodType
 from typing import (
     Any,
     Concatenate,
@@ -24,8 +26,9 @@ from typing import (
 )
 
 from . import terms
-from .arguments import Binder, Template, name_of, spelled
-from .fill import Fill
+from .arguments import Binder, Template, fitted, name_of, spelled
+from .fill import wrap
+from .keys import KEY_MAX
 from .tags import TAG_MAX
 
 P = ParamSpec("P")
@@ -33,6 +36,12 @@ Q = ParamSpec("Q")
 S = TypeVar("S")
 T = TypeVar("T")
 Condition = Callable[[Any], bool] | None
+PREFIX_MAX = 300
+"""Bytes that a namespace takes of a key, and a little more."""
+
+
+Functions = weakref.WeakValueDictionary[str, Any]
+"""Those that are decorated without a key, by name."""
 
 
 class CacheInfo(NamedTuple):
@@ -56,7 +65,7 @@ class AsyncCached(Protocol[P, T]):
     @overload
     def __get__(
         self: AsyncCached[Concatenate[S, Q], T], instance: S, owner: Any
-    ) -> Callable[Q, Coroutine[Any, Any, T]]: ...
+    ) -> AsyncCached[Q, T]: ...
 
     def key(self, *args: Any, **kwargs: Any) -> str:
         """Under which the call's result stands; with `noself`, without its object."""
@@ -90,7 +99,7 @@ class SyncCached(Protocol[P, T]):
     @overload
     def __get__(
         self: SyncCached[Concatenate[S, Q], T], instance: S, owner: Any
-    ) -> Callable[Q, T]: ...
+    ) -> SyncCached[Q, T]: ...
 
     def key(self, *args: Any, **kwargs: Any) -> str: ...
     def invalidate(self, *args: Any, **kwargs: Any) -> None: ...
@@ -122,7 +131,7 @@ class Calls:
             None if named.key is None else Template(named.key, self._names, "key")
         )
         tags = [Template(tag, self._names, "tags") for tag in named.tags]
-        self.tag = _tag(self.name)
+        self.tag = fitted(f"cached:{self.name}", TAG_MAX)
         self._fixed = None
         if all(tag.fixed for tag in tags):
             self._fixed = (self.tag, *(tag.text.format() for tag in tags))
@@ -142,13 +151,13 @@ class Calls:
 
     def key(self, values: tuple[Any, ...]) -> str:
         if self._key is not None:
-            return self._key(values)
+            return fitted(self._key(values), KEY_MAX - PREFIX_MAX)
         return spelled(self.name, self._names, values)
 
     def tags(self, values: tuple[Any, ...]) -> tuple[str, ...]:
         if self._fixed is not None:
             return self._fixed
-        return (self.tag, *(tag(values) for tag in self._tags))
+        return (self.tag, *(fitted(tag(values), TAG_MAX) for tag in self._tags))
 
     def info(self) -> CacheInfo:
         return CacheInfo(max(0, self.total - self.ran), self.ran)
@@ -173,18 +182,30 @@ class _Decorator:
         self._condition = condition
         self._wishes = wishes
 
+    def _claim_name(self, function: Any) -> None:
+        """Two functions of one name would be given each other's results: lambdas,
+        closures of one factory, methods of two objects."""
+        if self._named.key is not None:
+            return
+        name = name_of(function)
+        known = self._cache.functions.get(name)
+        if (
+            isinstance(function, MethodType)
+            or function.__name__ == "<lambda>"
+            or (known is not None and known is not function)
+        ):
+            raise ValueError(
+                f"cached: {name} does not tell this function from others of its name: "
+                "give it key='...'"
+            )
+        self._cache.functions[name] = function
+
     def _kept(self, value: Any) -> Any:
         """The value, as one that is not stored where the condition says so."""
-        return value if self._wanted(value) else Fill(value, ttl=0)
-
-    def _wanted(self, value: Any) -> bool:
-        return self._condition is None or self._condition(value)
-
-    @property
-    def _lives(self) -> Mapping[str, Any]:
-        """Of what `get_or_set` is told, that which `set` is."""
-        wishes = self._wishes
-        return {name: wishes[name] for name in ("ttl", "grace") if name in wishes}
+        fill = wrap(value)
+        if self._condition is None or self._condition(fill.value):
+            return value
+        return replace(fill, ttl=0)
 
 
 class AsyncDecorator(_Decorator):
@@ -193,6 +214,7 @@ class AsyncDecorator(_Decorator):
     def __call__(self, function: Callable[P, Awaitable[T]]) -> AsyncCached[P, T]:
         """`ValueError` if it cannot be: told where it is decorated."""
         refuse(function, awaited=True)
+        self._claim_name(function)
         calls, cache, wishes = Calls(function, self._named), self._cache, self._wishes
 
         async def ran(args: Any, kwargs: Any) -> Any:
@@ -214,10 +236,9 @@ class AsyncDecorator(_Decorator):
         async def refresh(*args: P.args, **kwargs: P.kwargs) -> Any:
             values = calls.values(args, kwargs)
             key, tags = calls.key(values), calls.tags(values)
-            value = await function(*args, **kwargs)
-            if self._wanted(value):
-                await cache.set(key, value, tags=tags, **self._lives)
-            return value
+            return await cache.recompute(
+                key, lambda: ran(args, kwargs), tags=tags, **wishes
+            )
 
         async def cache_clear() -> None:
             await cache.delete_tags(calls.tag)
@@ -232,6 +253,7 @@ class SyncDecorator(_Decorator):
     def __call__(self, function: Callable[P, T]) -> SyncCached[P, T]:
         """`ValueError` if it cannot be: told where it is decorated."""
         refuse(function, awaited=False)
+        self._claim_name(function)
         calls, cache, wishes = Calls(function, self._named), self._cache, self._wishes
 
         def ran(args: Any, kwargs: Any) -> Any:
@@ -251,10 +273,7 @@ class SyncDecorator(_Decorator):
         def refresh(*args: P.args, **kwargs: P.kwargs) -> Any:
             values = calls.values(args, kwargs)
             key, tags = calls.key(values), calls.tags(values)
-            value = function(*args, **kwargs)
-            if self._wanted(value):
-                cache.set(key, value, tags=tags, **self._lives)
-            return value
+            return cache.recompute(key, lambda: ran(args, kwargs), tags=tags, **wishes)
 
         def cache_clear() -> None:
             cache.delete_tags(calls.tag)
@@ -268,7 +287,7 @@ def refuse(function: Any, *, awaited: bool) -> None:
     if isinstance(function, classmethod | staticmethod):
         kind = type(function).__name__
         raise ValueError(f"cached: put it below @{kind}, not above")
-    if not callable(function) or isinstance(function, type):
+    if not (inspect.isfunction(function) or isinstance(function, MethodType)):
         raise ValueError(
             f"cached: {function!r} is no function; it is used with its parentheses, "
             "@cache.cached()"
@@ -285,11 +304,3 @@ def refuse(function: Any, *, awaited: bool) -> None:
             if awaited
             else f"cached: {name_of(function)} is a coroutine function: use Cache"
         )
-
-
-def _tag(name: str) -> str:
-    """That all results of a function bear."""
-    tag = f"cached:{name}"
-    if len(tag.encode()) <= TAG_MAX:
-        return tag
-    return f"cached#{blake2b(name.encode(), digest_size=16).hexdigest()}"

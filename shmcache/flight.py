@@ -34,7 +34,13 @@ from . import fill as fills
 from . import nesting
 from .claim import Claim, Held
 from .compute import Compute, run, shared_error
-from .errors import CacheError, ComputeTimeout, Overloaded, ReentrantCompute
+from .errors import (
+    CacheError,
+    ComputeFailed,
+    ComputeTimeout,
+    Overloaded,
+    ReentrantCompute,
+)
 from .fill import Terms
 from .holder import Holder
 from .job import (
@@ -102,6 +108,9 @@ class Flight:
             self._resolve(self._standing() or gave_up)
         except Exception as e:
             self._fail(e)
+        except BaseException as e:  # nobody waits for ever for what ended so
+            self._fail(ComputeFailed(type(e).__name__, "the compute was ended by it"))
+            raise
         finally:
             deadline.cancel()
             if self._timer is not None:
@@ -363,6 +372,25 @@ class Flights:
             return None
         fresh = (outcome.record.kind, outcome.record.state) == (VALUE, FRESH)
         return outcome if fresh and self._answers(key, outcome, note) else None
+
+    async def recomputed(self, key: bytes, compute: Compute, terms: Terms) -> Outcome:
+        """What the compute makes now, in the place of whatever stands."""
+        l1 = self.home.l1
+        if nesting.inside_of(l1, key):
+            l1.count("reentrant")
+            raise ReentrantCompute(f"the compute of {key!r} asks for {key!r} itself")
+        while (flight := self._flights.get(key)) is not None:
+            await asyncio.wait((flight.task,))
+        seen, note = l1.look(key), l1.table.clock()
+        if seen is not None and (seen.kind, seen.state) != (VALUE, FRESH):
+            seen = None
+        flight = self._launch(Job(key, compute, terms, True, note, seen))
+        outcome = await asyncio.shield(flight.answer)
+        if outcome.record is None:  # it may not be shared
+            return await self._alone(key, compute, terms)
+        if outcome.record.kind == ERROR:
+            raise shared_error(outcome.record.value)
+        return outcome
 
     async def close(self) -> None:
         """Cancel what still flies; its callers get `CacheError`."""

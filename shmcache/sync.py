@@ -38,7 +38,7 @@ from .cache import Cache
 from .clock import SYSTEM, Clock
 from .config import SIZE_MIN, CacheConfig, parse_size
 from .context import Context
-from .decorator import Condition, Keys, SyncDecorator
+from .decorator import Condition, Functions, Keys, SyncDecorator
 from .entry import MISSING, Entry
 from .errors import CacheError, ComputeFailed
 from .fill import UNSET
@@ -70,6 +70,8 @@ class SyncCache:
         a setting is wrong."""
         self.config = config
         self._process = _Process(config, clock)
+        self.functions: Functions = Functions()
+        """Those that `cached` decorates, by name, in this namespace."""
         self._space: str | None = None
         self._view: Cache | None = None
         """This process'; None until it is asked for, and in a child."""
@@ -180,6 +182,14 @@ class SyncCache:
         turn = _Turn(cache._bound(compute, cache._key(key)), self._process)
         turn.leave()
         self._run(_refresh(cache, key, turn, wishes))
+
+    def recompute(
+        self, key: Key, compute: Callable[..., Any], **wishes: Unpack[Wishes]
+    ) -> Any:
+        """Compute now, by this very thread, whatever stands: `Cache.recompute`."""
+        cache = self._view or self._opened()
+        turn = _Turn(cache._bound(compute, cache._key(key)), self._process)
+        return turn.served(cache.recompute(key, turn, **wishes))
 
     # -- write path
 
@@ -325,7 +335,7 @@ class SyncCache:
         if self._space is not None:
             raise CacheError(f"namespace {name!r}: namespaces do not nest")
         view = copy.copy(self)
-        view._space, view._view = name, None
+        view._space, view._view, view.functions = name, None, Functions()
         view._opened()
         return view
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta, tzinfo
 from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Any
@@ -94,11 +94,53 @@ class Text(str):
 
 @pytest.mark.parametrize(
     "value",
-    [Custom(), [Custom()], {1: Custom()}, Custom, f, Text("a"), Point(Custom())],
+    [Custom(), [Custom()], {1: Custom()}, f, Text("a"), Point(Custom())],
 )
 def test_argument_without_a_canonical_form_is_named(value: Any) -> None:
-    with pytest.raises(KeyRejected, match=r"f: argument 'b' is a .*key='\.\.\.\{b\}'"):
+    with pytest.raises(KeyRejected, match=r"f: argument 'b' is a .*key='.*\{b\.id\}'"):
         of(f, 1, value)
+
+
+@dataclass(frozen=True)
+class Paged(Point):
+    pass
+
+
+class Rows(list):  # type: ignore[type-arg]
+    pass
+
+
+@dataclass
+class Table(list):  # type: ignore[type-arg]
+    x: int = 0
+
+
+class Odd(tzinfo):
+    def utcoffset(self, _: Any) -> timedelta:
+        return timedelta(0)
+
+
+@pytest.mark.parametrize(
+    "value", [Rows([1]), Table(), datetime(2026, 1, 1, tzinfo=Odd())]
+)
+def test_argument_that_is_more_than_its_fields_is_refused(value: Any) -> None:
+    with pytest.raises(KeyRejected):
+        of(f, value)
+
+
+def test_dataclass_of_a_dataclass_is_refused() -> None:
+    with pytest.raises(KeyRejected):
+        of(f, Paged(1))
+
+
+def test_classes_and_flags_are_told_apart() -> None:
+    odd = Bits(8)
+    found = {of(f, v) for v in (Bits.A, Bits(0), odd, Bits.A | odd, Custom, Text)}
+    assert len(found) == 6
+
+
+class Bits(enum.IntFlag):
+    A = 1
 
 
 def test_long_arguments_are_hashed() -> None:
@@ -162,7 +204,14 @@ def test_template_is_filled_with_the_arguments(text: str, expected: str) -> None
     assert made.fixed == ("7" not in expected and text in ("plain", "{{}}"))
 
 
-@pytest.mark.parametrize("text", ["{other}", "{}", "{0}", "{", "", 7, None])
+def test_object_that_is_told_by_its_address_is_refused() -> None:
+    with pytest.raises(KeyRejected, match="address"):
+        Template("u:{u}", ("u",), "key")((Custom(),))
+
+
+@pytest.mark.parametrize(
+    "text", ["{user_id:{w}}", "{other}", "{}", "{0}", "{", "", 7, None]
+)
 def test_wrong_template_is_named(text: Any) -> None:
     with pytest.raises(ValueError, match="key="):
         Template(text, ("user_id",), "key")

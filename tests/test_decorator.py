@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 from collections.abc import AsyncIterator
 from typing import Any
@@ -109,6 +110,68 @@ async def _other() -> str:
     return "other"
 
 
+async def test_refresh_does_not_bring_back_what_was_invalidated(cache: Cache) -> None:
+    """1. A refresh has read; 2. the call's result is invalidated; 3. it would store."""
+    read, gate = asyncio.Event(), asyncio.Event()
+
+    @cache.cached(60)
+    async def get() -> str:
+        read.set()
+        await gate.wait()
+        return "old"
+
+    refreshing = asyncio.ensure_future(get.refresh())
+    await read.wait()
+    await get.invalidate()
+    gate.set()
+    assert await refreshing == "old"
+    assert cache.peek(get.key()) is MISSING
+
+
+async def test_refresh_sees_what_is_new_though_another_run_began_before(
+    pair: tuple[Cache, Cache],
+) -> None:
+    """1. Another process has read; 2. what it read changes; 3. a refresh is wanted."""
+    database, gate, read = ["old"], asyncio.Event(), asyncio.Event()
+
+    async def get() -> str:
+        found = database[0]
+        if found == "old":
+            read.set()
+            await gate.wait()
+        return found
+
+    one, other = (c.cached(60, key="k")(get) for c in pair)
+    early = asyncio.ensure_future(other())
+    await read.wait()
+    database[0] = "new"
+    refreshing = asyncio.ensure_future(one.refresh())
+    await asyncio.sleep(0.02)
+    gate.set()
+    assert await refreshing == "new" == pair[0].peek("k")
+    assert await early in ("old", "new") and pair[1].peek("k") == "new"
+
+
+async def test_refresh_that_fails_leaves_what_stands_stale(
+    cache: Cache, clock: FakeClock
+) -> None:
+    answers: list[Any] = ["v", OSError("away"), "w"]
+
+    @cache.cached(60, grace=60)
+    async def get() -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    assert await get() == "v"
+    with pytest.raises(OSError, match="away"):
+        await get.refresh()
+    found = cache.entry(get.key())
+    assert found is not None and (found.value, found.state) == ("v", "stale")
+    assert await get.refresh() == "w"
+
+
 async def test_condition_says_what_is_stored(cache: Cache) -> None:
     counted = Counted(cache, condition=lambda found: found["id"] > 5)
     for _ in range(2):
@@ -140,6 +203,63 @@ async def test_fill_says_more_of_a_result(cache: Cache) -> None:
 
     assert await get() == "private"
     assert cache.peek(get.key()) is MISSING
+
+
+async def test_condition_and_refresh_see_into_a_fill(cache: Cache) -> None:
+    @cache.cached(60, condition=lambda value: value is not None, negative_ttl=5)
+    async def get(value: Any) -> Any:
+        return Fill(value, grace=9)
+
+    assert [await get(None), await get(1), await get.refresh(1)] == [None, 1, 1]
+    assert cache.peek(get.key(None)) is MISSING
+    assert cache.peek(get.key(1)) == 1
+
+
+async def test_two_functions_of_one_name_are_told_apart(cache: Cache) -> None:
+    def make(table: str) -> Any:
+        async def load(n: int) -> Any:
+            return (table, n)
+
+        return load
+
+    users = cache.cached(60)(make("users"))
+    with pytest.raises(ValueError, match=r"load.*key="):
+        cache.cached(60)(make("orders"))
+    orders = cache.cached(60, key="orders:{n}")(make("orders"))
+    assert (await users(1), await orders(1)) == (("users", 1), ("orders", 1))
+    for bad in (lambda: None, Users(cache)._get):
+        with pytest.raises(ValueError, match=r"coroutine|key="):
+            cache.cached(60)(bad)
+    cache.namespace("n").cached(60)(make("users"))
+
+
+async def test_class_method_is_kept_for_each_class(cache: Cache) -> None:
+    class Base:
+        @classmethod
+        @cache.cached(60)
+        async def name(cls) -> str:
+            return cls.__name__
+
+    class Heir(Base):
+        pass
+
+    assert (await Base.name(), await Heir.name()) == ("Base", "Heir")
+
+
+async def test_long_words_of_a_stranger_are_hashed(cache: Cache) -> None:
+    @cache.cached(60, key="q:{q}", tags=["q:{q}"])
+    async def search(q: str) -> str:
+        return q
+
+    words = "x" * 5000
+    assert await search(words) == words
+    assert cache.peek(search.key(words)) == words
+    assert search.key(words) != search.key(words + "x")
+
+
+async def test_wrong_call_fails_under_the_functions_name(cache: Cache) -> None:
+    with pytest.raises(TypeError, match=r"get\(\) missing 1 required"):
+        await Counted(cache).get()
 
 
 async def test_namespace_has_results_of_its_own(cache: Cache) -> None:
@@ -196,6 +316,7 @@ async def _generator() -> AsyncIterator[int]:
         (staticmethod(_other), "@staticmethod"),
         (classmethod(_other), "@classmethod"),
         (dict, "no function"),
+        (functools.partial(_other), "no function"),
         (7, "parentheses"),
     ],
 )

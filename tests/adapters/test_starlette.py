@@ -42,8 +42,6 @@ class Shop:
                 response.status_code = 404
             elif kind == "slow":
                 await asyncio.sleep(0.05)
-            elif kind == "long":
-                return "x" * 600_000
             elif kind.startswith("vary-"):
                 response.headers["Vary"] = kind.removeprefix("vary-")
             elif "=" in kind or kind in ("private", "no-store"):
@@ -103,7 +101,7 @@ def test_head_is_answered_from_the_get(shop: Any) -> None:
 @pytest.mark.parametrize(
     "kind",
     [
-        *("cookie", "missing", "long", "vary-User-Agent", "vary-*"),
+        *("cookie", "missing", "vary-User-Agent", "vary-*"),
         *("private", "no-store", "private, max-age=9", "no-cache=x"),
     ],
 )
@@ -155,3 +153,129 @@ def test_nothing_is_left() -> None:
     with TestClient(made.app) as client:
         client.get("/kept/a")
     assert not shm_names(NAME)
+
+
+# -- what others might get
+
+
+async def _of(*messages: dict[str, Any]) -> Any:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        RUNS.append(scope["path"])
+        for message in messages:
+            await send(message)
+            await asyncio.sleep(0)
+
+    return app
+
+
+RUNS: list[str] = []
+
+
+def start(*fields: tuple[bytes, bytes]) -> dict[str, Any]:
+    return {"type": "http.response.start", "status": 200, "headers": list(fields)}
+
+
+def body(data: bytes, more: bool = False) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": data, "more_body": more}
+
+
+async def asked(app: Any, path: str, times: int = 2, **more: Any) -> list[Any]:
+    """The bodies, and how often the application ran."""
+    RUNS.clear()
+    async with opened(segment_name(), size="2MiB")(None) as state:
+
+        async def whole(scope: Any, receive: Any, send: Any) -> None:
+            await kept({**scope, "state": dict(state)}, receive, send)
+
+        kept = ResponseCache(app, ttl=60, **more)
+        transport = httpx2.ASGITransport(whole)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://a") as c:
+            found = [(await c.get(path)).content for _ in range(times)]
+    return [*found, len(RUNS)]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [(b"Set-Cookie", b"a=b")],
+        [(b"Cache-Control", b"public"), (b"cache-control", b"private")],
+        [(b"VARY", b"Cookie")],
+        [(b"vary", b"accept-encoding"), (b"vary", b"x-user")],
+    ],
+    ids=["cookie", "control", "vary", "varies"],
+)
+async def test_fields_count_in_whatever_case_and_number(fields: Any) -> None:
+    app = await _of(start(*fields), body(b"v"))
+    assert await asked(app, "/", vary=["accept-encoding"]) == [b"v", b"v", 2]
+
+
+async def test_response_that_is_cut_short_is_an_error_and_not_kept() -> None:
+    app = await _of(start(), body(b"half", more=True))
+    with pytest.raises(RuntimeError, match="before its response"):
+        await asked(app, "/")
+
+
+async def test_file_comes_by_the_cache_and_not_past_it() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        RUNS.append("")
+        assert "http.response.pathsend" not in scope["extensions"]
+        await send(start())
+        await send(body(b"file"))
+
+    assert await asked(app, "/") == [b"file", b"file", 1]
+
+
+async def test_client_that_leaves_cuts_nobody_short() -> None:
+    """1. It begins a run; 2. it leaves; 3. the application asks whether it is there."""
+    left = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert (await receive())["type"] == "http.request"
+        listening = asyncio.ensure_future(receive())
+        await send(start())
+        await send(body(b"one ", more=True))
+        await asyncio.sleep(0.02)
+        left.append(listening.done())
+        listening.cancel()
+        await send(body(b"two"))
+
+    assert await asked(app, "/", times=1) == [b"one two", 0] and left == [False]
+
+
+@pytest.mark.parametrize("kind", [b"text/event-stream", b"text/plain"])
+async def test_what_is_long_or_endless_is_streamed_to_each(kind: bytes) -> None:
+    pieces = [body(b"x" * 600, more=True) for _ in range(3)]
+    app = await _of(start((b"content-type", kind)), *pieces, body(b""))
+    found = await asked(app, "/", body_max=1000)
+    assert found[:2] == [b"x" * 1800] * 2
+
+
+async def test_paths_and_queries_are_not_taken_for_each_other() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        RUNS.append("")
+        await send(start())
+        await send(body(scope["raw_path"] + b"?" + scope["query_string"]))
+
+    for one in ("/a|q=b?c", "/a?q=b|c", "/" + "x" * 2000):
+        assert (await asked(app, one, times=1))[1] == 1
+    RUNS.clear()
+
+
+def test_field_by_which_users_are_known_is_personal() -> None:
+    made = Shop(personal=["X-API-Key"])
+    with TestClient(made.app) as client:
+        for name in ("alice", "bob"):
+            client.get("/kept/a", headers={"X-API-Key": name})
+    assert len(made.ran) == 2
+
+
+async def test_response_is_there_before_what_is_done_behind_it() -> None:
+    gate = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start())
+        await send(body(b"v"))
+        await gate.wait()
+
+    assert (await asked(app, "/", times=1))[0] == b"v"
+    gate.set()
