@@ -17,6 +17,7 @@ is named in OPTIONS `types`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
@@ -25,6 +26,7 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
+from django.core.exceptions import ImproperlyConfigured
 from django.http import (
     HttpResponse,
     HttpResponseNotFound,
@@ -33,9 +35,18 @@ from django.http import (
     JsonResponse,
 )
 from django.template.response import SimpleTemplateResponse, TemplateResponse
+from django.utils.module_loading import import_string
 from django.utils.safestring import SafeString
 
-from shmcache import MISSING, Kind, SyncCache
+from shmcache import (
+    MISSING,
+    ComputeFailed,
+    ConfigError,
+    Kind,
+    ReentrantCompute,
+    SyncCache,
+    ValueTooLarge,
+)
 from shmcache.keys import KEY_MAX
 
 _CULLING = ("MAX_ENTRIES", "CULL_FREQUENCY")
@@ -46,6 +57,9 @@ _RESPONSES = (
 )
 
 
+log = logging.getLogger("shmcache.django")
+
+
 class ShmCache(BaseCache):
     """One for each alias and thread, as Django makes them; of a name, all share one."""
 
@@ -54,9 +68,7 @@ class ShmCache(BaseCache):
         options = dict(params.get("OPTIONS") or {})
         for option in _CULLING:
             options.pop(option, None)
-        self._name = name or "django"
-        self._options = options
-        self._cache = _shared(self._name, options)
+        self._cache = _shared(name or "django", options)
 
     # -- what Django asks for
 
@@ -66,7 +78,11 @@ class ShmCache(BaseCache):
         name, ttl = self._named(key, version), self._ttl(timeout)
         if ttl == 0:
             return self._cache.get(name) is MISSING
-        return self._cache.add(name, value, ttl=ttl)
+        try:
+            return self._cache.add(name, _storable(value), ttl=ttl)
+        except ValueTooLarge as error:
+            _too_large(name, error)
+            return False
 
     def get(self, key: Any, default: Any = None, version: Any = None) -> Any:
         return self._cache.get(self._named(key, version), default)
@@ -74,7 +90,12 @@ class ShmCache(BaseCache):
     def set(
         self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None
     ) -> None:
-        self._cache.set(self._named(key, version), value, ttl=self._ttl(timeout))
+        """What is too large is not stored, as by Memcached; the log tells of it."""
+        name = self._named(key, version)
+        try:
+            self._cache.set(name, _storable(value), ttl=self._ttl(timeout))
+        except ValueTooLarge as error:
+            _too_large(name, error)
 
     def touch(
         self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None
@@ -106,18 +127,22 @@ class ShmCache(BaseCache):
         timeout: Any = DEFAULT_TIMEOUT,
         version: Any = None,
     ) -> Any:
-        """Computed once, for all processes of the fleet; it may be stored as None."""
+        """Computed once, for all processes of the fleet; it may be stored as None. What
+        failed elsewhere is tried here too, for its own exception."""
 
         def compute() -> Any:
-            return default() if callable(default) else default
+            return _storable(default() if callable(default) else default)
 
         name, ttl = self._named(key, version), self._ttl(timeout)
-        return self._cache.get_or_set(name, compute, ttl=ttl)
+        try:
+            return self._cache.get_or_set(name, compute, ttl=ttl)
+        except (ComputeFailed, ReentrantCompute):
+            return compute()
 
     def get_many(self, keys: Iterable[Any], version: Any = None) -> dict[Any, Any]:
-        named = {self._named(key, version): key for key in keys}
-        found = self._cache.get_many(named) if named else {}
-        return {named[name]: value for name, value in found.items()}
+        named = {key: self._named(key, version) for key in keys}
+        found = self._cache.get_many(set(named.values())) if named else {}
+        return {key: found[name] for key, name in named.items() if name in found}
 
     def set_many(
         self,
@@ -125,10 +150,24 @@ class ShmCache(BaseCache):
         timeout: Any = DEFAULT_TIMEOUT,
         version: Any = None,
     ) -> list[Any]:
-        named = {self._named(key, version): value for key, value in data.items()}
-        if named:
-            self._cache.set_many(named, ttl=self._ttl(timeout))
-        return []
+        """The keys of what is too large, which alone is not stored."""
+        ttl, failed = self._ttl(timeout), []
+        named = {
+            self._named(key, version): _storable(value) for key, value in data.items()
+        }
+        if not named:
+            return []
+        try:
+            self._cache.set_many(named, ttl=ttl)
+        except ValueTooLarge:
+            for key, value in data.items():
+                name = self._named(key, version)
+                try:
+                    self._cache.set(name, _storable(value), ttl=ttl)
+                except ValueTooLarge as error:
+                    _too_large(name, error)
+                    failed.append(key)
+        return failed
 
     def delete_many(self, keys: Iterable[Any], version: Any = None) -> None:
         if named := [self._named(key, version) for key in keys]:
@@ -191,13 +230,13 @@ class ShmCache(BaseCache):
         name: str = self.make_and_validate_key(key, version=version)
         if len(name.encode()) <= KEY_MAX:
             return name
-        return blake2b(name.encode()).hexdigest()
+        return f"\x7f{blake2b(name.encode()).hexdigest()}"
 
     def _ttl(self, timeout: Any) -> float | None:
         """Seconds; what has none or fewer stores nothing."""
         if timeout is DEFAULT_TIMEOUT:
             timeout = self.default_timeout
-        return None if timeout is None else max(0, timeout)
+        return None if timeout is None else max(0.0, float(timeout))
 
 
 def _threaded(verb: Callable[..., Any]) -> Callable[..., Any]:
@@ -215,19 +254,41 @@ _LOCK = threading.Lock()
 
 def _shared(name: str, options: dict[str, Any]) -> SyncCache:
     """Django makes a backend for each thread; of one name, all have one cache."""
+    if not isinstance(name, str) or "://" in name:
+        raise ImproperlyConfigured(
+            f"CACHES: LOCATION={name!r}: expected the cache's name, such as 'shop'; "
+            "Redis is OPTIONS 'l2'"
+        )
     with _LOCK:
         if name in _CACHES:
             known, cache = _CACHES[name]
             if known != options:
-                raise ValueError(
+                raise ImproperlyConfigured(
                     f"CACHES: two of LOCATION {name!r} with different OPTIONS"
                 )
             return cache
         given = dict(options)
-        types = (*_KINDS, *given.pop("types", ()))
-        cache = SyncCache.open(name, types=types, **given)
+        own = [
+            import_string(t) if isinstance(t, str) else t
+            for t in given.pop("types", ())
+        ]
+        try:
+            cache = SyncCache.open(name, types=(*_KINDS, *own), **given)
+        except (ConfigError, TypeError) as error:  # an option that there is not
+            raise ImproperlyConfigured(f"CACHES: LOCATION {name!r}: {error}") from error
         _CACHES[name] = (options, cache)
         return cache
+
+
+def _storable(value: Any) -> Any:
+    """A response of a class of your own as a plain one, which has all that is sent."""
+    if isinstance(value, HttpResponse) and type(value) not in _RESPONSES:
+        return _together(_apart(value))
+    return value
+
+
+def _too_large(name: str, error: ValueTooLarge) -> None:
+    log.warning("%r is not stored: %s", name, error)
 
 
 def _apart(response: Any) -> dict[str, Any]:
@@ -249,7 +310,7 @@ def _together(parts: dict[str, Any]) -> HttpResponse:
     for name, value in parts["fields"]:
         response.headers[name] = value
     for line in parts["cookies"].split("\r\n"):
-        cookie: SimpleCookie = SimpleCookie(line)
+        cookie: Any = SimpleCookie(line)
         response.cookies.update(cookie)
     return response
 

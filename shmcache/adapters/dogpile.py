@@ -11,12 +11,19 @@ a lock of the fleet, so that one creator runs among all processes.
 
 from __future__ import annotations
 
+import logging
+import threading
+import weakref
 from collections.abc import Iterable, Mapping
+from hashlib import blake2b
 from typing import Any
 
 from dogpile.cache.api import NO_VALUE, CacheBackend, CachedValue, CacheMutex, KeyType
 
-from shmcache import LockTimeout, SyncCache
+from shmcache import LockTimeout, Overloaded, SyncCache, TierUnavailable
+from shmcache.keys import KEY_MAX
+
+log = logging.getLogger("shmcache.dogpile")
 
 
 class ShmCacheBackend(CacheBackend):
@@ -28,6 +35,8 @@ class ShmCacheBackend(CacheBackend):
         self._ttl = given.pop("ttl", None)
         cache = given.pop("cache", None)
         if cache is None:
+            if "name" not in given:
+                raise ValueError("arguments: expected the cache's `name`, or a `cache`")
             types = (CachedValue, *given.pop("types", ()))
             cache = SyncCache.open(given.pop("name"), types=types, **given)
         elif CachedValue not in cache.config.types:
@@ -36,6 +45,12 @@ class ShmCacheBackend(CacheBackend):
                 "types=(dogpile.cache.api.CachedValue,)"
             )
         self._cache: SyncCache = cache
+
+    @staticmethod
+    def key_mangler(key: KeyType) -> KeyType:
+        """Of a region that has none of its own: what is too long is hashed."""
+        raw = key.encode()
+        return key if len(raw) <= KEY_MAX else f"\x7f{blake2b(raw).hexdigest()}"
 
     def get(self, key: KeyType) -> Any:
         return self._cache.get(key, NO_VALUE)
@@ -64,29 +79,55 @@ class ShmCacheBackend(CacheBackend):
 
 
 class _Mutex(CacheMutex):
-    """As `threading.Lock`, of the fleet."""
+    """As `threading.Lock`, of the fleet; of this process alone where that is not to be
+    had: a creator that runs twice is better than a request that fails."""
 
     def __init__(self, cache: SyncCache, key: KeyType) -> None:
         self._cache = cache
         self._key = key
+        with _LOCKS_LOCK:
+            self._own = _LOCKS.setdefault((cache, key), _Own())
         self._held: Any = None
 
     def acquire(self, wait: bool = True) -> bool:
-        held = self._cache.lock(self._key, wait=None if wait else 0.25)
+        if not self._own.lock.acquire(blocking=wait):
+            return False
+        held = self._cache.lock(self._key, wait=None if wait else 0)
         try:
             held.__enter__()
         except LockTimeout:
+            self._own.lock.release()
             return False
-        self._held = held
+        except (TierUnavailable, Overloaded) as error:
+            log.warning("%s: locked in this process alone", error)
+        except BaseException:
+            self._own.lock.release()
+            raise
+        else:
+            self._held = held
         return True
 
     def release(self) -> None:
         held, self._held = self._held, None
-        if held is not None:
-            held.__exit__(None, None, None)
+        try:
+            if held is not None:
+                held.__exit__(None, None, None)
+        finally:
+            self._own.lock.release()
 
     def locked(self) -> bool:
         if not self.acquire(wait=False):
             return True
         self.release()
         return False
+
+
+class _Own:
+    """A lock of this process, for as long as a mutex of its key is there."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+
+_LOCKS: weakref.WeakValueDictionary[Any, _Own] = weakref.WeakValueDictionary()
+_LOCKS_LOCK = threading.Lock()

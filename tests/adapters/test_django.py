@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import django
 import pytest
@@ -35,6 +35,7 @@ settings.configure(
 django.setup()
 
 from django.core.cache import cache, caches  # noqa: E402
+from django.core.exceptions import ImproperlyConfigured  # noqa: E402
 from django.http import HttpRequest, HttpResponse, JsonResponse  # noqa: E402
 from django.template import Context, Template  # noqa: E402
 from django.test import Client, RequestFactory  # noqa: E402
@@ -42,7 +43,13 @@ from django.urls import path  # noqa: E402
 from django.utils.safestring import SafeString, mark_safe  # noqa: E402
 from django.views.decorators.cache import cache_page  # noqa: E402
 
+from shmcache.adapters.django import ShmCache  # noqa: E402
+
 RAN: list[str] = []
+
+
+class Point(NamedTuple):
+    x: int
 
 
 @cache_page(60)
@@ -189,3 +196,81 @@ def test_session_is_kept() -> None:
 def test_object_that_needs_pickle_is_refused() -> None:
     with pytest.raises(ValueError, match="RequestFactory"):
         cache.set("a", RequestFactory())
+
+
+class Teapot(HttpResponse):
+    """A class of the program's own."""
+
+
+def test_response_of_a_class_of_your_own_is_kept_as_a_plain_one() -> None:
+    cache.set("r", Teapot("tea", status=418))
+    found = cache.get("r")
+    assert (found.status_code, found.content) == (418, b"tea")
+    assert cache.get_or_set("s", lambda: Teapot("more")).content == b"more"
+
+
+def test_value_too_large_is_not_stored_and_fails_nothing() -> None:
+    large = "x" * (1 << 21)
+    cache.set("a", 1)
+    cache.set("a", large)
+    assert cache.get("a") is None
+    assert cache.add("b", large) is False
+    assert cache.set_many({"c": 1, "d": large, "e": 2}) == ["d"]
+    assert cache.get_many(["c", "d", "e"]) == {"c": 1, "e": 2}
+    assert cache.get_or_set("f", large) == large
+
+
+def test_keys_of_one_name_are_both_answered() -> None:
+    cache.set("1", "v")
+    assert cache.get_many([1, "1"]) == {1: "v", "1": "v"}
+
+
+def test_failure_of_another_thread_is_tried_here() -> None:
+    begun, gate = threading.Event(), threading.Event()
+
+    def fails() -> None:
+        begun.set()
+        gate.wait(5)
+        raise KeyError("gone")
+
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(cache.get_or_set, "k", fails)
+        assert begun.wait(5)
+        other = pool.submit(cache.get_or_set, "k", lambda: "mine")
+        time.sleep(0.05)
+        gate.set()
+        assert isinstance(one.exception(), KeyError)
+        assert isinstance(other.exception(), KeyError) or other.result() == "mine"
+
+
+def test_default_that_asks_for_its_own_key_is_computed() -> None:
+    def outer() -> str:
+        return "outer " + cache.get_or_set("k", lambda: "inner")
+
+    assert cache.get_or_set("k", outer) == "outer inner"
+
+
+@pytest.mark.parametrize(
+    "location, options, words",
+    [
+        ("redis://a", {}, "l2"),
+        (["a", "b"], {}, "LOCATION"),
+        ("one", {"sizes": "2MiB"}, "sizes"),
+        ("one", {"size": "x"}, "size"),
+        (NAME, {"size": "4MiB"}, "different OPTIONS"),
+    ],
+)
+def test_wrong_setting_is_named(location: Any, options: Any, words: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=words):
+        ShmCache(location, {"OPTIONS": options})
+
+
+def test_type_is_named_by_its_path() -> None:
+    name = f"{NAME}-types"
+    made = ShmCache(
+        name,
+        {"OPTIONS": {"size": "2MiB", "types": ["tests.adapters.test_django.Point"]}},
+    )
+    made.set("p", Point(1))
+    assert made.get("p") == Point(1)
+    made._cache.close()
