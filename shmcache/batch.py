@@ -19,13 +19,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from . import nesting
+from .errors import ComputeFailed
+from .fill import Fill
 from .keys import Key
 
 GATHER = 0.005
-
-
-class Absent(LookupError):
-    """The function had no value for the key."""
 
 
 class Batch:
@@ -43,6 +41,8 @@ class Batch:
         self._named = named
         self._left = set(named)
         """Keys that have neither joined nor been answered."""
+        self.absent: set[bytes] = set()
+        """Keys that the function had no value for."""
         self._answered: set[bytes] = set()
         self._joined: dict[bytes, asyncio.Future[Any]] = {}
         self._due: asyncio.TimerHandle | None = None
@@ -60,7 +60,7 @@ class Batch:
         """Its caller waits for it no longer."""
         self._answered.add(key)
         self._left.discard(key)
-        if self._joined:
+        if self._joined and not self._left:
             self._plan()
 
     def _plan(self, gathering: bool = False) -> None:
@@ -71,7 +71,10 @@ class Batch:
 
     def _go(self) -> None:
         self._due = None
-        joined, self._joined = self._joined, {}
+        joined = {k: future for k, future in self._joined.items() if not future.done()}
+        self._joined = {}
+        if not joined:  # nobody waits any more
+            return
         task = asyncio.get_running_loop().create_task(
             self._run(joined), name="shmcache-batch"
         )
@@ -88,23 +91,29 @@ class Batch:
     async def _run(self, joined: dict[bytes, asyncio.Future[Any]]) -> None:
         try:
             found = await self._found(joined)
+            for key, future in joined.items():
+                if not future.done():
+                    future.set_result(self._value(found, key))
         except asyncio.CancelledError:
             for future in joined.values():
                 future.cancel()
             raise
-        except Exception as error:
+        except BaseException as error:
+            known = isinstance(error, Exception)
+            told = ComputeFailed(type(error).__name__, "the batch was ended by it")
             for future in joined.values():
                 if not future.done():
-                    future.set_exception(error)
-            return
-        for key, future in joined.items():
-            if future.done():
-                continue
-            name = self._named[key]
-            if name in found:
-                future.set_result(found[name])
-            else:
-                future.set_exception(Absent(f"the batch has no value for {name!r}"))
+                    future.set_exception(error if known else told)
+            if not known:
+                raise
+
+    def _value(self, found: Mapping[Key, Any], key: bytes) -> Any:
+        """Of one key; whoever else waits for one that has none computes for himself."""
+        name = self._named[key]
+        if name in found:
+            return found[name]
+        self.absent.add(key)
+        return Fill(None, shareable=False)
 
     async def _found(self, joined: Iterable[bytes]) -> Mapping[Key, Any]:
         with contextlib.ExitStack() as inside:

@@ -31,14 +31,14 @@ from functools import partial
 from typing import Any, Self, TypeVar, Unpack, overload
 
 from . import context, entry, keys, policy, tags, terms
-from .batch import Absent, Batch
+from .batch import Batch
 from .clock import SYSTEM, Clock
 from .compute import shared_error
 from .config import SIZE_MIN, CacheConfig, parse_size
 from .context import Context
 from .decorator import AsyncDecorator, Functions, Keys
 from .entry import MISSING, Entry
-from .errors import CacheError, CodecError, ComputeFailed, TierUnavailable
+from .errors import CacheError, CodecError, TierUnavailable
 from .fill import UNSET, Terms
 from .hosts import Confirmation
 from .job import OnWait, Outcome, Until
@@ -291,17 +291,14 @@ class Cache:
 
     async def _of_batch(self, batch: Batch, raw: bytes, wanted: Terms) -> Any:
         try:
-            found = self._standing(raw)
             compute = partial(batch.value, raw)
-            return _told(await self._resolve(raw, found, compute, wanted)).value
-        except Absent:
-            return MISSING
-        except ComputeFailed as failure:  # of another process' batch
-            if failure.kind != Absent.__name__:
-                raise
-            return MISSING
+            entry = _told(
+                await self._resolve(raw, self._standing(raw), compute, wanted)
+            )
         finally:
             batch.answered(raw)
+        absent = raw in batch.absent and entry.source == "compute"
+        return MISSING if absent else entry.value
 
     async def resolve(
         self,

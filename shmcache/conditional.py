@@ -19,14 +19,17 @@ import asyncio
 import os
 from typing import NamedTuple
 
-from .ask import NONE, WON, Answer, Invalidation
+from .ask import NONE, WON, Answer, FleetClock, Invalidation
 from .errors import CacheError, TierUnavailable
+from .fill import mark
 from .invalidation import Invalidations
 from .l1 import L1, OK
 from .l2 import FULL, L2, STORED
 from .lease import Leases
-from .record import DEAD, VALUE, Record
+from .record import DEAD, PASS, VALUE, Record
 
+STANDS, REPLACED, GONE = range(3)
+"""What became of `replaced`."""
 WAIT = 30.0
 """Seconds that a store waits for who holds the key's lease."""
 _NO_KEY = b"\x1f"
@@ -88,32 +91,49 @@ class Conditional:
         record = record._replace(stamp=self._l1.table.clock())
         return await self._finish(key, record, token, answer)
 
+    async def take(self, key: bytes, nonce: int) -> bool:
+        """Delete what bears `nonce`; False if another stands, or none. It is the first
+        half of `replace`, and lets go of the lease. `TierUnavailable` if it cannot be
+        known whether: it may be gone then."""
+        asked = await self._lease_in_truth(key)
+        if asked is None:
+            now, clock = self._l1.clock.now(), self._l1.table.clock()
+            nothing = mark(PASS, b"\xc0", 0.0, now=now, stamp=clock)  # dead by now
+            return await self._store_if(key, nothing, if_nonce=nonce)
+        found = self._ours(key, asked, nonce)
+        if found is None or self._raised(key, found, found, asked.note):
+            self._invalidations.give_back(key, asked.token)
+            return False
+        item = Invalidation(b"d", key, instead_of=asked.token)
+        begun = await self._begun(item, {key: asked.token})
+        if begun is None:
+            raise TierUnavailable("l2: whether the value was taken is not known")
+        return bool(begun)
+
     async def replace(self, key: bytes, record: Record, nonce: int) -> bool:
         """Store the record in place of the one that bears `nonce`; False if another
         stands, or none. `TierUnavailable` if it cannot be known: L2 went away in
         between. Its stamp is the clock before that one was looked at."""
-        asked = await self._lease(key, early=True)
+        return await self.replaced(key, record, nonce) == REPLACED
+
+    async def replaced(self, key: bytes, record: Record, nonce: int) -> int:
+        """As `replace`: REPLACED, STANDS (nothing was done), or GONE: that one is, and
+        the record is not in its place."""
+        asked = await self._lease_in_truth(key)
         if asked is None:
-            return await self._store_if(key, record, if_nonce=nonce)
-        found, l2 = self._usable(key, asked), self._l2
-        assert l2 is not None
-        stands = found is not None and found.nonce == nonce and bool(asked.token)
-        if found is None or not stands or self._raised(key, found, record, asked.note):
+            stored = await self._store_if(key, record, if_nonce=nonce)
+            return REPLACED if stored else STANDS
+        found = self._ours(key, asked, nonce)
+        if found is None or self._raised(key, found, record, asked.note):
             self._invalidations.give_back(key, asked.token)
-            return False
+            return STANDS
         token = os.urandom(16)
         item = Invalidation(b"d", key, record.nonce, token, asked.token)
-        begun = None
-        try:
-            begun = await self._invalidations.send([item], {key: token})
-        finally:
-            if begun is None:  # cancelled, or without an answer
-                self._invalidations.give_back(key, asked.token)
-                self._invalidations.give_back(key, token)
+        begun = await self._begun(item, {key: token})
         if begun is None:
             raise TierUnavailable("l2: whether the value was replaced is not known")
         if not begun:  # set or invalidated in between
-            return False
+            return STANDS
         # noted before the looks: 1. they find nothing; 2. we are stopped, and a sibling
         # deletes a tag, which returns; 3. we go on: the store is refused
         record = record._replace(stamp=self._l1.table.clock())
@@ -123,8 +143,43 @@ class Conditional:
             key, found
         ):
             self._invalidations.give_back(key, token)
-            return False
-        return await self._finish(key, record, token, asked.answer)
+            return GONE
+        stored = await self._finish(key, record, token, asked.answer)
+        return REPLACED if stored else GONE
+
+    async def _begun(
+        self, item: Invalidation, tokens: dict[bytes, bytes]
+    ) -> dict[int, FleetClock] | None:
+        """The first half: empty if the lease was lost, None if there is no answer."""
+        begun = None
+        try:
+            begun = await self._invalidations.send([item], tokens)
+        finally:
+            if begun is None:  # cancelled, or without an answer
+                for key, token in tokens.items():
+                    self._invalidations.give_back(key, item.instead_of)
+                    self._invalidations.give_back(key, token)
+        return begun
+
+    async def _lease_in_truth(self, key: bytes) -> _Asked | None:
+        """The key's lease, asked for until L2's value may be believed: what was
+        invalidated here, and L2 not told of, is told first."""
+        asked = await self._lease(key, early=True)
+        if asked is None or not self._doubtful(key, asked):
+            return asked
+        self._invalidations.give_back(key, asked.token)
+        await self._tell_all(key)
+        asked = await self._lease(key, early=True)
+        if asked is None or not self._doubtful(key, asked):
+            return asked
+        self._invalidations.give_back(key, asked.token)
+        raise TierUnavailable("l2: whether a value stands is not known")
+
+    def _ours(self, key: bytes, asked: _Asked, nonce: int) -> Record | None:
+        """L2's value, if it bears the nonce, and its lease is ours."""
+        found = self._usable(key, asked)
+        stands = found is not None and found.nonce == nonce and bool(asked.token)
+        return found if stands else None
 
     async def _finish(
         self, key: bytes, record: Record, token: bytes, answer: Answer

@@ -5,10 +5,11 @@ dies is noticed within milliseconds on its own host, and on others when its leas
 those who wait are woken.
 
 What it is worth
-    While a holder's event loop runs, and Redis answers it, nobody else has the lock.
-    One that is stopped for longer than a lease lives has lost it: `lost` is set as soon
-    as it goes on, and what it does meanwhile it does beside another. Where that
-    matters, hand the `token` to a store that compares it.
+    While a holder's event loop runs, and its Redis goes on answering and forgets
+    nothing, nobody else has the lock. A holder that is stopped for longer than a lease
+    lives has lost it, and so has one whose Redis was replaced, flushed, or evicted the
+    lease: `lost` is set within a second or two, and what it does meanwhile it does
+    beside another. Where that matters, hand the `token` to a store that compares it.
         A claim is voided by invalidations, of which an unrelated key's may be one, and
     all by `clear`. That would make two holders of a lock: so it is noted under a stamp
     above all of them.
@@ -22,7 +23,7 @@ import os
 from typing import Self
 
 from .claim import BEAT, Claim
-from .errors import CacheError, LockTimeout, TierUnavailable
+from .errors import CacheError, LockTimeout, Overloaded, TierUnavailable
 from .l1 import FREED
 from .l2 import WON
 from .lease import Lease
@@ -30,8 +31,9 @@ from .parts import Parts
 
 _ALWAYS = 2**63 - 1
 """A stamp, and a deadline, that nothing is ever above."""
-_RETRY = 0.05
-"""Seconds until a host without L2 and without a free claim looks again."""
+RETRY, TRIES = 0.05, 40
+"""Seconds until a host without L2 and without a free claim looks again; and how
+often."""
 
 
 class Lock:
@@ -42,13 +44,16 @@ class Lock:
         """Of who has it: 16 bytes, anew each time."""
         self.lost = asyncio.Event()
         """Set, a moment later, where it was lost before it was released."""
+        self.freed: asyncio.Future[None]
+        """Done when this process has it no longer."""
         self._parts = parts
         self._key = key
         self._name = name
         self._wait = wait
+        self._used = False
         self._claim: Claim | None = None
         self._lease: Lease | None = None
-        self._telling: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         await self.acquire()
@@ -59,12 +64,13 @@ class Lock:
 
     async def acquire(self) -> None:
         """`LockTimeout` if it was not to be had in time, `TierUnavailable` if L2 does
-        not answer."""
-        if self.token:
-            raise CacheError(f"lock {self._name!r}: this one is held already")
+        not answer, `Overloaded` if this host has no claim left for it."""
+        if self._used:
+            raise CacheError(f"lock {self._name!r}: this one was held already")
+        self._used = True
         await self._parts.start()
         try:
-            async with asyncio.timeout(self._wait):
+            async with asyncio.timeout(self._wait or None):
                 await self._mine()
         except TimeoutError as e:
             if isinstance(e, CacheError):
@@ -74,66 +80,108 @@ class Lock:
             ) from None
 
     def release(self) -> None:
-        """Let others have it."""
+        """Let others have it; nothing where it is not held. A forked child lets its
+        parent's be."""
         if not self.token:
             return
-        claim, lease = self._claim, self._lease
-        if self._telling is not None:
-            self._telling.cancel()
+        claim, lease, watching = self._claim, self._lease, self._watching
+        self.token, self._claim, self._lease, self._watching = b"", None, None, None
+        if self._parts.l1.segment.forked:
+            return
+        self._leave()
+        if watching is not None:
+            watching.cancel()
+        if claim is not None:
+            self._parts.claims.free(claim, FREED)
         if lease is not None and self._parts.l2 is not None:
             lease.stop()
             self._parts.l2.abandon_later(self._key, lease.token)
-        if claim is not None:
-            self._parts.claims.free(claim, FREED)
-        self._claim = self._lease = self._telling = None
-        self.token = b""
-        self._parts.locks.pop(self._key).set_result(None)
+
+    def lose(self) -> None:
+        """Its cache is closed."""
+        self.lost.set()
+        self.release()
+
+    # -- in this process, then on the host, then in the fleet
 
     async def _mine(self) -> None:
-        """In this process, then on the host, then in the fleet."""
         locks = self._parts.locks
         while (held := locks.get(self._key)) is not None:
-            await asyncio.shield(held)
-        locks[self._key] = asyncio.get_running_loop().create_future()
+            self._refuse_to_wait()
+            await asyncio.shield(held.freed)
+            self._open()
+        self.freed = asyncio.get_running_loop().create_future()
+        locks[self._key] = self
         try:
-            while not self.token:
-                await self._elected()
+            while not await self._elected():
+                self._open()
         except BaseException:
-            locks.pop(self._key).set_result(None)
+            self._leave()
             raise
 
-    async def _elected(self) -> None:
-        claims = self._parts.claims
-        took = claims.take(self._key)
-        if not isinstance(took, Claim):
+    def _leave(self) -> None:
+        if self._parts.locks.get(self._key) is self:
+            del self._parts.locks[self._key]
+        if not self.freed.done():
+            self.freed.set_result(None)
+
+    def _open(self) -> None:
+        if self._parts.closing is not None:
+            raise CacheError("the cache is closed")
+
+    def _refuse_to_wait(self) -> None:
+        if self._wait == 0:
+            raise LockTimeout(f"lock {self._name!r}: somebody else has it")
+
+    async def _elected(self) -> bool:
+        claims, tries = self._parts.claims, 0
+        while not isinstance(took := claims.take(self._key), Claim):
+            self._refuse_to_wait()
             await claims.wait(took)
-            return
-        if took.index < 0 and self._parts.l2 is None:  # no claim is free
-            await asyncio.sleep(_RETRY)
-            return
-        token = os.urandom(16)
+            self._open()
+        while took.index < 0 and self._parts.l2 is None:
+            # its set is full, of others' computes, or of locks
+            if (tries := tries + 1) == TRIES:
+                raise Overloaded(f"lock {self._name!r}: no claim is free for it")
+            await asyncio.sleep(RETRY)
+            self._open()
+            if isinstance(again := claims.take(self._key), Claim):
+                took = again
+            else:
+                return False
+        lease: Lease | None = None
         try:
-            if not claims.note(took, _ALWAYS, _ALWAYS, token):
-                return
-            lease = await self._leased(took, token)
+            lease = await self._leased(took)
+            token = os.urandom(16) if lease is None else lease.token
+            # who was stopped meanwhile may have lost the claim: begin anew
+            if not self._note(took, token):
+                if lease is not None and self._parts.l2 is not None:
+                    lease.stop()
+                    self._parts.l2.abandon_later(self._key, token)
+                return False
         except BaseException:
             claims.free(took, FREED)
             raise
-        if lease is None and self._parts.l2 is not None:
-            return
         self._claim, self._lease, self.token = took, lease, token
-        self._telling = asyncio.get_running_loop().create_task(
+        self._watching = asyncio.get_running_loop().create_task(
             self._watch(took, lease), name="shmcache-lock"
         )
+        return True
 
-    async def _leased(self, claim: Claim, token: bytes) -> Lease | None:
-        """The fleet's; None where there is no L2."""
+    def _note(self, claim: Claim, token: bytes) -> bool:
+        return self._parts.claims.note(claim, _ALWAYS, _ALWAYS, token)
+
+    async def _leased(self, claim: Claim) -> Lease | None:
+        """The fleet's; None where there is no L2, or where the claim was lost."""
         l2, leases = self._parts.l2, self._parts.leases
         if l2 is None or leases is None:
             return None
         instead_of, waited = claim.instead_of, b""
-        try:
-            while True:
+        while True:
+            token = os.urandom(16)  # offered once: who takes the claim over reads it
+            if not self._note(claim, token):
+                return None
+            try:
                 answer = await l2.acquire(
                     self._key,
                     offer=token,
@@ -142,20 +190,21 @@ class Lock:
                     channel=leases.channel,
                     waited=waited,
                 )
-                if answer.lease == WON:
-                    return leases.hold(self._key, token, answer.clock)
-                instead_of, waited = b"", answer.holder
-                await leases.wait(self._key, answer.wait_ms)
-        except BaseException as error:  # it may be granted late
-            l2.abandon_later(self._key, token)
-            if isinstance(error, TierUnavailable):
-                raise TierUnavailable(f"lock {self._name!r}: {error}") from error
-            raise
+            except BaseException as error:  # it may be granted late
+                l2.abandon_later(self._key, token)
+                if isinstance(error, TierUnavailable):
+                    raise TierUnavailable(f"lock {self._name!r}: {error}") from error
+                raise
+            if answer.lease == WON:
+                return leases.hold(self._key, token, answer.clock)
+            self._refuse_to_wait()
+            instead_of, waited = b"", answer.holder
+            await leases.wait(self._key, answer.wait_ms)
+            self._open()
 
     async def _watch(self, claim: Claim, lease: Lease | None) -> None:
         """Until either is another's."""
-        note = self._parts.claims.note
-        while note(claim, _ALWAYS, _ALWAYS, self.token):
+        while self._note(claim, self.token):
             if lease is not None and lease.lost.is_set():
                 break
             await asyncio.sleep(BEAT)

@@ -30,7 +30,15 @@ class Lookup:
         self._l2 = l2
 
     async def one(self, key: bytes) -> Record | None:
-        """The key's value in L2, fresh or stale, promoted; None if there is none."""
+        """The key's value in L2, fresh or stale, promoted; None if there is none, or
+        no answer."""
+        try:
+            return await self.surely(key)
+        except TierUnavailable:
+            return None
+
+    async def surely(self, key: bytes) -> Record | None:
+        """As `one`; `TierUnavailable` if there is no answer."""
         if self._l2 is None:
             return None
         for _ in range(TRIES):
@@ -39,7 +47,7 @@ class Lookup:
                 record = (await self._l2.acquire(key)).record
             except TierUnavailable:
                 self._l1.count("l2_errors")
-                return None
+                raise
             if not self._overtaken(key, record, stamp):
                 return self._promote(key, record, stamp, lowest)
         return None

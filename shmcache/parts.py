@@ -7,7 +7,9 @@ the first verb that is awaited starts them there.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
+from typing import Any, Protocol
 
 from . import codec
 from .claim import Claims
@@ -27,10 +29,21 @@ from .reaper import Reaper
 from .segment import ATTACHED, MADE
 from .stream import Place
 
+KEPT_SECONDS = 1.0
+"""That a close waits for what is between two halves."""
 FOLLOWING_SECONDS = 3
 """Since the stream's end was last reached; the follower looks each second."""
 
 log = logging.getLogger("shmcache")
+
+
+class Held(Protocol):
+    """A lock that this process has, or is about to."""
+
+    freed: asyncio.Future[None]
+
+    def lose(self) -> None:
+        """Its cache is closed."""
 
 
 class Parts:
@@ -50,8 +63,9 @@ class Parts:
         except BaseException:
             self.l1.close(keep=config.keep)
             raise
-        self.locks: dict[bytes, asyncio.Future[None]] = {}
-        """Those that this process holds or is about to, done when they are released."""
+        self.locks: dict[bytes, Held] = {}
+        """Those that this process holds or is about to."""
+        self._kept: set[asyncio.Task[Any]] = set()
         self.ready = False
         self._foreign = 0
         self.closing: asyncio.Task[None] | None = None
@@ -131,7 +145,10 @@ class Parts:
             if self.l1.segment.forked:  # opened by the parent, used here first
                 self.l1.join(follows=self.l2 is not None)
             self._loop = loop
-            self._starting = loop.create_task(self._start(), name="shmcache-start")
+            # the process' for its life: nothing of who happened to ask first
+            self._starting = loop.create_task(
+                self._start(), name="shmcache-start", context=contextvars.Context()
+            )
             self._starting.add_done_callback(_tell)
         self.belongs()
         assert self._starting is not None
@@ -167,6 +184,11 @@ class Parts:
             raise
         self.ready = True
 
+    def keep(self, task: asyncio.Task[Any]) -> None:
+        """Until it has ended; a close waits for it."""
+        self._kept.add(task)
+        task.add_done_callback(self._kept.discard)
+
     async def close(self) -> None:
         """End flights and connections, give up the slot. A close that is cancelled
         goes on."""
@@ -182,6 +204,10 @@ class Parts:
                 if self._starting is not None:
                     self._starting.cancel()
                     await asyncio.wait((self._starting,))
+                for lock in list(self.locks.values()):
+                    lock.lose()
+                if self._kept:
+                    await asyncio.wait(self._kept, timeout=KEPT_SECONDS)
                 await self.flights.close()
                 await self._stop()
         finally:

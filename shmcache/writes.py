@@ -7,11 +7,15 @@ nothing. Which of two writers wins, and how both tiers agree on it, is told in
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import random
 from collections.abc import Mapping
 from typing import Any
 
 from . import fill as fills
-from .errors import Overloaded
+from .conditional import GONE, REPLACED
+from .errors import CodecError, Overloaded, TierUnavailable
 from .fill import Fill, Terms, _Unset
 from .job import nonce
 from .parts import Parts
@@ -20,6 +24,8 @@ from .record import DEAD, FOREVER, STALE, VALUE, Record
 
 TRIES = 100
 """Of a change that others come before, each time."""
+PAUSE = 0.004
+"""Seconds at most between two of them."""
 
 
 class Writes:
@@ -50,8 +56,15 @@ class Writes:
     async def add(self, key: bytes, value: Any, terms: Terms) -> bool:
         """Store where nothing stands; whether it did."""
         record = self._stored(value, terms)
-        await self._parts.start()
-        return await self._parts.conditional.add(key, record)
+        parts = self._parts
+        await parts.start()
+        if await parts.conditional.add(key, record):
+            return True
+        standing = parts.l1.look(key) or await parts.lookup.one(key)
+        if standing is None or standing.kind != VALUE or self._readable(standing):
+            return False
+        # an unreadable value is none
+        return await parts.conditional.replace(key, record, standing.nonce)
 
     async def replace(self, key: bytes, value: Any, terms: Terms, version: int) -> bool:
         """Store where just the fill `version` stands; whether it did."""
@@ -91,18 +104,14 @@ class Writes:
 
     async def pop(self, key: bytes) -> Record | None:
         """Take away what stands: of many that try, one gets it."""
-        parts = self._parts
-        await parts.start()
+        await self._parts.start()
         found = await self._found(key)
         for _ in range(TRIES):
             if found is None:
                 return None
-            now, clock = parts.l1.clock.now(), parts.l1.table.clock()
-            mark = fills.pass_mark(now=now, stamp=clock, nonce=nonce())
-            if await parts.conditional.replace(key, mark, found.nonce):
-                await parts.invalidations.delete(key)
+            if await self._parts.conditional.take(key, found.nonce):
                 return found
-            found = await self._found(key, anew=True)
+            found = await self._found(key, tried=found)
         raise Overloaded(f"pop of {key!r}: others changed it {TRIES} times meanwhile")
 
     async def incr(
@@ -110,41 +119,71 @@ class Writes:
     ) -> float:
         """Add to the number that stands, whose life goes on; `initial` stands for none.
         `LookupError` if that is None, `TypeError` if no number stands."""
-        parts, codec = self._parts, self._parts.codec
-        await parts.start()
+        await self._parts.start()
+        step = asyncio.get_running_loop().create_task(
+            self._incr(key, delta, initial, terms), name="shmcache-incr"
+        )
+        # between its halves nothing stands: who is cancelled shall not leave it so
+        self._parts.keep(step)
+        return await asyncio.shield(step)
+
+    async def _incr(
+        self, key: bytes, delta: float, initial: float | None, terms: Terms
+    ) -> float:
+        conditional, codec = self._parts.conditional, self._parts.codec
         found = await self._found(key)
         for _ in range(TRIES):
+            number = initial if found is None else self._number(key, found)
+            if number is None:
+                raise LookupError(f"incr of {key!r}: nothing stands there")
+            total = number + delta
             if found is None:
-                if initial is None:
-                    raise LookupError(f"incr of {key!r}: nothing stands there")
-                if await self.add(key, initial + delta, terms):
-                    return initial + delta
-            else:
-                value: Any = codec.decode(found.value)
-                if type(value) not in (int, float):
-                    raise TypeError(
-                        f"incr of {key!r}: a {type(value).__name__} stands there, "
-                        "expected a number"
-                    )
-                total: float = value + delta
-                added = found._replace(value=codec.encode(total), nonce=nonce())
-                if await parts.conditional.replace(key, added, found.nonce):
+                if await self.add(key, total, terms):
                     return total
-            found = await self._found(key, anew=True)
+            else:
+                added = found._replace(value=codec.encode(total), nonce=nonce())
+                became = await conditional.replaced(key, added, found.nonce)
+                if became == REPLACED:
+                    return total
+                if became == GONE and await conditional.add(key, added):
+                    return total
+            found = await self._found(key, tried=found)
         raise Overloaded(f"incr of {key!r}: others changed it {TRIES} times meanwhile")
 
-    async def _found(self, key: bytes, anew: bool = False) -> Record | None:
-        """The value that stands. What is stale before its time was invalidated, or may
-        have been deleted elsewhere: only L2 can tell. `anew`: L1's was not it."""
+    def _number(self, key: bytes, found: Record) -> float:
+        value = self._parts.codec.decode(found.value)
+        if type(value) is int or type(value) is float:
+            return value
+        raise TypeError(
+            f"incr of {key!r}: a {type(value).__name__} stands there, expected a number"
+        )
+
+    async def _found(self, key: bytes, tried: Record | None = None) -> Record | None:
+        """The value that stands, if it can be read. What is stale before its time was
+        invalidated, or may have been deleted elsewhere: only L2 can tell. `tried`: what
+        was found, and was not it any more."""
         parts = self._parts
+        if tried is not None:
+            await asyncio.sleep(random.uniform(0, PAUSE))
         found, now = parts.l1.look(key), parts.l1.clock.now()
-        doubted = found is None or found.state == DEAD or _doubtful(found, now)
-        if doubted or anew:
-            told = await parts.lookup.one(key)
-            found = told if doubted or told is not None else found
+        if found is None or found.state == DEAD or _doubtful(found, now):
+            found = await parts.lookup.one(key)
+        elif tried is not None and parts.l2 is not None:
+            with contextlib.suppress(TierUnavailable):
+                told = await parts.lookup.surely(key)
+                if told is None and found.nonce == tried.nonce:
+                    parts.l1.table.drop(key)  # evicted there, or too large for it
+                found = told
         if found is None or found.kind != VALUE or found.state == DEAD:
             return None
-        return found
+        return found if self._readable(found) else None
+
+    def _readable(self, record: Record) -> bool:
+        try:
+            self._parts.codec.decode(record.value)
+        except CodecError:
+            return False
+        return True
 
     def _stored(self, value: Any, terms: Terms) -> Record:
         record = self._record(value, terms)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shmcache import Cache, CodecError, Fill, ReentrantCompute
+from shmcache import Cache, CodecError, ComputeFailed, Fill, ReentrantCompute
 from shmcache.clock import FakeClock
 from tests.caches import asking, held, landed, until
 
@@ -110,6 +110,55 @@ async def test_what_it_has_no_value_for_is_left_out(pair: tuple[Cache, Cache]) -
     assert await one == {"a": 1}
     assert await asyncio.gather(*others) == [{}, {}]
     assert pair[0].entry("b") is None
+
+
+async def test_who_waits_for_what_a_batch_has_not_computes_for_himself(
+    pair: tuple[Cache, Cache],
+) -> None:
+    asked, gate = asyncio.Event(), asyncio.Event()
+
+    async def nothing(keys: list[str]) -> dict[str, int]:
+        asked.set()
+        await gate.wait()
+        return {}
+
+    one = asking(pair[0].get_or_set_many(["k"], nothing))
+    await asked.wait()
+    others = [asking(c.get_or_set("k", lambda: "mine")) for c in pair]
+    await asyncio.sleep(0.01)
+    gate.set()
+    assert await one == {}
+    assert await asyncio.gather(*others) == ["mine", "mine"]
+
+
+class Abort(BaseException):
+    pass
+
+
+async def test_compute_that_is_ended_by_no_exception_fails_its_callers(
+    cache: Cache,
+) -> None:
+    loop = asyncio.get_running_loop()
+    told: list[Any] = []
+    loop.set_exception_handler(lambda _, context: told.append(context))
+
+    def abort(*_: Any) -> None:
+        raise Abort
+
+    with pytest.raises(ComputeFailed, match="Abort"):
+        await cache.get_or_set_many(["a", "b"], abort)
+    with pytest.raises(ComputeFailed, match="Abort"):
+        await cache.get_or_set("c", abort)
+    loop.set_exception_handler(None)
+
+
+async def test_mapping_that_fails_fails_its_callers(cache: Cache) -> None:
+    class Broken(dict[str, int]):
+        def __getitem__(self, key: str) -> int:
+            raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        await cache.get_or_set_many(["a"], lambda keys: Broken(a=1))
 
 
 async def test_fill_says_more_of_one_value(cache: Cache, clock: FakeClock) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from typing import Any
 
 import pytest
 
-from shmcache import Cache, CacheError, LockTimeout, TierUnavailable
+from shmcache import Cache, CacheError, LockTimeout, Overloaded, TierUnavailable
 from tests.caches import asking, die, until
 from tests.redis_server import RedisServer
 
@@ -65,9 +66,10 @@ async def test_nobody_waits_at_wait_zero(pair: tuple[Cache, Cache]) -> None:
 
 
 async def test_free_lock_is_had_at_wait_zero(hosts: tuple[Cache, Cache]) -> None:
-    lock = hosts[0].lock("l", wait=0)
-    with pytest.raises(LockTimeout):  # it takes a round trip
-        await lock.acquire()
+    async with hosts[0].lock("l", wait=0):
+        for cache in hosts:  # in this process, and on another host
+            with pytest.raises(LockTimeout, match="somebody else"):
+                await cache.lock("l", wait=0).acquire()
     async with hosts[1].lock("l", wait=1):
         pass
 
@@ -101,7 +103,7 @@ async def test_lock_is_released_where_its_block_fails(cache: Cache) -> None:
 
 async def test_one_lock_is_not_held_twice(cache: Cache) -> None:
     async with cache.lock("l") as lock:
-        with pytest.raises(CacheError, match="held already"):
+        with pytest.raises(CacheError, match="was held already"):
             await lock.acquire()
 
 
@@ -122,7 +124,7 @@ async def test_invalidation_frees_no_lock(pair: tuple[Cache, Cache], verb: str) 
 async def test_lock_of_a_dead_process_is_taken_over(pair: tuple[Cache, Cache]) -> None:
     lock = pair[0].lock("l")
     await lock.acquire()
-    lock._telling.cancel()  # type: ignore[union-attr]
+    lock._watching.cancel()  # type: ignore[union-attr]
     die(pair[0]._l1)
     async with pair[1].lock("l", wait=1):
         pass
@@ -162,9 +164,67 @@ async def test_wrong_wait_is_named(cache: Cache, wait: Any) -> None:
         cache.lock("l", wait=wait)
 
 
-async def test_lock_under_way_ends_with_its_cache(pair: tuple[Cache, Cache]) -> None:
-    async with pair[0].lock("l"):
-        waiting = asking(pair[1].lock("l").acquire())
-        await until(lambda: pair[1]._claims._parked)
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
+async def test_close_ends_locks_and_those_who_wait_for_them(
+    pair: tuple[Cache, Cache],
+) -> None:
+    one, other = pair
+    mine = one.lock("l")
+    await mine.acquire()
+    theirs = one.lock("m")
+    async with other.lock("m"):
+        waiting = [asking(one.lock("l").acquire()), asking(theirs.acquire())]
+        await until(lambda: one._claims._parked)
+        await one.close()
+        failures = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(f) for f in failures] == [CacheError, CacheError]
+    assert mine.lost.is_set() and not mine.token
+    mine.release()
+    async with other.lock("l", wait=1):
+        pass
+
+
+async def test_forked_child_leaves_its_parents_lock_alone(cache: Cache) -> None:
+    lock = cache.lock("l")
+    await lock.acquire()
+    segment = cache._l1.segment
+    segment.forked, kept = True, lock.token
+    child = copy.copy(lock)
+    child.release()
+    segment.forked = False
+    assert not child.token and lock.token == kept
+    assert cache._parts.locks and not lock.freed.done()
+    lock.release()
+
+
+async def test_holder_that_was_stopped_before_it_knew_does_not_hold(
+    hosts: tuple[Cache, Cache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1. A lease is won; 2. its process is stopped, and a sibling takes the claim over;
+    3. it goes on."""
+    one = hosts[0]
+    await one.start()
+    claims, notes = one._claims, []
+    note = claims.note
+
+    def lost_once(*args: Any) -> bool:
+        notes.append(args[-1])
+        return len(notes) != 2 and note(*args)
+
+    monkeypatch.setattr(claims, "note", lost_once)
+    async with one.lock("l", wait=2) as lock:
+        # a token is offered once
+        assert notes[0] == notes[1] and lock.token not in notes[:2]
+
+
+async def test_host_without_a_claim_left_says_so(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shmcache.lock.RETRY", 0.001)
+    locks = [cache.lock(f"l{i}") for i in range(4000)]
+    with pytest.raises(Overloaded, match="no claim"):
+        for lock in locks:
+            await lock.acquire()
+    for lock in locks:
+        lock.release()
+    async with cache.lock("l", wait=1):
+        pass

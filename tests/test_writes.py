@@ -1,10 +1,13 @@
 """Values that callers bring: set, add, compare-and-set, touch, many at once."""
 
 import asyncio
+from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 
 from shmcache import MISSING, Cache, CacheConfig, CodecError, ValueTooLarge
+from shmcache.ask import Invalidation
 from tests.caches import SIZE, asking, until
 from tests.helpers import Origin, segment_name
 from tests.redis_server import redis_server
@@ -288,18 +291,90 @@ async def test_set_that_comes_before_a_pop_is_what_it_gets(pair, monkeypatch):
     """1. A pop looks; 2. the key is set anew; 3. the pop takes what it saw."""
     one, other = pair
     await one.set("k", "old")
-    replace, tries = one._parts.conditional.replace, []
+    take, tries = one._parts.conditional.take, []
 
-    async def slow(key, record, nonce):
+    async def slow(key, nonce):
         if not tries:
             await other.set("k", "new")
-        tries.append(await replace(key, record, nonce))
+        tries.append(await take(key, nonce))
         return tries[-1]
 
-    monkeypatch.setattr(one._parts.conditional, "replace", slow)
+    monkeypatch.setattr(one._parts.conditional, "take", slow)
     assert await one.pop("k") == "new"
     assert tries == [False, True]
     assert other.peek("k") is MISSING
+
+
+async def test_set_that_comes_after_a_pop_stays(hosts, monkeypatch):
+    """1. A pop has taken what stood; 2. another host sets the key; 3. it goes on."""
+    one, other = hosts
+    await one.set("k", "old", ttl=60)
+    begun = one._parts.conditional._begun
+
+    async def slow(item, tokens):
+        told = await begun(item, tokens)
+        await other.set("k", "new", ttl=60)
+        return told
+
+    monkeypatch.setattr(one._parts.conditional, "_begun", slow)
+    assert await one.pop("k") == "old"
+    assert other.peek("k") == "new"
+    await until(lambda: one.peek("k") is MISSING)
+    assert await one.get("k") == "new"
+
+
+@pytest.mark.parametrize("after", [0.0, 0.0003, 0.001, 0.003])
+async def test_incr_that_is_cancelled_leaves_the_counter(hosts, after):
+    """Between its halves nothing stands."""
+    one, other = hosts
+    await one.incr("n", 1000, ttl=60)
+    step = asking(one.incr("n"))
+    await asyncio.sleep(after)
+    step.cancel()
+    await asyncio.gather(step, return_exceptions=True)
+    assert await other.incr("n") in (1001, 1002)
+
+
+async def test_incr_and_pop_go_on_where_redis_evicted(hosts, server):
+    """1. A counter stands in L1 and in L2; 2. Redis evicts it; 3. it is added to."""
+    one, _ = hosts
+    for verb in (lambda: one.incr("n", ttl=60), lambda: one.pop("n", 0)):
+        await one.incr("n", 5, ttl=60)
+        for name in server.command("KEYS", "*:v:*"):
+            server.command("DEL", name)
+        assert await verb() in (1, 0)
+        await one.delete("n")
+
+
+async def test_incr_goes_on_beside_what_redis_is_still_to_be_told(hosts):
+    """1. A counter is written; 2. an invalidation is not told yet; 3. one more."""
+    one, _ = hosts
+    await one.incr("n", ttl=60)
+    one._parts.invalidations.outbox.add([Invalidation(b"d", b"unrelated")])
+    assert await one.incr("n") == 2
+    one._parts.invalidations.outbox.add([Invalidation(b"d", b"unrelated")])
+    assert await one.pop("n") == 2
+
+
+class Point(NamedTuple):
+    x: int
+
+
+async def test_unreadable_value_is_none_for_those_who_write(clock):
+    """Its class is not known here."""
+    config = CacheConfig(segment_name(), SIZE, types=(Point,))
+    async with (
+        Cache(config, clock=clock) as knows,
+        Cache(replace(config, types=()), clock=clock) as other,
+    ):
+        await knows.set("a", Point(1))
+        assert other.peek("a") is MISSING
+        assert await other.add("a", 1) and await other.get("a") == 1
+        await knows.set("n", Point(1))
+        with pytest.raises(LookupError):
+            await other.incr("n", initial=None)
+        await knows.set("p", Point(1))
+        assert await other.pop("p", None) is None
 
 
 async def test_incr_adds_and_keeps_the_life(cache, clock):

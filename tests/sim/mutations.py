@@ -88,7 +88,7 @@ _OWN = (
 )
 """A follower that skips what its own host sent."""
 _SEND, _SETS = "invalidation:Invalidations.send", "invalidation:Invalidations.finish"
-_REPLACE = "conditional:Conditional.replace"
+_REPLACE = "conditional:Conditional.replaced"
 _LAST = "    now, clock = await self._generations()\n"
 _LEADS = (
     "    if not self._leads():\n"
@@ -167,7 +167,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a plain get reads the lowest unsent clock before it asks",
-        "lookup:Lookup.one",
+        "lookup:Lookup.surely",
         "return self._promote(key, record, stamp, lowest)",
         "return self._promote(key, record, stamp, self._l1.lowest())",
         tried=700,
@@ -188,7 +188,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a plain get notes the clock before it asks",
-        "lookup:Lookup.one",
+        "lookup:Lookup.surely",
         "return self._promote(key, record, stamp, lowest)",
         "return self._promote(key, record, self._l1.table.clock(), lowest)",
         tried=700,
@@ -275,7 +275,7 @@ MUTATIONS = [
     ),
     Mutation(
         "compare and set compares",
-        _REPLACE,
+        "conditional:Conditional._ours",
         "found.nonce == nonce and ",
         "",
         tries=3000,
