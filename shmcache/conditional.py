@@ -162,18 +162,15 @@ class Conditional:
         return begun
 
     async def _lease_in_truth(self, key: bytes) -> _Asked | None:
-        """The key's lease, asked for until L2's value may be believed: what was
-        invalidated here, and L2 not told of, is told first."""
+        """The key's lease. What was invalidated here, and L2 is still to be told of, is
+        told first, or its value cannot be believed; what comes meanwhile is another's
+        change, and wins."""
         asked = await self._lease(key, early=True)
-        if asked is None or not self._doubtful(key, asked):
-            return asked
-        self._invalidations.give_back(key, asked.token)
-        await self._tell_all(key)
-        asked = await self._lease(key, early=True)
-        if asked is None or not self._doubtful(key, asked):
-            return asked
-        self._invalidations.give_back(key, asked.token)
-        raise TierUnavailable("l2: whether a value stands is not known")
+        if asked is not None and self._doubtful(key, asked):
+            self._invalidations.give_back(key, asked.token)
+            await self._tell_all(key)
+            asked = await self._lease(key, early=True)
+        return asked
 
     def _ours(self, key: bytes, asked: _Asked, nonce: int) -> Record | None:
         """L2's value, if it bears the nonce, and its lease is ours."""

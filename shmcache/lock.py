@@ -31,7 +31,7 @@ from .parts import Parts
 
 _ALWAYS = 2**63 - 1
 """A stamp, and a deadline, that nothing is ever above."""
-RETRY, TRIES = 0.05, 40
+RETRY, TRIES = 0.05, 5
 """Seconds until a host without L2 and without a free claim looks again; and how
 often."""
 

@@ -25,11 +25,12 @@ import contextlib
 import contextvars
 import copy
 import inspect
+import logging
 import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any, Self, TypeVar, Unpack, overload
 
@@ -48,6 +49,8 @@ from .lock import Lock
 from .policy import Ttl
 from .stats import Hot, Stats
 from .terms import Lives, Tags, TtlOf, Wishes
+
+log = logging.getLogger("shmcache")
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Key)
@@ -305,13 +308,15 @@ class SyncCache:
 
     @contextlib.contextmanager
     def lock(self, name: Key, *, wait: Ttl = None) -> Iterator[Lock]:
-        """One holder in the fleet: `Cache.lock`."""
+        """One holder in the fleet: `Cache.lock`. Of what it gives, `token` and
+        `lost.is_set()` are for threads."""
         lock = (self._view or self._opened()).lock(name, wait=wait)
-        self._run(lock.acquire())
         try:
+            self._run(lock.acquire())
             yield lock
         finally:
-            self._run(_released(lock))
+            with contextlib.suppress(CacheError):  # closed meanwhile, which frees it
+                self._run(_released(lock))
 
     # -- views
 
@@ -351,11 +356,7 @@ class SyncCache:
 
     def _opened(self) -> Cache:
         """This process' cache, opened if it is not."""
-        cache = self._process.cache()
-        view = cache if self._space is None else cache.namespace(self._space)
-        self._process.views.add(self)
-        self._view = view
-        return view
+        return self._process.open(self)
 
     def _run(self, verb: Coroutine[Any, Any, T]) -> T:
         return self._process.run(verb)
@@ -366,102 +367,143 @@ class _Process:
 
     def __init__(self, config: CacheConfig, clock: Clock) -> None:
         self._config, self._clock = config, clock
-        self.views: weakref.WeakSet[SyncCache] = weakref.WeakSet()
+        self._views: weakref.WeakSet[SyncCache] = weakref.WeakSet()
         self._parents: list[Any] = []
         """What was of the processes that this one was forked from."""
+        self._inherited: list[Cache] = []
+        """Of these, what holds the segment until this process holds it itself."""
         self._closed = False
         self._begin()
-        _PROCESSES.add(self)
 
     def _begin(self) -> None:
         self._lock = threading.RLock()
+        """Never held while the loop is waited for, which may wait for it."""
+        self._closing = threading.Lock()
         self._cache: Cache | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._pool: ThreadPoolExecutor | None = None
+        self._pending: set[Future[Any]] = set()
 
     def forked(self) -> None:
         """In the child."""
-        self._parents.append((self._cache, self._loop, self._thread, self._pool))
-        for view in self.views:
+        parent = (self._cache, self._loop, self._thread, self._pool, self._pending)
+        self._parents.append(parent)
+        if self._cache is not None:
+            self._inherited.append(self._cache)
+        for view in list(self._views):
             view._view = None
         self._begin()
 
-    def cache(self) -> Cache:
+    def open(self, view: SyncCache) -> Cache:
+        """The view's cache in this process."""
         with self._lock:
-            if self._closed:
-                raise CacheError("the cache is closed")
+            self._refuse()
             if self._cache is None:
-                _watch_forks()
+                _watch(self)
                 self._cache = Cache(self._config, clock=self._clock)
-            return self._cache
+                while self._inherited:  # its descriptors are our own since the fork
+                    self._inherited.pop()._l1.segment.detach()
+                if self._config.l2 is not None:
+                    # who only hits must be ready to follow the fleet's invalidations
+                    self.submit(self._cache.start())
+            cache, space = self._cache, view._space
+            view._view = cache if space is None else cache.namespace(space)
+            self._views.add(view)
+            return view._view
+
+    def _refuse(self) -> None:
+        if self._closed:
+            raise CacheError("the cache is closed")
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """That of the thread, which is started if it is not."""
-        loop = self._loop
-        if loop is not None:
-            return loop
         with self._lock:
-            if self._closed:
-                raise CacheError("the cache is closed")
+            self._refuse()
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(
-                    target=self._loop.run_forever, name="shmcache", daemon=True
+                    target=self._serve, args=(self._loop,), name="shmcache", daemon=True
                 )
                 self._thread.start()
             return self._loop
 
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        while True:
+            try:
+                loop.run_forever()
+                return
+            except BaseException as error:  # a SystemExit there is not the loop's end
+                log.error("on the loop of a SyncCache: %r", error)
+
     @property
     def pool(self) -> ThreadPoolExecutor:
         with self._lock:
+            self._refuse()
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(REFRESHERS, "shmcache-refresh")
             return self._pool
 
     def submit(self, verb: Coroutine[Any, Any, T]) -> Future[T]:
         try:
-            loop = self.loop
-            if threading.current_thread() is self._thread:
-                raise CacheError(
-                    "a verb of SyncCache was called on its own event loop, and would "
-                    "wait for itself"
-                )
+            with self._lock:
+                loop = self.loop
+                if threading.current_thread() is self._thread:
+                    raise CacheError(
+                        "a verb of SyncCache was called on its own event loop, and "
+                        "would wait for itself"
+                    )
+                future = asyncio.run_coroutine_threadsafe(verb, loop)
+                self._pending.add(future)
         except BaseException:
             verb.close()
             raise
-        return asyncio.run_coroutine_threadsafe(verb, loop)
+        future.add_done_callback(self._pending.discard)
+        return future
 
     def run(self, verb: Coroutine[Any, Any, T]) -> T:
         future = self.submit(verb)
         try:
             return future.result()
+        except CancelledError:
+            raise CacheError("the cache was closed") from None
         except BaseException:  # of a signal, in the main thread
             future.cancel()
             raise
 
     def close(self) -> None:
-        with self._lock:
+        with self._closing:
             if self._closed:
                 return
-            cache, thread, pool = self._cache, self._thread, self._pool
-            loop = self._loop
-            if cache is not None:
-                if loop is None:
-                    asyncio.run(cache.close())
-                else:
-                    closing = asyncio.run_coroutine_threadsafe(cache.close(), loop)
-                    closing.result(CLOSE_SECONDS)
-            self._closed = True
-            for view in self.views:
-                view._view = None
+            if (cache := self._cache) is not None:
+                closing = asyncio.run_coroutine_threadsafe(_closed(cache), self.loop)
+                closing.result(CLOSE_SECONDS)
+            with self._lock:
+                self._closed = True
+                loop, thread, pool = self._loop, self._thread, self._pool
+                for view in list(self._views):
+                    view._view = None
+        _PROCESSES.discard(self)
         if loop is not None and thread is not None:
             loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.close()
+            thread.join(CLOSE_SECONDS)
+            if not thread.is_alive():
+                loop.close()
+        for future in list(self._pending):  # no loop will end it
+            future.cancel()
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+async def _closed(cache: Cache) -> None:
+    """The cache, and every verb that is under way."""
+    await cache.close()
+    mine = asyncio.current_task()
+    others = [task for task in asyncio.all_tasks() if task is not mine]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 class _Turn:
@@ -497,7 +539,10 @@ class _Turn:
                 self._hand_over(work)
 
     def _hand_over(self, work: _Work) -> None:
-        self._process.pool.submit(self._context.copy().run, work.run)
+        try:
+            self._process.pool.submit(self._context.copy().run, work.run)
+        except (CacheError, RuntimeError):  # closed, or the interpreter ends
+            work.fail(CacheError("the cache is closed"))
 
     def served(self, verb: Coroutine[Any, Any, T]) -> T:
         """What the verb answers; this thread computes meanwhile, if it is asked to."""
@@ -510,6 +555,8 @@ class _Turn:
                 else:
                     work.run()
             return future.result()
+        except CancelledError:
+            raise CacheError("the cache was closed") from None
         except BaseException:
             future.cancel()
             raise
@@ -528,6 +575,8 @@ class _Work:
 
     def run(self) -> None:
         """What is no `Exception` is raised here too: it is the thread's own."""
+        if self.answer.done():  # nobody waits for it any more
+            return
         try:
             with nesting.resumed(self._around):
                 result = self._compute(*self._given)
@@ -551,6 +600,9 @@ class _Work:
         else:
             self._settle(result, None)
 
+    def fail(self, error: Exception) -> None:
+        self._settle(None, error)
+
     def _settle(self, result: Any, error: Exception | None) -> None:
         def settle() -> None:
             if self.answer.done():
@@ -573,13 +625,14 @@ async def _released(lock: Lock) -> None:
     lock.release()
 
 
-_PROCESSES: weakref.WeakSet[_Process] = weakref.WeakSet()
+_PROCESSES: set[_Process] = set()
+"""Those that are open: a process that ends closes them."""
 _watching = False
 
 
-def _watch_forks() -> None:
-    """Once, when the first cache is opened."""
+def _watch(process: _Process) -> None:
     global _watching
+    _PROCESSES.add(process)
     if not _watching:
         _watching = True
         os.register_at_fork(after_in_child=_forked)

@@ -30,6 +30,7 @@ from shmcache import (
 from shmcache.testing import MemoryCache, SyncMemoryCache
 from tests.caches import landed, until
 from tests.helpers import segment_name, shm_names
+from tests.helpers import until as helpers_until
 from tests.redis_server import RedisServer
 
 
@@ -378,6 +379,104 @@ def test_l2_is_asked_where_l1_has_nothing(server: RedisServer) -> None:
         assert other.get("k") == "v" == other.peek("k")
 
 
+def test_close_ends_every_verb_that_waits() -> None:
+    """Threads that hold a lock, wait for it, or for a compute."""
+    cache = SyncMemoryCache()
+    held, told, gate = threading.Event(), [], threading.Event()
+
+    def holds() -> None:
+        with cache.lock("l") as lock:
+            held.set()
+            gate.wait(10)
+            told.append(lock.lost.is_set())
+            raise OSError("mine")
+
+    def waits() -> None:
+        with cache.lock("l"):
+            pass
+
+    with ThreadPoolExecutor(3) as pool:
+        holding = pool.submit(holds)
+        assert held.wait(5)
+        waiting = pool.submit(waits)
+        computing = pool.submit(cache.get_or_set, "k", lambda: gate.wait(10))
+        while len(cache._process._pending) < 2:
+            time.sleep(0.001)
+        cache.close()
+        assert isinstance(waiting.exception(5), CacheError)
+        gate.set()
+        assert isinstance(holding.exception(5), OSError) and told == [True]
+        assert isinstance(computing.exception(5), CacheError)
+
+
+def test_close_beside_refreshes_does_not_wait_for_itself() -> None:
+    for _ in range(10):
+        cache = SyncMemoryCache()
+        for n in range(8):
+            cache.set(f"{n}", n, ttl=1, grace=60)
+        cache.advance(2)
+        for n in range(8):
+            assert cache.get_or_set(f"{n}", lambda: 0) == n
+        began = time.monotonic()
+        cache.close()
+        assert time.monotonic() - began < 5
+
+
+async def test_cache_is_closed_where_a_loop_runs() -> None:
+    cache = SyncMemoryCache()
+    assert cache.peek("k") is MISSING
+    cache.close()
+    with pytest.raises(CacheError, match="closed"):
+        cache.peek("k")
+
+
+def test_process_that_only_hits_follows_the_fleet(server: RedisServer) -> None:
+    """1. A process follows, another has only hits; 2. the first ends; 3. another host
+    sets the key."""
+    app, name = segment_name(), segment_name()
+    settings: Any = {"size": "2MiB", "l2": server.url, "app": app}
+    first = SyncCache.open(name, **settings)
+    first.set("k", "old")
+    with (
+        SyncCache.open(name, **settings) as hits,
+        SyncCache.open(segment_name(), **settings) as other,
+    ):
+        assert hits.get("k") == "old"
+        first.close()
+        other.set("k", "new")
+        until_now = time.monotonic() + 8
+        while hits.get("k") != "new" and time.monotonic() < until_now:
+            time.sleep(0.01)
+        assert hits.get("k") == "new"
+
+
+EXITS = """
+import sys
+from shmcache import ComputeFailed, SyncCache
+
+def leave(value):
+    raise SystemExit
+
+with SyncCache.open(sys.argv[1]) as cache:
+    try:
+        cache.get_or_set("k", lambda: 1, ttl=leave)
+    except ComputeFailed as error:
+        print(error.kind)
+    print(cache.get_or_set("k", lambda: 2))
+"""
+
+
+def test_exit_on_the_loop_is_not_its_end() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", EXITS, segment_name()],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ran.stdout == "SystemExit\n2\n" and "SyncCache" in ran.stderr
+
+
 FORKS = """
 import os, sys, threading, time
 from shmcache import MISSING, SyncCache
@@ -419,6 +518,48 @@ def test_forked_children_attach_anew_and_share_a_flight(used: str) -> None:
     )
     assert (ran.stdout, ran.stderr) == ("good\n", "")
     assert not shm_names(name)  # the parent closes it at its end
+
+
+LATER = """
+import os, sys, time
+from shmcache import SyncCache
+
+cache = SyncCache.open(sys.argv[1], size="4MiB")
+cache.set("a", 1)
+with cache.lock("l"):
+    if not os.fork():
+        sys.exit()  # by the lock's block
+    os.wait()
+    assert cache.lock("l", wait=0)
+    try:
+        with SyncCache.open(sys.argv[1], size="4MiB") as other:
+            with other.lock("l", wait=0):
+                print("two holders")
+    except TimeoutError:
+        print("one holder")
+here, there = os.pipe()
+if not os.fork():
+    assert cache.get("a") == 1
+    os.write(there, b".")
+    time.sleep(0.5)  # it outlives its parent, and is the last one to close
+    cache.close()
+    os._exit(0)
+os.read(here, 1)
+cache.close()
+"""
+
+
+def test_child_leaves_its_parents_lock_and_closes_what_it_attached() -> None:
+    name = segment_name()
+    ran = subprocess.run(
+        [sys.executable, "-c", LATER, name],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (ran.stdout, ran.stderr) == ("one holder\n", "")
+    helpers_until(lambda: not shm_names(name))
 
 
 def test_process_that_ends_closes_its_cache() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
@@ -22,6 +23,9 @@ from dogpile.cache.api import NO_VALUE, CacheBackend, CachedValue, CacheMutex, K
 
 from shmcache import LockTimeout, Overloaded, SyncCache, TierUnavailable
 from shmcache.keys import KEY_MAX
+
+ALONE_SECONDS = 1.0
+"""That no lock of the fleet is asked for, where one was not to be had."""
 
 log = logging.getLogger("shmcache.dogpile")
 
@@ -92,6 +96,8 @@ class _Mutex(CacheMutex):
     def acquire(self, wait: bool = True) -> bool:
         if not self._own.lock.acquire(blocking=wait):
             return False
+        if time.monotonic() < _ALONE_UNTIL.get(self._cache, 0.0):
+            return True
         held = self._cache.lock(self._key, wait=None if wait else 0)
         try:
             held.__enter__()
@@ -99,7 +105,8 @@ class _Mutex(CacheMutex):
             self._own.lock.release()
             return False
         except (TierUnavailable, Overloaded) as error:
-            log.warning("%s: locked in this process alone", error)
+            _ALONE_UNTIL[self._cache] = time.monotonic() + ALONE_SECONDS
+            log.warning("%s: locked in this process alone for a while", error)
         except BaseException:
             self._own.lock.release()
             raise
@@ -129,5 +136,7 @@ class _Own:
         self.lock = threading.Lock()
 
 
+_ALONE_UNTIL: weakref.WeakKeyDictionary[SyncCache, float] = weakref.WeakKeyDictionary()
+"""When the fleet is to be asked for a lock again."""
 _LOCKS: weakref.WeakValueDictionary[Any, _Own] = weakref.WeakValueDictionary()
 _LOCKS_LOCK = threading.Lock()

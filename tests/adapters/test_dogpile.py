@@ -14,6 +14,7 @@ from dogpile.cache.api import NO_VALUE
 
 from shmcache import SyncCache
 from tests.helpers import segment_name
+from tests.redis_server import RedisServer
 
 
 @pytest.fixture
@@ -92,3 +93,60 @@ def test_open_cache_will_do_if_it_knows_dogpiles_values(
 ) -> None:
     with SyncCache.open(**arguments) as cache, pytest.raises(ValueError, match="types"):
         make_region().configure("shmcache", arguments={"cache": cache})
+
+
+def test_mutex_of_this_process_alone_where_redis_is_away(
+    server: RedisServer,
+) -> None:
+    name = segment_name()
+    arguments = {"name": name, "size": "2MiB", "l2": server.url, "app": name}
+    region = make_region().configure("shmcache", arguments=arguments)
+    region.set("other", 1)
+    server.stop()
+    try:
+        assert region.get_or_create("k", lambda: "v") == "v"
+        one, other = (region.backend.get_mutex("k") for _ in range(2))
+        assert one.acquire() and not other.acquire(wait=False)
+        one.release()
+    finally:
+        server.cont()
+    region.backend._cache.close()
+
+
+def test_waiter_for_a_value_past_its_time_has_it_at_once(region: Any) -> None:
+    """Beside its creator."""
+    region.set("k", "old")
+    time.sleep(0.01)
+    begun, gate = threading.Event(), threading.Event()
+
+    def create() -> str:
+        begun.set()
+        gate.wait(5)
+        return "new"
+
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(region.get_or_create, "k", create, expiration_time=0.001)
+        assert begun.wait(5)
+        began = time.monotonic()
+        assert region.get_or_create("k", create, expiration_time=0.001) == "old"
+        assert time.monotonic() - began < 0.2
+        gate.set()
+        assert made.result() == "new"
+
+
+def test_many_are_created_at_once(region: Any) -> None:
+    """More than a host has claims for one set of."""
+    names = [f"k{n}" for n in range(300)]
+    found = region.get_or_create_multi(names, lambda *keys: list(keys))
+    assert found == names
+
+
+def test_long_key_is_hashed(region: Any) -> None:
+    region.set("x" * 5000, 1)
+    region.set("x" * 5001, 2)
+    assert (region.get("x" * 5000), region.get("x" * 5001)) == (1, 2)
+
+
+def test_cache_without_a_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="name"):
+        make_region().configure("shmcache", arguments={})
