@@ -26,7 +26,7 @@ PEERS     := $(VENV)/.stamp-peers
 
 .DEFAULT_GOAL := help
 .PHONY: help build serve market test check check-c c-programs conformance stress fuzz chaos load load-page bench bench-l1 \
-        bench-l2 bench-eviction before-after bench-library waves scale redis-faults streams wheel docs django clean distclean
+        bench-l2 bench-eviction before-after bench-library waves scale redis-faults streams wheel docs django pyright clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -129,6 +129,9 @@ $(VENV)/.stamp-extra-%: pyproject.toml | $(BUILT)
 	  ["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' $* > $(VENV)/$*.txt
 	@$(PIP) install -r $(VENV)/$*.txt
 	@touch $@
+
+pyright: $(VENV)/.stamp-extra-types  ## the library by the other type checker, from npm
+	@$(PY) -m pyright
 
 docs: $(VENV)/.stamp-extra-docs  ## the pages and the API reference as a site, in build/site
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict --config-file .ci/mkdocs.yml

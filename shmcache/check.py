@@ -176,7 +176,7 @@ def check(
     faults.extend(wrong[:_TOLD])
     if len(wrong) > _TOLD:
         faults.append(f"{len(wrong) - _TOLD} more faults of claims")
-    counters = dict(zip(COUNTERS, table.counters(), strict=False))
+    counters: dict[str, int] = dict(zip(COUNTERS, table.counters(), strict=False))
     notes.extend(_notes(claims, slots, counters))
     capacity = table.usage()["capacity_bytes"]
     return Report(faults, notes, shards, slots, claims, counters, capacity)

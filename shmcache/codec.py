@@ -83,14 +83,15 @@ class Msgpack:
 
     def encode(self, value: Any) -> bytes:
         try:
-            packed: bytes = packb(value, strict_types=True, default=self._pack)
+            packed: Any = packb(value, strict_types=True, default=self._pack)
         except CodecError:
             raise
         except Exception as error:  # a lone surrogate, a loop
             raise CodecError(
                 f"a value of type {_name(value)} cannot be cached: {error}"
             ) from error
-        return packed if self._zstd is None else self._zstd.compressed(packed)
+        data: bytes = packed
+        return data if self._zstd is None else self._zstd.compressed(data)
 
     def decode(self, data: bytes) -> Any:
         try:  # a header that claims more than there is allocates nothing

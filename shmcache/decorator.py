@@ -35,6 +35,7 @@ P = ParamSpec("P")
 Q = ParamSpec("Q")
 S = TypeVar("S")
 T = TypeVar("T")
+R = TypeVar("R", covariant=True)
 Condition = Callable[[Any], bool] | None
 PREFIX_MAX = 300
 """Bytes that a namespace takes of a key, and a little more."""
@@ -52,20 +53,20 @@ class CacheInfo(NamedTuple):
     misses: int
 
 
-class AsyncCached(Protocol[P, T]):
+class AsyncCached(Protocol[P, R]):
     """A coroutine function whose results are kept."""
 
     __wrapped__: Callable[..., Any]
     __name__: str
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
 
     @overload
-    def __get__(self, instance: None, owner: Any) -> AsyncCached[P, T]: ...
+    def __get__(self, instance: None, owner: Any) -> AsyncCached[P, R]: ...
     @overload
     def __get__(
-        self: AsyncCached[Concatenate[S, Q], T], instance: S, owner: Any
-    ) -> AsyncCached[Q, T]: ...
+        self: AsyncCached[Concatenate[S, Q], R], instance: S, owner: Any
+    ) -> AsyncCached[Q, R]: ...
 
     def key(self, *args: Any, **kwargs: Any) -> str:
         """Under which the call's result stands; with `noself`, without its object."""
@@ -75,7 +76,7 @@ class AsyncCached(Protocol[P, T]):
         """Remove the call's result, here and in the fleet; arguments as of `key`."""
         ...
 
-    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it now, and store what it returns in place of what stands."""
         ...
 
@@ -86,24 +87,24 @@ class AsyncCached(Protocol[P, T]):
     def cache_info(self) -> CacheInfo: ...
 
 
-class SyncCached(Protocol[P, T]):
+class SyncCached(Protocol[P, R]):
     """A function whose results are kept; as `AsyncCached`, without awaiting."""
 
     __wrapped__: Callable[..., Any]
     __name__: str
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
 
     @overload
-    def __get__(self, instance: None, owner: Any) -> SyncCached[P, T]: ...
+    def __get__(self, instance: None, owner: Any) -> SyncCached[P, R]: ...
     @overload
     def __get__(
-        self: SyncCached[Concatenate[S, Q], T], instance: S, owner: Any
-    ) -> SyncCached[Q, T]: ...
+        self: SyncCached[Concatenate[S, Q], R], instance: S, owner: Any
+    ) -> SyncCached[Q, R]: ...
 
     def key(self, *args: Any, **kwargs: Any) -> str: ...
     def invalidate(self, *args: Any, **kwargs: Any) -> None: ...
-    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
     def cache_clear(self) -> None: ...
     def cache_info(self) -> CacheInfo: ...
 
@@ -217,9 +218,11 @@ class AsyncDecorator(_Decorator):
         self._claim_name(function)
         calls, cache, wishes = Calls(function, self._named), self._cache, self._wishes
 
+        run: Any = function
+
         async def ran(args: Any, kwargs: Any) -> Any:
             calls.ran += 1
-            return self._kept(await function(*args, **kwargs))
+            return self._kept(await run(*args, **kwargs))
 
         @functools.wraps(function)
         async def wrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -256,9 +259,11 @@ class SyncDecorator(_Decorator):
         self._claim_name(function)
         calls, cache, wishes = Calls(function, self._named), self._cache, self._wishes
 
+        run: Any = function
+
         def ran(args: Any, kwargs: Any) -> Any:
             calls.ran += 1
-            return self._kept(function(*args, **kwargs))
+            return self._kept(run(*args, **kwargs))
 
         @functools.wraps(function)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> Any:

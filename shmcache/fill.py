@@ -89,7 +89,8 @@ def life(fill: Fill, terms: Terms) -> Life:
     if not isinstance(fill.ttl, _Unset):
         ttl = policy.seconds(fill.ttl)
     elif callable(ttl):
-        ttl = policy.seconds(ttl(fill.value))
+        told: Any = ttl(fill.value)
+        ttl = policy.seconds(told)
     if not isinstance(fill.grace, _Unset):
         grace = policy.seconds(fill.grace, "grace")
     return Life(ttl, grace)

@@ -123,8 +123,9 @@ def failures_in(l1: L1, key: bytes) -> int:
 @contextlib.asynccontextmanager
 async def patience(job: Job) -> AsyncIterator[None]:
     """Bounds a wait for others by the job's own end, where it has one."""
+    timer = asyncio.timeout_at(job.until)
     try:
-        async with asyncio.timeout_at(job.until) as timer:
+        async with timer:
             yield
     except TimeoutError:
         if not timer.expired():

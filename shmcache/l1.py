@@ -354,6 +354,7 @@ class L1:
         if_nonce: int = 0,
     ) -> int:
         """`put`, tried for 100 ms while a stopped writer has the shard's lock."""
+        stored = BUSY
         for _ in range(_BUSY_TRIES):
             stored = self.put(
                 *(key, record),

@@ -324,10 +324,12 @@ class L2:
         the items may have been done, or may be yet.
         """
         part, lost = self._parts[partition], set[int]()
+        clock: FleetClock | None = None
         for first in range(0, max(1, len(items)), STORES):
             some = items[first : first + STORES]
             clock, refused = await part.invalidate(some, origin, probing)
             lost.update(first + i for i in refused)
+        assert clock is not None  # there is one batch at least
         return Done(clock, frozenset(lost))
 
     async def heard(self) -> list[Heard]:

@@ -13,6 +13,7 @@ import ipaddress
 import os
 import socket
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from time import monotonic
 
@@ -81,7 +82,7 @@ def _asked(host: str) -> _LookUp:
         return _known[host]
 
 
-def _numeric(place: tuple[object, ...]) -> str:
+def _numeric(place: Sequence[object]) -> str:
     """Of a socket's address; a link-local one is nothing without its interface."""
     scope = place[3] if len(place) > 3 else 0
     return f"{place[0]}%{scope}" if scope else str(place[0])

@@ -8,8 +8,13 @@ from typing import Any
 import hiredis
 
 __all__ = [
-    *("Command", "NoScriptError", "ProtocolError", "Replies", "ReplyError"),
-    *("ReplyTooLong", "pack"),
+    "Command",
+    "NoScriptError",
+    "ProtocolError",
+    "Replies",
+    "ReplyError",
+    "ReplyTooLong",
+    "pack",
 ]
 
 Command = Sequence[bytes | str | int]

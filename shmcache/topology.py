@@ -40,20 +40,25 @@ class Topology(Protocol):
     @property
     def partitions(self) -> int:
         """Among which the keys are divided: 1, or 16 on a Cluster."""
+        ...
 
     @property
     def connects(self) -> int:
         """Tried so far."""
+        ...
 
     def link(self, partition: int) -> Partition:
         """Connections to the master that has the partition."""
+        ...
 
     async def connect(self) -> Wire:
         """A connection of the caller's own for pub/sub, which any master carries."""
+        ...
 
     def astray(self, wire: Wire) -> bool:
         """Whether that connection is to another master than the one that is followed,
         and is to be made anew."""
+        ...
 
     async def check(self) -> None:
         """`ConfigError` names a setting that can never work; else whatever befell."""

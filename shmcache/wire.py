@@ -199,8 +199,8 @@ class Wire(asyncio.Protocol):
         elif self._unread and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def connection_lost(self, error: Exception | None) -> None:
-        self.end(error or ConnectionError("l2: Redis closed the connection"))
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.end(exc or ConnectionError("l2: Redis closed the connection"))
         if not self._closed.done():
             self._closed.set_result(None)
 

@@ -227,7 +227,7 @@ class ShmCache(BaseCache):
     # -- inside
 
     def _named(self, key: Any, version: Any) -> str:
-        name: str = self.make_and_validate_key(key, version=version)
+        name = str(self.make_and_validate_key(key, version=version))
         if len(name.encode()) <= KEY_MAX:
             return name
         return f"\x7f{blake2b(name.encode()).hexdigest()}"
