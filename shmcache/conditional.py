@@ -91,6 +91,15 @@ class Conditional:
         record = record._replace(stamp=self._l1.table.clock())
         return await self._finish(key, record, token, answer)
 
+    async def standing(self, key: bytes) -> Record | None:
+        """The value that stands in L2, to be believed: nobody is between two halves of
+        a set. None without L2."""
+        asked = await self._lease_in_truth(key)
+        if asked is None:
+            return None
+        self._invalidations.give_back(key, asked.token)
+        return self._usable(key, asked)
+
     async def take(self, key: bytes, nonce: int) -> bool:
         """Delete what bears `nonce`; False if another stands, or none. It is the first
         half of `replace`, and lets go of the lease. `TierUnavailable` if it cannot be
@@ -117,8 +126,8 @@ class Conditional:
         return await self.replaced(key, record, nonce) == REPLACED
 
     async def replaced(self, key: bytes, record: Record, nonce: int) -> int:
-        """As `replace`: REPLACED, STANDS (nothing was done), or GONE: that one is, and
-        the record is not in its place."""
+        """As `replace`: REPLACED, STANDS (nothing was done in the fleet), or GONE: that
+        one is, and the record is not in its place."""
         asked = await self._lease_in_truth(key)
         if asked is None:
             stored = await self._store_if(key, record, if_nonce=nonce)
@@ -236,6 +245,8 @@ class Conditional:
         ends = loop.time() + WAIT
         channel = self._leases.channel if self._leases is not None else b""
         while True:
+            if self._invalidations.closed:
+                raise CacheError("the cache was closed")
             token = os.urandom(16)
             note, lowest = self._l1.table.clock(), self._l1.lowest()
             try:
@@ -250,8 +261,6 @@ class Conditional:
                 not early and self._usable(key, asked) is not None
             ):
                 return asked
-            if self._invalidations.closed:
-                raise CacheError("the cache was closed")
             if loop.time() >= ends:
                 raise TierUnavailable(f"the key's lease was not to be had in {WAIT} s")
             await self._wait(key, answer.wait_ms)

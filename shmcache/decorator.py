@@ -192,6 +192,7 @@ class _Decorator:
         known = self._cache.functions.get(name)
         if (
             isinstance(function, MethodType)
+            or function.__closure__
             or function.__name__ == "<lambda>"
             or (known is not None and known is not function)
         ):

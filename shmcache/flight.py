@@ -80,7 +80,7 @@ class Flight:
         self._timer: asyncio.TimerHandle | None = None
         self._late = False
         # nobody waits for a refresh: it is inside of no compute
-        context = nesting.outside() if job.refresh else None
+        context = nesting.outside() if job.refresh and not job.own else None
         self.task = loop.create_task(
             self._run(), name="shmcache-flight", context=context
         )
@@ -168,6 +168,8 @@ class Flight:
             async with patience(self.job):
                 ended = await self.home.claims.wait(took)
             self.job.stamp = self.home.l1.table.clock()
+            if self.job.own:
+                continue
             if (outcome := found(self.home.l1, self.job)) is not None:
                 return outcome
             if ended == FREED_ERROR:
@@ -374,22 +376,22 @@ class Flights:
         return outcome if fresh and self._answers(key, outcome, note) else None
 
     async def recomputed(self, key: bytes, compute: Compute, terms: Terms) -> Outcome:
-        """What the compute makes now, in the place of whatever stands."""
+        """What this very compute makes now, in the place of whatever stands; others'
+        flights of the key are waited for, and are no answer."""
         l1 = self.home.l1
         if nesting.inside_of(l1, key):
             l1.count("reentrant")
             raise ReentrantCompute(f"the compute of {key!r} asks for {key!r} itself")
+        ends = self._ends()
         while (flight := self._flights.get(key)) is not None:
-            await asyncio.wait((flight.task,))
-        seen, note = l1.look(key), l1.table.clock()
-        if seen is not None and (seen.kind, seen.state) != (VALUE, FRESH):
-            seen = None
-        flight = self._launch(Job(key, compute, terms, True, note, seen))
+            if not await self._done(flight.task, ends):
+                l1.count("soft_timeouts")
+                return await self._alone(key, compute, terms, store=False)
+        job = Job(key, compute, terms, True, l1.table.clock(), None, ends, own=True)
+        flight = self._launch(job)
         outcome = await asyncio.shield(flight.answer)
-        if outcome.record is None:  # it may not be shared
-            return await self._alone(key, compute, terms)
-        if outcome.record.kind == ERROR:
-            raise shared_error(outcome.record.value)
+        if outcome.record is None:  # it waited in vain, inside a compute
+            return await self._alone(key, compute, terms, store=False)
         return outcome
 
     async def close(self) -> None:

@@ -171,7 +171,7 @@ class Holder:
             self._stood = self._standing()
             return None
         instead_of, waited = self.claim.instead_of, b""
-        early = self.job.seen is not None
+        early = self.job.seen is not None or self.job.own
         while True:
             offer = os.urandom(16)
             if not self._note(offer):
@@ -191,8 +191,8 @@ class Holder:
                 self.home.l1.count("l2_errors")
                 return None
             self._offered = offer if answer.lease == WON else b""
-            instead_of, early = b"", False
-            if answer.record is not None:
+            instead_of, early = b"", self.job.own
+            if answer.record is not None and not self.job.own:
                 ended, early = await self._judge(answer.record, answer.lease, lowest)
                 if ended is not None:
                     return ended
@@ -203,7 +203,7 @@ class Holder:
                 return leases.hold(self.job.key, offer, answer.clock)
             if answer.error:
                 raise shared_error(answer.error)
-            waited = answer.holder
+            waited = b"" if self.job.own else answer.holder
             self.home.l1.count("leases_waited")
             async with patience(self.job):
                 await leases.wait(self.job.key, answer.wait_ms)

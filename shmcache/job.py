@@ -56,6 +56,8 @@ class Job:
     until: float | None = None
     """Loop time at which it waits no longer for others: begun inside a compute."""
     on_wait: OnWait = None
+    own: bool = False
+    """A recompute: what others have made, or failed to make, is no answer to it."""
 
     @property
     def nested(self) -> bool:
@@ -100,7 +102,7 @@ class WaitedTooLong(Exception):
 def found(l1: L1, job: Job) -> Outcome | None:
     """What L1 holds for the job by now; a refresh wants a fresh record, an early one
     another than it saw. Only a value is worth anything when it is stale."""
-    record = l1.look(job.key)
+    record = None if job.own else l1.look(job.key)
     if record is None or record.state not in (FRESH, STALE):
         return None
     if record.state == STALE and (job.refresh or record.kind != VALUE):

@@ -105,6 +105,7 @@ class Lock:
     # -- in this process, then on the host, then in the fleet
 
     async def _mine(self) -> None:
+        self._open()
         locks = self._parts.locks
         while (held := locks.get(self._key)) is not None:
             self._refuse_to_wait()

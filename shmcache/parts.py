@@ -118,6 +118,8 @@ class Parts:
 
     async def start(self) -> None:
         """Bind to the running loop: beat, wake socket, L2's connections."""
+        if self.closing is not None:
+            raise CacheError("the cache is closed")
         if self.ready and self._loop is asyncio.get_running_loop():
             return
         try:
@@ -187,7 +189,12 @@ class Parts:
     def keep(self, task: asyncio.Task[Any]) -> None:
         """Until it has ended; a close waits for it."""
         self._kept.add(task)
-        task.add_done_callback(self._kept.discard)
+        task.add_done_callback(self._unkept)
+
+    def _unkept(self, task: asyncio.Task[Any]) -> None:
+        self._kept.discard(task)
+        if not task.cancelled():
+            task.exception()  # it may be that nobody waits for it
 
     async def close(self) -> None:
         """End flights and connections, give up the slot. A close that is cancelled
@@ -208,6 +215,9 @@ class Parts:
                     lock.lose()
                 if self._kept:
                     await asyncio.wait(self._kept, timeout=KEPT_SECONDS)
+                for step in (left := list(self._kept)):
+                    step.cancel()
+                await asyncio.gather(*left, return_exceptions=True)
                 await self.flights.close()
                 await self._stop()
         finally:

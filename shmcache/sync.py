@@ -378,7 +378,8 @@ class _Process:
     def _begin(self) -> None:
         self._lock = threading.RLock()
         """Never held while the loop is waited for, which may wait for it."""
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()
+        self._shutting = False
         self._cache: Cache | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -400,8 +401,8 @@ class _Process:
         with self._lock:
             self._refuse()
             if self._cache is None:
-                _watch(self)
                 self._cache = Cache(self._config, clock=self._clock)
+                _watch(self)
                 while self._inherited:  # its descriptors are our own since the fork
                     self._inherited.pop()._l1.segment.detach()
                 if self._config.l2 is not None:
@@ -413,7 +414,7 @@ class _Process:
             return view._view
 
     def _refuse(self) -> None:
-        if self._closed:
+        if self._closed or (self._shutting and self._cache is None):
             raise CacheError("the cache is closed")
 
     @property
@@ -422,11 +423,16 @@ class _Process:
         with self._lock:
             self._refuse()
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=self._serve, args=(self._loop,), name="shmcache", daemon=True
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(
+                    target=self._serve, args=(loop,), name="shmcache", daemon=True
                 )
-                self._thread.start()
+                try:
+                    thread.start()
+                except BaseException:
+                    loop.close()
+                    raise
+                self._loop, self._thread = loop, thread
             return self._loop
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -473,18 +479,31 @@ class _Process:
             raise
 
     def close(self) -> None:
+        """Of several threads one does it, and the others wait; a signal's handler that
+        comes in the midst of it does not."""
         with self._closing:
-            if self._closed:
-                return
-            if (cache := self._cache) is not None:
-                closing = asyncio.run_coroutine_threadsafe(_closed(cache), self.loop)
-                closing.result(CLOSE_SECONDS)
             with self._lock:
-                self._closed = True
-                loop, thread, pool = self._loop, self._thread, self._pool
-                for view in list(self._views):
-                    view._view = None
+                if self._closed or self._shutting:
+                    return
+                self._shutting, cache = True, self._cache
+            try:
+                if cache is not None:
+                    closing = asyncio.run_coroutine_threadsafe(
+                        _closed(cache), self.loop
+                    )
+                    closing.result(CLOSE_SECONDS)
+            finally:
+                self._end()
+
+    def _end(self) -> None:
+        with self._lock:
+            self._closed = True
+            loop, thread, pool = self._loop, self._thread, self._pool
+            for view in list(self._views):
+                view._view = None
         _PROCESSES.discard(self)
+        while self._inherited:  # never used in this child
+            self._inherited.pop()._l1.close(keep=self._config.keep)
         if loop is not None and thread is not None:
             loop.call_soon_threadsafe(loop.stop)
             thread.join(CLOSE_SECONDS)

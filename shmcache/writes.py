@@ -108,6 +108,8 @@ class Writes:
         found = await self._found(key)
         for _ in range(TRIES):
             if found is None:
+                found = await self._parts.conditional.standing(key)
+            if found is None:
                 return None
             if await self._parts.conditional.take(key, found.nonce):
                 return found
@@ -133,6 +135,9 @@ class Writes:
         conditional, codec = self._parts.conditional, self._parts.codec
         found = await self._found(key)
         for _ in range(TRIES):
+            if found is None and initial is None:
+                # between another's halves nothing stands, but for the lease's holder
+                found = await conditional.standing(key)
             number = initial if found is None else self._number(key, found)
             if number is None:
                 raise LookupError(f"incr of {key!r}: nothing stands there")
@@ -145,8 +150,9 @@ class Writes:
                 became = await conditional.replaced(key, added, found.nonce)
                 if became == REPLACED:
                     return total
-                if became == GONE and await conditional.add(key, added):
-                    return total
+                if became == GONE:  # what came between may be a delete: it wins
+                    found = None
+                    continue
             found = await self._found(key, tried=found)
         raise Overloaded(f"incr of {key!r}: others changed it {TRIES} times meanwhile")
 
@@ -172,7 +178,8 @@ class Writes:
             with contextlib.suppress(TierUnavailable):
                 told = await parts.lookup.surely(key)
                 if told is None and found.nonce == tried.nonce:
-                    parts.l1.table.drop(key)  # evicted there, or too large for it
+                    # evicted there, or too large for it: so for all who take it
+                    await parts.invalidations.delete(key)
                 found = told
         if found is None or found.kind != VALUE or found.state == DEAD:
             return None

@@ -10,24 +10,26 @@ from typing import Any
 
 import pytest
 
-from shmcache import MISSING, Cache, Fill, KeyRejected
+from shmcache import MISSING, Cache, Fill, KeyRejected, ReentrantCompute
 from shmcache.clock import FakeClock
 from shmcache.testing import SyncMemoryCache
+
+RAN: list[Any] = []
+
+
+async def _get(user_id: Any, limit: int = 10) -> Any:
+    """Its own words."""
+    RAN.append(user_id)
+    return {"id": user_id, "limit": limit}
 
 
 class Counted:
     """A function that counts."""
 
     def __init__(self, cache: Cache, **more: Any) -> None:
-        self.ran: list[Any] = []
-
-        @cache.cached(60, **more)
-        async def get(user_id: Any, limit: int = 10) -> Any:
-            """Its own words."""
-            self.ran.append(user_id)
-            return {"id": user_id, "limit": limit}
-
-        self.get = get
+        RAN.clear()
+        self.ran = RAN
+        self.get = cache.cached(60, **more)(_get)
 
 
 async def test_result_is_kept_by_arguments(cache: Cache) -> None:
@@ -49,7 +51,7 @@ async def test_one_run_for_all_who_ask_at_once(pair: tuple[Cache, Cache]) -> Non
         await asyncio.sleep(0.02)
         return n
 
-    one, two = (cache.cached(60)(slow) for cache in pair)
+    one, two = (cache.cached(60, key="{n}")(slow) for cache in pair)
     assert await asyncio.gather(*(f(1) for f in (one, two) * 5)) == [1] * 10
     assert ran == 1
 
@@ -57,7 +59,7 @@ async def test_one_run_for_all_who_ask_at_once(pair: tuple[Cache, Cache]) -> Non
 async def test_function_is_what_it_was(cache: Cache) -> None:
     get = Counted(cache).get
     assert inspect.iscoroutinefunction(get)
-    assert (get.__name__, get.__doc__) == ("get", "Its own words.")
+    assert (get.__name__, get.__doc__) == ("_get", "Its own words.")
     assert list(inspect.signature(get).parameters) == ["user_id", "limit"]
     assert await get.__wrapped__(1) == {"id": 1, "limit": 10}
 
@@ -89,7 +91,7 @@ async def test_invalidate_removes_one_call(cache: Cache) -> None:
 async def test_refresh_runs_and_stores(cache: Cache) -> None:
     answers = iter([1, 2])
 
-    @cache.cached(60)
+    @cache.cached(60, key="k")
     async def get() -> int:
         return next(answers)
 
@@ -114,7 +116,7 @@ async def test_refresh_does_not_bring_back_what_was_invalidated(cache: Cache) ->
     """1. A refresh has read; 2. the call's result is invalidated; 3. it would store."""
     read, gate = asyncio.Event(), asyncio.Event()
 
-    @cache.cached(60)
+    @cache.cached(60, key="k")
     async def get() -> str:
         read.set()
         await gate.wait()
@@ -157,7 +159,7 @@ async def test_refresh_that_fails_leaves_what_stands_stale(
 ) -> None:
     answers: list[Any] = ["v", OSError("away"), "w"]
 
-    @cache.cached(60, grace=60)
+    @cache.cached(60, key="k", grace=60)
     async def get() -> Any:
         answer = answers.pop(0)
         if isinstance(answer, OSError):
@@ -222,15 +224,25 @@ async def test_two_functions_of_one_name_are_told_apart(cache: Cache) -> None:
 
         return load
 
-    users = cache.cached(60)(make("users"))
     with pytest.raises(ValueError, match=r"load.*key="):
-        cache.cached(60)(make("orders"))
+        cache.cached(60)(make("users"))
+    users = cache.cached(60, key="users:{n}")(make("users"))
     orders = cache.cached(60, key="orders:{n}")(make("orders"))
     assert (await users(1), await orders(1)) == (("users", 1), ("orders", 1))
     for bad in (lambda: None, Users(cache)._get):
         with pytest.raises(ValueError, match=r"coroutine|key="):
             cache.cached(60)(bad)
-    cache.namespace("n").cached(60)(make("users"))
+    twice = cache.cached(60)(_twin())
+    with pytest.raises(ValueError, match=r"twin.*key="):
+        cache.cached(60)(_twin())
+    assert await twice() == 1
+
+
+def _twin() -> Any:
+    async def twin() -> int:
+        return 1
+
+    return twin
 
 
 async def test_class_method_is_kept_for_each_class(cache: Cache) -> None:
@@ -258,7 +270,7 @@ async def test_long_words_of_a_stranger_are_hashed(cache: Cache) -> None:
 
 
 async def test_wrong_call_fails_under_the_functions_name(cache: Cache) -> None:
-    with pytest.raises(TypeError, match=r"get\(\) missing 1 required"):
+    with pytest.raises(TypeError, match=r"_get\(\) missing 1 required"):
         await Counted(cache).get()
 
 
@@ -268,7 +280,56 @@ async def test_namespace_has_results_of_its_own(cache: Cache) -> None:
     await other.get(1)
     await other.get.cache_clear()
     assert cache.peek(one.get.key(1)) is not MISSING
-    assert other.ran == [1]
+    assert RAN == [1, 1]
+
+
+async def test_refresh_is_its_own_where_the_fleet_has_a_stale_value(
+    hosts: tuple[Cache, Cache],
+) -> None:
+    """Its value, and its failure; L2 answers with what was made stale."""
+    answers: list[Any] = [1, 2, OSError("away")]
+
+    async def get() -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    cached = hosts[0].cached(60, key="k", grace=60)(get)
+    assert [await cached(), await cached.refresh()] == [1, 2]
+    assert await hosts[1].get("k") == 2
+    with pytest.raises(OSError, match="away"):
+        await cached.refresh()
+
+
+async def test_refresh_hears_of_no_older_failure(pair: tuple[Cache, Cache]) -> None:
+    """1. Another process computes; 2. a refresh waits for its claim; 3. that fails."""
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def fails() -> None:
+        begun.set()
+        await gate.wait()
+        raise OSError("old")
+
+    early = asyncio.ensure_future(pair[1].get_or_set("k", fails))
+    await begun.wait()
+    late = asyncio.ensure_future(pair[0].recompute("k", lambda: "new", ttl=60))
+    await asyncio.sleep(0.02)
+    gate.set()
+    with pytest.raises(OSError, match="old"):
+        await early
+    assert await late == "new" == pair[1].peek("k")
+
+
+async def test_refresh_inside_of_a_cycle_is_told(cache: Cache) -> None:
+    async def outer() -> Any:
+        return await cache.recompute("inner", inner)
+
+    async def inner() -> Any:
+        return await cache.get_or_set("outer", outer)
+
+    with pytest.raises(ReentrantCompute):
+        await asyncio.wait_for(cache.get_or_set("outer", outer), 5)
 
 
 class Users:

@@ -377,6 +377,36 @@ async def test_unreadable_value_is_none_for_those_who_write(clock):
         assert await other.pop("p", None) is None
 
 
+@pytest.mark.parametrize("verb", ["delete", "tag"])
+async def test_delete_between_the_halves_of_an_incr_is_not_undone(
+    hosts, monkeypatch, verb
+):
+    """1. The first half is done; 2. the counter is deleted, which returns; 3. the
+    second half is refused."""
+    one, other = hosts
+    await one.incr("n", 1000, ttl=60, tags=["t"])
+    begun, done = one._parts.conditional._begun, []
+
+    async def slow(item, tokens):
+        told = await begun(item, tokens)
+        if not done:
+            done.append(
+                await (other.delete("n") if verb == "delete" else one.delete_tags("t"))
+            )
+        return told
+
+    monkeypatch.setattr(one._parts.conditional, "_begun", slow)
+    assert await one.incr("n", ttl=60, tags=["t"]) == 1
+    assert await other.incr("n") == 2
+
+
+async def test_incr_of_what_must_stand_looks_behind_another_incr(hosts):
+    """Between whose halves nothing stands."""
+    await hosts[0].incr("n", ttl=60)
+    steps = [hosts[i % 2].incr("n", initial=None) for i in range(24)]
+    assert sorted(await asyncio.gather(*steps)) == list(range(2, 26))
+
+
 async def test_incr_adds_and_keeps_the_life(cache, clock):
     assert await cache.incr("n", ttl=10, tags=["t"]) == 1
     clock.advance(6)

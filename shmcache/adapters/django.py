@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
@@ -250,6 +251,15 @@ def _threaded(verb: Callable[..., Any]) -> Callable[..., Any]:
 
 _CACHES: dict[str, tuple[dict[str, Any], SyncCache]] = {}
 _LOCK = threading.Lock()
+
+
+def _born() -> None:
+    """In a forked child: its parent's threads are not there to unlock it."""
+    global _LOCK
+    _LOCK = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_born)
 
 
 def _shared(name: str, options: dict[str, Any]) -> SyncCache:

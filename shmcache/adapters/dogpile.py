@@ -12,6 +12,7 @@ a lock of the fleet, so that one creator runs among all processes.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 import weakref
@@ -140,3 +141,14 @@ _ALONE_UNTIL: weakref.WeakKeyDictionary[SyncCache, float] = weakref.WeakKeyDicti
 """When the fleet is to be asked for a lock again."""
 _LOCKS: weakref.WeakValueDictionary[Any, _Own] = weakref.WeakValueDictionary()
 _LOCKS_LOCK = threading.Lock()
+
+
+def _born() -> None:
+    """In a forked child: its parent's threads are not there to unlock anything."""
+    global _LOCKS_LOCK
+    _LOCKS_LOCK = threading.Lock()
+    for own in list(_LOCKS.values()):
+        own.lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_born)

@@ -168,6 +168,7 @@ class _Run:
         try:
             await asyncio.wait((task, self._ended), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
+            task.add_done_callback(_told)
             task.cancel()
             raise
         if not self._ended.done():
@@ -182,14 +183,17 @@ class _Run:
         return [self._status, self._fields, bytes(self._body)]
 
     async def _receive(self) -> Message:
-        """No body, and a client that never leaves."""
+        """No body, and a client that does not leave before the response has ended."""
         if self._asked:
-            await asyncio.get_running_loop().create_future()
+            await asyncio.wait((self._ended,))
+            return {"type": "http.disconnect"}
         self._asked = True
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def _take(self, message: Message) -> None:
         if self._ended.done():
+            if not self._ended.result():  # it is about to be cancelled
+                await asyncio.get_running_loop().create_future()
             return
         if message["type"] == "http.response.start":
             self._status = message["status"]
@@ -208,6 +212,7 @@ class _Run:
                 self._ended.set_result(False)
             elif not message.get("more_body", False):
                 self._ended.set_result(True)
+        await asyncio.sleep(0)  # who never waits shall not hold up all others
 
 
 _BEHIND: set[asyncio.Future[None]] = set()

@@ -12,7 +12,7 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.testclient import TestClient
 
 from shmcache import Cache
-from shmcache.adapters.starlette import ResponseCache, cache_of, opened
+from shmcache.adapters.starlette import ResponseCache, _Run, cache_of, opened
 from tests.helpers import segment_name, shm_names
 
 NAME = segment_name()
@@ -279,3 +279,41 @@ async def test_response_is_there_before_what_is_done_behind_it() -> None:
 
     assert (await asked(app, "/", times=1))[0] == b"v"
     gate.set()
+
+
+async def test_application_that_never_waits_holds_up_nobody() -> None:
+    app_pieces = [body(b"x" * 100, more=True) for _ in range(10_000)]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start())
+        for piece in app_pieces:
+            await send(piece)
+        await send(body(b""))
+
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.ensure_future(others())
+    await _Run(app, {"type": "http"}, 1000).response()
+    beside.cancel()
+    assert turns >= 10
+
+
+async def test_application_that_waits_for_the_end_is_told_of_it() -> None:
+    ended = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(start())
+        await send(body(b"v"))
+        ended.append((await receive())["type"])
+
+    found = await _Run(app, {"type": "http"}, 1000).response()
+    assert found is not None and found[2] == b"v"
+    await asyncio.sleep(0.01)
+    assert ended == ["http.disconnect"]
