@@ -6,6 +6,7 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,11 @@ miss."""
 
 
 def loading(*flags: str, **options) -> subprocess.Popen:
-    return python("-m", "loadtest.load", *flags, **options)
+    """It can be interrupted, also where who runs the tests cannot: what a shell starts
+    in the background ignores SIGINT."""
+    interruptible = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    command = ("-m", "loadtest.load", *flags)
+    return python(*command, preexec_fn=interruptible, **options)
 
 
 @pytest.fixture(scope="module")
