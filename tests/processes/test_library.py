@@ -1,70 +1,77 @@
-"""The library in a program's own processes: asyncio and blocking ones on one cache."""
+"""Processes that open one Cache by name: one segment, one compute a key."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
+import signal
 import time
-from pathlib import Path
 
-from tests.helpers import segment_name, shm_names
-
-ASYNCIO = """
-import asyncio, sys, time
-from shmcache import Cache
-
-name, calls, start = sys.argv[1], sys.argv[2], float(sys.argv[3])
-
-async def compute():
-    with open(calls, "a") as file:
-        file.write("asyncio\\n")
-    await asyncio.sleep(0.5)
-    return "v"
-
-async def main():
-    async with Cache.open(name) as cache:
-        await cache.start()
-        await asyncio.sleep(start - time.time())
-        asks = [cache.get_or_set("k", compute, ttl=60) for _ in range(8)]
-        print(*await asyncio.gather(*asks))
-
-asyncio.run(main())
-"""
-BLOCKING = """
-import sys, time
-from concurrent.futures import ThreadPoolExecutor
-from shmcache import SyncCache
-
-name, calls, start = sys.argv[1], sys.argv[2], float(sys.argv[3])
-
-def compute():
-    with open(calls, "a") as file:
-        file.write("blocking\\n")
-    time.sleep(0.5)
-    return "v"
-
-with SyncCache.open(name) as cache, ThreadPoolExecutor(8) as pool:
-    cache.get("none")
-    time.sleep(start - time.time())
-    print(*pool.map(lambda _: cache.get_or_set("k", compute, ttl=60), range(8)))
-"""
+from tests.helpers import segment_name, until
+from tests.processes.peers import Compute
+from tests.redis_server import redis_server
 
 
-def test_eight_processes_of_both_kinds_make_one_call(tmp_path: Path) -> None:
-    """64 callers of one cold key; three rounds, each of a new cache."""
-    for turn in range(3):
-        name, calls = segment_name(), tmp_path / f"calls{turn}"
-        start = time.time() + 3
-        running = [
-            subprocess.Popen(
-                [sys.executable, "-c", script, name, str(calls), str(start)],
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for script in (ASYNCIO, BLOCKING) * 4
-        ]
-        answers = [process.communicate(timeout=60)[0] for process in running]
-        assert answers == ["v v v v v v v v\n"] * 8
-        assert [process.returncode for process in running] == [0] * 8
-        assert len(calls.read_text().splitlines()) == 1
-        assert not shm_names(name)
+def test_set_in_one_process_peek_in_another(hosts) -> None:
+    one, other = hosts.start(2)
+    assert other.do("peek", key="btc") == "MISSING"
+    one.do("set", key="btc", value={"price": 1})
+    assert other.do("peek", key="btc") == {"price": 1}
+
+
+def test_delete_in_one_process_is_a_miss_in_another(hosts) -> None:
+    one, other = hosts.start(2)
+    one.do("set", key="btc", value=1)
+    assert other.do("peek", key="btc") == 1
+    one.do("delete", key="btc")
+    assert other.do("peek", key="btc") == "MISSING"
+    assert other.do("get", key="btc") == "MISSING"
+
+
+def test_cold_key_in_four_processes_one_compute(hosts, tmp_path) -> None:
+    compute = Compute(tmp_path)
+    four = hosts.start(4)
+    answers = [p.start("get_or_set", key="btc", **compute.order) for p in four]
+    until(compute.pids, 5, "the compute")
+    compute.let_go()
+    assert [a.result(10) for a in answers] == [{"computed by": compute.pids()[0]}] * 4
+    assert len(compute.pids()) == 1
+
+
+def test_killed_computing_process_another_goes_on(hosts, tmp_path, measured) -> None:
+    compute = Compute(tmp_path)
+    four = hosts.start(4)
+    answers = {p: p.start("get_or_set", key="btc", **compute.order) for p in four}
+    first = until(compute.pids, 5, "the compute")[0]
+    os.kill(first, signal.SIGKILL)
+    killed = time.monotonic()
+    until(lambda: len(compute.pids()) == 2, 1, "another process computing")
+    took = time.monotonic() - killed
+    measured(f"computing process killed, another took over after {took:.3f} s")
+    compute.let_go()
+    rest = [a.result(10) for p, a in answers.items() if p.pid != first]
+    assert rest == [{"computed by": compute.pids()[1]}] * 3
+    assert len(compute.pids()) == 2
+
+
+def test_cold_key_on_two_hosts_one_compute(hosts, tmp_path) -> None:
+    compute = Compute(tmp_path)
+    with redis_server() as redis:
+        fleet = (redis.url, segment_name())
+        four = [*hosts.start(2, *fleet), *hosts.start(2, *fleet)]
+        answers = [p.start("get_or_set", key="btc", **compute.order) for p in four]
+        compute.let_go()
+        came = [a.result(10) for a in answers]
+        hosts.end()
+    assert came == [{"computed by": compute.pids()[0]}] * 4
+    assert len(compute.pids()) == 1
+
+
+def test_delete_on_one_host_reaches_the_other(hosts) -> None:
+    with redis_server() as redis:
+        fleet = (redis.url, segment_name())
+        (one,), (other,) = hosts.start(1, *fleet), hosts.start(1, *fleet)
+        one.do("set", key="btc", value=1)
+        assert other.do("get", key="btc") == 1
+        one.do("delete", key="btc")
+        until(lambda: other.do("peek", key="btc") == "MISSING", 2, "the delete")
+        hosts.end()
