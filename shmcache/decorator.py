@@ -122,7 +122,6 @@ class Calls:
     """The calls of one function: their keys and tags, and how many there were."""
 
     def __init__(self, function: Callable[..., Any], named: Keys) -> None:
-        self.function = function
         self.name = name_of(function)
         self.total = self.ran = 0
         binder = Binder(function, named.noself)

@@ -13,8 +13,8 @@ Who computes
 
 After a fork
     A child has neither its parent's threads nor its slot. Its first call opens the
-    cache anew. What was the parent's is kept and not touched: to let go of it would be
-    to close what is the parent's, too.
+    cache anew. Of what was the parent's only our copies of its descriptors are closed:
+    to close more would be to close what is the parent's, too.
 """
 
 from __future__ import annotations
